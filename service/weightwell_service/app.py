@@ -1,0 +1,45 @@
+"""The application: settings in, FastAPI out. Nothing is read from the environment and nothing is started at import."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from weightwell_service import __version__, openapi, problems
+from weightwell_service.generators.devices import make_generators
+from weightwell_service.routes import Service, router
+from weightwell_service.settings import Settings
+from weightwell_service.stream import Memory
+from weightwell_service.virtual_file import Workshop
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Build the service for a deployment; raises ``DeviceUnavailable`` if its device is not there."""
+    executor = ThreadPoolExecutor(settings.threads, thread_name_prefix="draw")
+    generators = make_generators(settings.device, threads=settings.threads)
+    workshop = Workshop(executor, Memory(settings.max_resident_bytes), settings.stall_timeout)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        for generator in generators.values():
+            await asyncio.get_running_loop().run_in_executor(executor, generator.warm_up)
+        app.state.service.ready = True
+        yield
+        app.state.service.ready = False
+        executor.shutdown(wait=False, cancel_futures=True)
+
+    app = FastAPI(
+        title="Weightwell",
+        version=__version__,
+        summary="Initialized weight tensors: the same spec is the same bytes, everywhere.",
+        description=openapi.DESCRIPTION,
+        lifespan=lifespan,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+    )
+    app.state.service = Service(settings, generators, workshop)
+    app.include_router(router)
+    problems.install(app)
+    app.openapi = openapi.document(app)  # type: ignore[method-assign]
+    return app

@@ -1,0 +1,38 @@
+"""The catalogue: the registry, told to a client."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from weightwell_service.dtypes import DTYPES
+from weightwell_service.generators import Generator
+from weightwell_service.schemes import SCHEMES, Scheme
+from weightwell_service.wire import SINGLES
+
+
+def catalogue(generators: Mapping[str, Generator]) -> dict[str, Any]:
+    """Return every scheme with its parameters, every dtype, and every generator with what its numbers depend on."""
+    return {
+        "schemes": [_scheme(scheme) for scheme in SCHEMES.values()],
+        "dtypes": [{"name": dtype.name, "safetensors": dtype.code, "bytes": dtype.itemsize} for dtype in DTYPES.values()],
+        "generators": [
+            {"name": generator.name, "identity": generator.identity, "portable": generator.portable}
+            for generator in generators.values()
+        ],
+    }
+
+
+def _scheme(scheme: Scheme) -> dict[str, Any]:
+    low, high = scheme.ndim
+    properties = SINGLES[scheme.name].model_json_schema()["properties"]
+    return {
+        "name": scheme.name,
+        "aliases": list(scheme.aliases),
+        "summary": scheme.summary,
+        "formula": scheme.formula,
+        "references": list(scheme.references),
+        "dimensions": {"min": low, "max": high},
+        "parameters": [
+            {"name": parameter.name, "required": parameter.default is ..., **properties[parameter.name]}
+            for parameter in scheme.parameters
+        ],
+    }

@@ -1,0 +1,74 @@
+"""What can be wrong with a request, in the words of this problem and none of HTTP's.
+
+WeightwellError
+ +-- InvalidSpec            a field has a value that it cannot have
+ |    +-- UnsupportedSpec   each field is fine, and the generator cannot draw them together
+ +-- InvalidSpecs           several fields at once
+ +-- MalformedBody          a request body that cannot be read at all
+ +-- TooLarge               the result is larger than this deployment serves
+ +-- Busy                   there is room for the result, but not now
+ +-- RangeNotSatisfiable    none of the wanted bytes is in the file
+ +-- DeviceUnavailable      the configured device is not there
+"""
+
+from collections.abc import Sequence
+
+
+class WeightwellError(Exception):
+    """Base of everything that this package raises on purpose; its text may be shown to whoever asked."""
+
+
+class InvalidSpec(WeightwellError, ValueError):
+    """A field has a value that it cannot have.
+
+    ``field`` is the path of the field (``"tensors.h.0.weight.std"``), ``got`` its value, and ``expected`` says what is
+    allowed. ``detail`` replaces the standard sentence where torch has wording of its own.
+    """
+
+    def __init__(self, field: str, *, got: object, expected: str, detail: str | None = None):
+        self.field = field
+        self.got = got
+        self.expected = expected
+        self.errors: tuple[InvalidSpec, ...] = (self,)
+        self.detail = detail or f"{field} must be {expected}, got {got!r}"
+        super().__init__(self.detail)
+
+    def within(self, prefix: str) -> "InvalidSpec":
+        """Return the same error for a field that lies inside ``prefix``."""
+        return type(self)(f"{prefix}.{self.field}", got=self.got, expected=self.expected, detail=self.detail)
+
+
+class UnsupportedSpec(InvalidSpec):
+    """Each field is fine by itself, and the chosen generator cannot draw them together."""
+
+
+class InvalidSpecs(WeightwellError, ValueError):
+    """Several fields have values that they cannot have; ``errors`` holds one ``InvalidSpec`` for each."""
+
+    def __init__(self, errors: Sequence[InvalidSpec]):
+        self.errors = tuple(errors)
+        super().__init__("; ".join(error.detail for error in self.errors))
+
+
+class MalformedBody(WeightwellError, ValueError):
+    """A request body that is not what it should be, whatever its fields say."""
+
+
+class TooLarge(WeightwellError):
+    """The result, or what is needed to draw it, is larger than this deployment allows."""
+
+
+class Busy(WeightwellError):
+    """The result could be drawn, but the memory for it is in use; try again."""
+
+
+class RangeNotSatisfiable(WeightwellError):
+    """None of the wanted bytes lies in the file, which is ``size`` bytes long."""
+
+    def __init__(self, size: int):
+        self.size = size
+        super().__init__(f"the range begins at or after the end of the file, which is {size} bytes long")
+
+
+class DeviceUnavailable(WeightwellError):
+    """The configured device is not there, or cannot be used."""

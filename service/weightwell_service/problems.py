@@ -1,0 +1,92 @@
+"""Problems: which status each exception has, and the RFC 9457 body that says what is wrong."""
+
+import json
+import math
+from collections.abc import Mapping
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from weightwell_service.exceptions import (
+    Busy,
+    DeviceUnavailable,
+    InvalidSpec,
+    InvalidSpecs,
+    MalformedBody,
+    RangeNotSatisfiable,
+    TooLarge,
+    UnsupportedSpec,
+    WeightwellError,
+)
+
+MEDIA_TYPE = "application/problem+json"
+
+# The one table: status, name of the problem type, and title, which is the same for every occurrence of the type.
+PROBLEMS: dict[type[WeightwellError], tuple[int, str, str]] = {
+    MalformedBody: (400, "malformed-body", "The body cannot be read"),
+    InvalidSpec: (422, "invalid-spec", "The spec says something that cannot be"),
+    InvalidSpecs: (422, "invalid-spec", "The spec says something that cannot be"),
+    UnsupportedSpec: (422, "unsupported-spec", "The generator cannot draw this"),
+    TooLarge: (413, "too-large", "The result is larger than this server allows"),
+    RangeNotSatisfiable: (416, "range-not-satisfiable", "The range holds no byte of the file"),
+    Busy: (503, "busy", "The server is busy"),
+    DeviceUnavailable: (503, "device-unavailable", "The device cannot be used"),
+}
+
+_LONGEST_ECHO = 200
+
+
+def install(app: FastAPI) -> None:
+    """Answer every exception of this package, of the framework, and every other one, with a problem body."""
+    for exception in PROBLEMS:
+        app.add_exception_handler(exception, _known)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _unknown)
+
+
+async def _known(_: Request, error: Exception) -> JSONResponse:
+    status, kind, title = PROBLEMS[type(error)]  # type: ignore[index]
+    headers = {}
+    if isinstance(error, RangeNotSatisfiable):
+        headers["content-range"] = f"bytes */{error.size}"
+    if status == 503:
+        headers["retry-after"] = "1"
+    extra = {}
+    if isinstance(error, InvalidSpec | InvalidSpecs):
+        extra["errors"] = [_field(each) for each in error.errors]
+    return problem(status, kind, title, str(error), headers=headers, **extra)
+
+
+def _field(error: InvalidSpec) -> dict[str, object]:
+    return {"field": error.field, "got": _echo(error.got), "expected": error.expected, "detail": error.detail}
+
+
+def _echo(value: object) -> object:
+    """Return a value as JSON can hold it, shortened where it is long."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    text = value if isinstance(value, str) else json.dumps(value, default=repr)
+    if len(text) > _LONGEST_ECHO:
+        return text[:_LONGEST_ECHO] + "..."
+    return value
+
+
+async def _http(_: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, HTTPException):
+        raise TypeError(f"expected an HTTPException, got {type(error).__name__}")
+    return problem(error.status_code, "about:blank", error.detail, error.detail, headers=error.headers or {})
+
+
+async def _unknown(_: Request, error: Exception) -> JSONResponse:
+    del error  # it is logged; what went wrong inside is nothing to tell a stranger
+    return problem(500, "internal", "Something is wrong with the server", "the server failed; its log says why")
+
+
+def problem(
+    status: int, kind: str, title: str, detail: str, *, headers: Mapping[str, str], **extra: object
+) -> JSONResponse:
+    """Return a problem response; ``kind`` is the last part of the type's URN, or about:blank."""
+    urn = kind if kind == "about:blank" else f"urn:weightwell:problem:{kind}"
+    body = {"type": urn, "title": title, "status": status, "detail": detail, **extra}
+    return JSONResponse(body, status, {"cache-control": "no-store", **headers}, media_type=MEDIA_TYPE)

@@ -1,0 +1,42 @@
+"""HTTP preconditions and byte ranges, as pure functions of header values (RFC 9110, sections 13 and 14)."""
+
+import re
+
+from weightwell_service.exceptions import RangeNotSatisfiable
+
+_ONE_RANGE = re.compile(r"bytes=[ \t]*(?:(\d{1,30})-(\d{0,30})|-(\d{1,30}))[ \t]*", re.IGNORECASE | re.ASCII)
+
+
+def select_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """Return the bytes ``[start, stop)`` of a file of ``size`` bytes that a Range header asks for, or None for all of it.
+
+    The end is clamped to that of the file. A header that is malformed, names another unit or asks for several ranges is
+    ignored, as the RFC allows: the answer is then the whole file. Raises ``RangeNotSatisfiable`` for a range that holds
+    no byte of the file.
+    """
+    match = _ONE_RANGE.fullmatch(header or "")
+    if match is None:
+        return None
+    first, last, suffix = match.groups()
+    if suffix is not None:
+        start, stop = max(size - int(suffix), 0), size
+    else:
+        start, stop = int(first), min(int(last) + 1, size) if last else size
+        if last and int(last) < start:
+            return None
+    if start >= size or start >= stop:
+        raise RangeNotSatisfiable(size)
+    return start, stop
+
+
+def etag_in(header: str | None, etag: str, *, weak: bool) -> bool:
+    """Whether an entity tag is listed in an If-Match (strong comparison) or If-None-Match (weak) header."""
+    if header is None:
+        return False
+    listed = [tag.strip() for tag in header.split(",")]
+    return "*" in listed or etag in listed or (weak and f"W/{etag}" in listed)
+
+
+def range_applies(if_range: str | None, etag: str) -> bool:
+    """Whether a Range header is to be honoured beside an If-Range one; no date can match, as files have none."""
+    return if_range is None or if_range.strip() == etag

@@ -1,0 +1,60 @@
+"""Specs: what was asked for, complete and checked field by field, before anything is known of how to draw it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Parameter = float | int | str | bool
+
+# What a spec can name in its ``generator`` field.
+GENERATORS = ("torch",)
+
+# The largest integer that every JSON reader keeps exactly (RFC 8259, section 6); larger ones are written as strings.
+_EXACT_IN_JSON = 2**53 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One tensor: its whole ``shape``, the ``scheme`` by its own name and all its ``parameters``, and who draws it.
+
+    ``slice`` holds ``(start, stop)`` for every dimension, or is None for the whole tensor. ``seed`` is 0 ... 2^64-1.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    seed: int
+    scheme: str
+    parameters: Mapping[str, Parameter]
+    slice: tuple[tuple[int, int], ...] | None = None
+
+    def canonical(self) -> dict[str, object]:
+        """Return the fields as a JSON object in which every default is spelled out."""
+        fields: dict[str, object] = {
+            "shape": list(self.shape),
+            "scheme": self.scheme,
+            **dict(sorted(self.parameters.items())),
+            "dtype": self.dtype,
+            "seed": self.seed if self.seed <= _EXACT_IN_JSON else str(self.seed),
+        }
+        if self.slice is not None:
+            fields["slice"] = ",".join(f"{start}:{stop}" for start, stop in self.slice)
+        return fields
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """One file: tensors, in the order in which they were asked for, and the generator that draws them."""
+
+    generator: str
+    tensors: tuple[TensorSpec, ...]
+
+    def canonical(self) -> str:
+        """Return the one JSON text of this spec, which can be posted to ``/init`` to make the same file again."""
+        tensors = {tensor.name: tensor.canonical() for tensor in self.tensors}
+        return json.dumps(
+            {"generator": self.generator, "tensors": tensors},
+            ensure_ascii=False,
+            separators=(",", ":"),
+            allow_nan=False,
+        )

@@ -1,0 +1,102 @@
+"""Streaming: the bytes of a virtual file, drawn in threads, chunk by chunk, only as fast as they are taken."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
+
+from weightwell_service.exceptions import Busy, TooLarge
+from weightwell_service.generators import Drawing, Generator
+from weightwell_service.plan import Plan
+
+# Large enough that the per-chunk cost of the event loop is lost in the copy, small enough that a reader who goes away
+# is noticed soon and that many readers share the machine fairly (docs/performance.md). A multiple of every item size.
+CHUNK = 2**20
+
+_ALIGNMENT = 8
+
+
+async def stream(plan: Plan, generator: Generator, executor: Executor, start: int, stop: int) -> AsyncIterator[memoryview]:
+    """Yield the bytes ``start ... stop - 1`` of a file in order.
+
+    A few chunks are drawn ahead of the reader, ``generator.concurrency`` of them at once. Closing the iterator stops
+    the drawing: what has not begun is cancelled.
+    """
+    prefix = len(plan.header)
+    drawing = generator.open(plan)
+    loop = asyncio.get_running_loop()
+    spans = _spans(max(start - prefix, 0), stop - prefix)
+    ahead: deque[asyncio.Future[memoryview]] = deque()
+
+    def draw_next() -> None:
+        if (span := next(spans, None)) is not None:
+            ahead.append(loop.run_in_executor(executor, partial(draw, plan, drawing, *span)))
+
+    try:
+        for _ in range(generator.concurrency):
+            draw_next()
+        if ahead:
+            await ahead[0]  # so that a failure to draw comes before the first byte
+        if start < prefix:
+            yield memoryview(plan.header)[start:stop]
+        while ahead:
+            chunk = await ahead.popleft()
+            draw_next()
+            yield chunk
+    finally:
+        for future in ahead:
+            future.cancel()
+
+
+def draw(plan: Plan, drawing: Drawing, start: int, stop: int) -> memoryview:
+    """Return the bytes ``start ... stop - 1`` of a file's data.
+
+    Whole elements are drawn, from the multiple of 8 bytes before the start to the one after the stop: every tensor of a
+    file begins at a multiple of its item size, so that is on the border of an element whatever the dtypes.
+    """
+    begin = start - start % _ALIGNMENT
+    end = min(stop + -stop % _ALIGNMENT, plan.data_nbytes)
+    buffer, filled = memoryview(np.empty(end - begin, np.uint8)), 0
+    for piece in plan.pieces(begin, end):
+        drawing.fill(piece, buffer[filled : filled + piece.nbytes])
+        filled += piece.nbytes
+    return buffer[start - begin : stop - begin]
+
+
+def _spans(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Cut a range at the multiples of the chunk size."""
+    while start < stop:
+        end = min(start - start % CHUNK + CHUNK, stop)
+        yield start, end
+        start = end
+
+
+class Memory:
+    """The memory for tensors that can only be drawn whole, shared by all requests."""
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        self.used = 0
+
+    def admit(self, nbytes: int) -> None:
+        """Raise ``TooLarge`` for more bytes than there ever are."""
+        if nbytes > self.limit:
+            raise TooLarge(
+                f"this law is drawn as a whole matrix or tensor, which takes {nbytes} bytes of memory here, and this "
+                f"server allows {self.limit}; ask for a smaller tensor or for generator=philox"
+            )
+
+    @contextmanager
+    def reserve(self, nbytes: int) -> Iterator[None]:
+        """Hold a number of bytes; raise ``Busy`` if there are not as many now."""
+        if self.used + nbytes > self.limit:
+            raise Busy("the memory for tensors that are drawn as a whole is in use by other requests")
+        self.used += nbytes
+        try:
+            yield
+        finally:
+            self.used -= nbytes

@@ -1,0 +1,135 @@
+"""The response that is a virtual file: a plan, answered as a web server answers for a file on its disk."""
+
+import asyncio
+import logging
+import re
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from weightwell_service.generators import Generator
+from weightwell_service.plan import Plan
+from weightwell_service.ranges import etag_in, range_applies, select_range
+from weightwell_service.stream import Memory, stream
+
+MEDIA_TYPE = "application/octet-stream"
+
+# A portable file never changes under its URL. One that is not changes with the server's torch or its device, so a cache
+# has to ask, and gets a 304 for as long as it has not.
+IMMUTABLE = "public, max-age=31536000, immutable"
+REVALIDATE = "no-cache"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What drawing takes: threads, memory, and patience with readers who have stopped reading, in seconds."""
+
+    executor: Executor
+    memory: Memory
+    stall_timeout: float
+
+
+def respond(
+    method: str, request: Mapping[str, str], plan: Plan, generator: Generator, workshop: Workshop
+) -> "Response | VirtualFile":
+    """Answer a request for a planned file, given its method and headers.
+
+    Preconditions are looked at in the order of RFC 9110, section 13.2.2. Ranges belong to GET alone. Nothing is drawn
+    for HEAD, 304, 412 and 416. Raises ``RangeNotSatisfiable`` and ``TooLarge``.
+    """
+    workshop.memory.admit(generator.footprint(plan))
+    headers = _headers(plan, generator)
+    if "if-match" in request and not etag_in(request["if-match"], plan.etag, weak=False):
+        return Response(status_code=412, headers=headers)
+    if method != "POST" and etag_in(request.get("if-none-match"), plan.etag, weak=True):
+        return Response(status_code=304, headers=headers)
+    wanted = None
+    if method == "GET" and range_applies(request.get("if-range"), plan.etag):
+        wanted = select_range(request.get("range"), plan.nbytes)
+    start, stop = wanted or (0, plan.nbytes)
+    headers |= {"content-length": str(stop - start), "content-type": MEDIA_TYPE}
+    if method == "HEAD":
+        return Response(headers=headers)
+    if wanted:
+        headers["content-range"] = f"bytes {start}-{stop - 1}/{plan.nbytes}"
+    return VirtualFile(plan, generator, workshop, 206 if wanted else 200, headers, (start, stop))
+
+
+def _headers(plan: Plan, generator: Generator) -> dict[str, str]:
+    stem = plan.tensors[0].name if len(plan.tensors) == 1 else "weights"
+    filename = re.sub(r"[^A-Za-z0-9._-]+", "_", stem)[:100]
+    return {
+        "accept-ranges": "bytes",
+        "cache-control": IMMUTABLE if generator.portable else REVALIDATE,
+        "content-disposition": f'attachment; filename="{filename}.safetensors"',
+        "etag": plan.etag,
+        "weightwell-generator": plan.identity,
+        "x-content-type-options": "nosniff",
+    }
+
+
+class VirtualFile(Response):
+    """Streams the bytes ``[start, stop)`` of a planned file; stops drawing when the reader goes away.
+
+    The status is sent once the first chunk has been drawn, so that a failure to draw is an HTTP error. After that, a
+    failure can only close the connection, and the reader sees that bytes are missing.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        generator: Generator,
+        workshop: Workshop,
+        status: int,
+        headers: Mapping[str, str],
+        span: tuple[int, int],
+    ):
+        super().__init__(status_code=status, headers=dict(headers))
+        self._plan = plan
+        self._generator = generator
+        self._workshop = workshop
+        self._span = span
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response, and meanwhile listen for the reader's leaving."""
+        del scope
+        with self._workshop.memory.reserve(self._generator.footprint(self._plan)):
+            sending = asyncio.ensure_future(self._send(send))
+            leaving = asyncio.ensure_future(_disconnect(receive))
+            try:
+                await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+                if sending.done():
+                    sending.result()
+            finally:
+                sending.cancel()
+                leaving.cancel()
+                await asyncio.gather(sending, leaving, return_exceptions=True)
+
+    async def _send(self, send: Send) -> None:
+        chunks = stream(self._plan, self._generator, self._workshop.executor, *self._span)
+        async with aclosing(chunks):
+            chunk = await anext(chunks)
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            try:
+                await self._send_body(send, chunk)
+                async for chunk in chunks:
+                    await self._send_body(send, chunk)
+                await self._send_body(send, b"", more=False)
+            except TimeoutError:
+                log.warning("a reader took nothing for %g s and was given up", self._workshop.stall_timeout)
+
+    async def _send_body(self, send: Send, chunk: memoryview | bytes, *, more: bool = True) -> None:
+        async with asyncio.timeout(self._workshop.stall_timeout):
+            await send({"type": "http.response.body", "body": chunk, "more_body": more})
+
+
+async def _disconnect(receive: Receive) -> None:
+    """Return when the reader has gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
