@@ -13,7 +13,9 @@ def catalogue(generators: Mapping[str, Generator]) -> dict[str, Any]:
     """Return every scheme with its parameters, every dtype, and every generator with what its numbers depend on."""
     return {
         "schemes": [_scheme(scheme) for scheme in SCHEMES.values()],
-        "dtypes": [{"name": dtype.name, "safetensors": dtype.code, "bytes": dtype.itemsize} for dtype in DTYPES.values()],
+        "dtypes": [
+            {"name": dtype.name, "safetensors": dtype.code, "bytes": dtype.itemsize} for dtype in DTYPES.values()
+        ],
         "generators": [
             {"name": generator.name, "identity": generator.identity, "portable": generator.portable}
             for generator in generators.values()

@@ -30,4 +30,3 @@ DTYPES: dict[str, DType] = {
         DType("float8_e5m2", "F8_E5M2", 1, 57344.0),
     )
 }
-

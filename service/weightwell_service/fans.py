@@ -24,12 +24,12 @@ class Fans:
         groups: int = 1,
         transposed: bool = False,
     ) -> "Fans":
-        """Return the fans of a weight of the given shape, laid out as torch lays it out: ``[out, in / groups, *kernel]``.
+        """Return the fans of a weight that is laid out as torch lays it out: ``[out, in / groups, *kernel]``.
 
         By default they are what ``torch.nn.init._calculate_fan_in_and_fan_out`` says. Torch sees only the shape: it is
         off by a factor of ``groups`` in the fan-out of a grouped convolution (pytorch#23854), and swaps the fans of a
         transposed one (pytorch#30079), whose layout is ``[in, out / groups, *kernel]``. Saying ``groups`` and
-        ``transposed`` gives the fans that the layer has; a given ``fan_in`` or ``fan_out`` replaces what the shape says.
+        ``transposed`` gives the fans that the layer has; a given fan replaces what the shape says.
 
         Raises ``InvalidSpec`` for groups that do not divide the first dimension.
         """

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from weightwell_service.exceptions import InvalidSpec
 
 _HE = "He et al. 2015, arXiv:1502.01852, section 2.2"
-_FIRST_TABLE = "pytorch/pytorch#1172, which gives no derivation"
+_FIRST_TABLE = "pytorch/pytorch#1172, without a derivation"
 
 
 @dataclass(frozen=True, slots=True)

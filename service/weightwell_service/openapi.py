@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from weightwell_service.schemes import ALIASES
@@ -128,7 +129,12 @@ def _init_parameters() -> list[Schema]:
         }
     ]
     schemas["scheme"] = [
-        {"type": "string", "enum": list(ALIASES), "description": "how the tensor is initialized", "examples": ["kaiming_normal"]}
+        {
+            "type": "string",
+            "enum": list(ALIASES),
+            "description": "how the tensor is initialized",
+            "examples": ["kaiming_normal"],
+        }
     ]
     return [_parameter(field, found, users[field]) for field, found in schemas.items()]
 
@@ -251,7 +257,8 @@ GAIN: dict[str, Any] = {
     },
     "openapi_extra": {
         "parameters": [
-            _parameter(field, [_flat(schema)], []) for field, schema in GainQuery.model_json_schema()["properties"].items()
+            _parameter(field, [_flat(schema)], [])
+            for field, schema in GainQuery.model_json_schema()["properties"].items()
         ]
     },
 }
@@ -298,7 +305,7 @@ def document(app: FastAPI) -> Callable[[], Schema]:
 
 
 def _components() -> Schema:
-    models = [*SINGLES.values(), *ENTRIES.values(), Manifest]
+    models: list[type[BaseModel]] = [*SINGLES.values(), *ENTRIES.values(), Manifest]
     _, made = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
     components: Schema = {**made["$defs"], "Problem": _PROBLEM_SCHEMA}
     entries = [{"$ref": _REF.format(model=model.__name__)} for model in ENTRIES.values()]

@@ -55,7 +55,7 @@ async def _known(_: Request, error: Exception) -> JSONResponse:
     extra = {}
     if isinstance(error, InvalidSpec | InvalidSpecs):
         extra["errors"] = [_field(each) for each in error.errors]
-    return problem(status, kind, title, str(error), headers=headers, **extra)
+    return problem(status, kind, title, str(error), headers, **extra)
 
 
 def _field(error: InvalidSpec) -> dict[str, object]:
@@ -75,16 +75,16 @@ def _echo(value: object) -> object:
 async def _http(_: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, HTTPException):
         raise TypeError(f"expected an HTTPException, got {type(error).__name__}")
-    return problem(error.status_code, "about:blank", error.detail, error.detail, headers=error.headers or {})
+    return problem(error.status_code, "about:blank", error.detail, error.detail, error.headers or {})
 
 
 async def _unknown(_: Request, error: Exception) -> JSONResponse:
     del error  # it is logged; what went wrong inside is nothing to tell a stranger
-    return problem(500, "internal", "Something is wrong with the server", "the server failed; its log says why")
+    return problem(500, "internal", "Something is wrong with the server", "the server failed; its log says why", {})
 
 
 def problem(
-    status: int, kind: str, title: str, detail: str, *, headers: Mapping[str, str], **extra: object
+    status: int, kind: str, title: str, detail: str, headers: Mapping[str, str], **extra: object
 ) -> JSONResponse:
     """Return a problem response; ``kind`` is the last part of the type's URN, or about:blank."""
     urn = kind if kind == "about:blank" else f"urn:weightwell:problem:{kind}"

@@ -8,11 +8,11 @@ _ONE_RANGE = re.compile(r"bytes=[ \t]*(?:(\d{1,30})-(\d{0,30})|-(\d{1,30}))[ \t]
 
 
 def select_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """Return the bytes ``[start, stop)`` of a file of ``size`` bytes that a Range header asks for, or None for all of it.
+    """Return the bytes ``[start, stop)`` of a file of ``size`` bytes that a Range header asks for, or None for all.
 
-    The end is clamped to that of the file. A header that is malformed, names another unit or asks for several ranges is
-    ignored, as the RFC allows: the answer is then the whole file. Raises ``RangeNotSatisfiable`` for a range that holds
-    no byte of the file.
+    The end is clamped to that of the file. A header that is malformed, names another unit or asks for several ranges
+    is ignored, as the RFC allows: the answer is then the whole file. Raises ``RangeNotSatisfiable`` for a range that
+    holds no byte of the file.
     """
     match = _ONE_RANGE.fullmatch(header or "")
     if match is None:

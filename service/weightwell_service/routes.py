@@ -31,9 +31,7 @@ class Service:
     def plan(self, spec: Spec) -> tuple[Plan, Generator]:
         """Settle a spec with the generator that it names; raises whatever is wrong with it."""
         generator = self.generators[spec.generator]
-        plan = make_plan(
-            spec, generator.identity, portable=generator.portable, max_bytes=self.settings.max_bytes
-        )
+        plan = make_plan(spec, generator.identity, portable=generator.portable, max_bytes=self.settings.max_bytes)
         generator.check(plan)
         return plan, generator
 

@@ -86,7 +86,9 @@ class Scheme:
         self._check_ndim(shape)
         if prod(shape) == 0 and self.needs == "fans":
             return Constant(0.0)
-        own = {parameter.name: parameters[parameter.name] for parameter in self.parameters if parameter.name in parameters}
+        own = {
+            parameter.name: parameters[parameter.name] for parameter in self.parameters if parameter.name in parameters
+        }
         if self.needs == "fans":
             options: dict[str, Any] = {key: own.pop(key) for key in FAN_OPTIONS if key in own}
             if self.has_gain:
@@ -98,7 +100,13 @@ class Scheme:
         low, high = self.ndim
         if low <= len(shape) <= (high or len(shape)):
             return
-        expected = f"{low} dimensions" if low == high else f"{low} to {high} dimensions" if high else f"{low} or more dimensions"
+        expected = (
+            f"{low} dimensions"
+            if low == high
+            else f"{low} to {high} dimensions"
+            if high
+            else f"{low} or more dimensions"
+        )
         raise InvalidSpec("shape", got=list(shape), expected=expected, detail=self.refusal)
 
 
@@ -152,7 +160,9 @@ FAN_OPTIONS = {
         SchemeParameter("fan_in", Annotated[int | None, Ge(1)], "replaces the fan-in that the shape says", None),
         SchemeParameter("fan_out", Annotated[int | None, Ge(1)], "replaces the fan-out that the shape says", None),
         SchemeParameter("groups", Annotated[int, Ge(1)], "groups of a grouped convolution", 1),
-        SchemeParameter("transposed", bool, "whether the weight is a transposed convolution's, [in, out, *kernel]", False),
+        SchemeParameter(
+            "transposed", bool, "whether the weight is a transposed convolution's, [in, out, *kernel]", False
+        ),
     )
 }
 
@@ -162,7 +172,9 @@ Mean = Annotated[float, Doc("mean")]
 Std = Annotated[float, Ge(0), Doc("standard deviation")]
 Slope = Annotated[float, Doc("negative slope of the rectifier after this layer, only used with leaky_relu")]
 FanMode = Annotated[Literal["fan_in", "fan_out"], Doc("which fan's variance is kept")]
-AnyMode = Annotated[Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"], Doc("which fan, or mean of the two, to scale by")]
+AnyMode = Annotated[
+    Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"], Doc("which fan, or mean of the two, to scale by")
+]
 Nonlinearity = Annotated[str, Doc("nonlinearity after this layer, as torch.nn.init.calculate_gain names it")]
 
 
@@ -216,7 +228,9 @@ def dirac(shape: Shape, *, groups: Annotated[int, Ge(1), Doc("groups of the conv
         raise InvalidSpec("groups", got=groups, expected=f"a divisor of dim 0, which is {shape[0]}", detail=detail)
     outputs, taps = shape[0] // groups, prod(shape[2:])
     strides = (outputs * shape[1] * taps, (shape[1] + 1) * taps)
-    return Lattice(1.0, _centre(tuple(size // 2 for size in shape[2:]), shape[2:]), strides, (groups, min(outputs, shape[1])))
+    return Lattice(
+        1.0, _centre(tuple(size // 2 for size in shape[2:]), shape[2:]), strides, (groups, min(outputs, shape[1]))
+    )
 
 
 def _centre(index: Shape, kernel: Shape) -> int:
@@ -322,13 +336,18 @@ def kaiming_normal(
     return Normal(0.0, _gain(nonlinearity, a, portable) / sqrt(fans.mode(mode)))
 
 
-@scheme(formula="variance scale / fan: normal, uniform, or normal truncated at 2 standard deviations", references=(HE, GLOROT))
+@scheme(
+    formula="variance scale / fan: normal, uniform, or normal truncated at 2 standard deviations",
+    references=(HE, GLOROT),
+)
 def variance_scaling(
     fans: Fans,
     *,
     scale: Annotated[float, Gt(0), Doc("factor on the variance")] = 1.0,
     mode: AnyMode = "fan_in",
-    distribution: Annotated[Literal["truncated_normal", "normal", "uniform"], Doc("shape of the law")] = "truncated_normal",
+    distribution: Annotated[
+        Literal["truncated_normal", "normal", "uniform"], Doc("shape of the law")
+    ] = "truncated_normal",
 ) -> Law:
     """Draw with variance scale / fan, as Keras and JAX do: the family that most other schemes are members of."""
     std = sqrt(scale / fans.mode(mode))
@@ -381,7 +400,9 @@ def delta_orthogonal(shape: Shape, *, gain: Factor = 1.0) -> Law:
     """Fill a convolution so that it is a random orthogonal map of its channels; needs in <= out channels."""
     rows, cols, *kernel = shape
     if cols > rows:
-        raise InvalidSpec("shape", got=list(shape), expected="no more input channels (dim 1) than output channels (dim 0)")
+        raise InvalidSpec(
+            "shape", got=list(shape), expected="no more input channels (dim 1) than output channels (dim 0)"
+        )
     centre = _centre(tuple((size - 1) // 2 for size in kernel), tuple(kernel))
     return Orthogonal(rows, cols, gain, prod(kernel), centre)
 

@@ -29,5 +29,9 @@ class Settings(BaseSettings):
     )
     max_request_bytes: PositiveInt = Field(16 * 2**20, description="largest JSON body that is read, in bytes")
     stall_timeout: PositiveFloat = Field(60.0, description="seconds after which a reader who reads nothing is given up")
-    keep_alive: PositiveInt = Field(75, description="seconds that an idle connection is kept; more than a client keeps it")
-    shutdown_timeout: PositiveInt = Field(30, description="seconds that responses under way are given to end at shutdown")
+    keep_alive: PositiveInt = Field(
+        75, description="seconds that an idle connection is kept; more than a client keeps it"
+    )
+    shutdown_timeout: PositiveInt = Field(
+        30, description="seconds that responses under way are given to end at shutdown"
+    )

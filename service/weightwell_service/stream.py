@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from functools import partial
@@ -20,7 +20,9 @@ CHUNK = 2**20
 _ALIGNMENT = 8
 
 
-async def stream(plan: Plan, generator: Generator, executor: Executor, start: int, stop: int) -> AsyncIterator[memoryview]:
+async def stream(
+    plan: Plan, generator: Generator, executor: Executor, start: int, stop: int
+) -> AsyncGenerator[memoryview]:
     """Yield the bytes ``start ... stop - 1`` of a file in order.
 
     A few chunks are drawn ahead of the reader, ``generator.concurrency`` of them at once. Closing the iterator stops
@@ -60,7 +62,7 @@ def draw(plan: Plan, drawing: Drawing, start: int, stop: int) -> memoryview:
     """
     begin = start - start % _ALIGNMENT
     end = min(stop + -stop % _ALIGNMENT, plan.data_nbytes)
-    buffer, filled = memoryview(np.empty(end - begin, np.uint8)), 0
+    buffer, filled = np.empty(end - begin, np.uint8).data, 0
     for piece in plan.pieces(begin, end):
         drawing.fill(piece, buffer[filled : filled + piece.nbytes])
         filled += piece.nbytes

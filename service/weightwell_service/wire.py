@@ -66,7 +66,12 @@ def _slice(value: object) -> tuple[tuple[int, int | None], ...]:
 
 
 def _name(value: object) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME or value == "__metadata__" or not _is_unicode(value):
+    if (
+        not isinstance(value, str)
+        or not 0 < len(value) <= MAX_NAME
+        or value == "__metadata__"
+        or not _is_unicode(value)
+    ):
         raise ValueError(f"1 to {MAX_NAME} Unicode characters, and not __metadata__, which the file format reserves")
     return value
 
@@ -99,11 +104,12 @@ Seed = Annotated[
     ),
 ]
 Slice = Annotated[
-    tuple[tuple[int, int | None], ...], *_field(_slice, type="string", pattern=r"^\d*:\d*(,\d*:\d*)*$", examples=["0:128,:"])
+    tuple[tuple[int, int | None], ...],
+    *_field(_slice, type="string", pattern=r"^\d*:\d*(,\d*:\d*)*$", examples=["0:128,:"]),
 ]
 Name = Annotated[str, *_field(_name, type="string", minLength=1, maxLength=MAX_NAME, examples=[DEFAULT_NAME])]
-DTypeName = Literal[tuple(DTYPES)]  # type: ignore[valid-type]
-GeneratorName = Literal[GENERATORS]  # type: ignore[valid-type]
+DTypeName: Any = Literal[tuple(DTYPES)]
+GeneratorName: Any = Literal[GENERATORS]
 
 
 # Models --------------------------------------------------------------------------------------------------------------
@@ -122,7 +128,9 @@ class Entry(_Model):
     shape: Annotated[Shape, Field(description="sizes of the whole tensor, [] for a scalar")]
     dtype: Annotated[DTypeName | None, Field(description="element type, by torch's name; float32 by default")] = None
     seed: Annotated[Seed | None, Field(description="seed of the generator; 0 by default")] = None
-    slice: Annotated[Slice | None, Field(description="start:stop in every dimension; fans stay the whole tensor's")] = None
+    slice: Annotated[Slice | None, Field(description="start:stop in every dimension; fans stay the whole tensor's")] = (
+        None
+    )
 
 
 class Single(Entry):
@@ -135,7 +143,9 @@ class Single(Entry):
 class GainQuery(_Model):
     """A question for a gain."""
 
-    nonlinearity: Annotated[str | None, Field(description="whose gain; without it, the whole table", examples=["relu"])] = None
+    nonlinearity: Annotated[
+        str | None, Field(description="whose gain; without it, the whole table", examples=["relu"])
+    ] = None
     param: Annotated[float | None, Field(description="its parameter, such as the negative slope of leaky_relu")] = None
     source: Annotated[
         Literal["torch", "quadrature"],
@@ -158,7 +168,8 @@ E = TypeVar("E", bound=Entry)
 def _model(scheme: Scheme, base: type[E]) -> type[E]:
     """Make the model of one scheme: the base's fields, the scheme's own parameters, and nothing else."""
     names: Any = Literal[(scheme.name, *scheme.aliases)]
-    fields: dict[str, Any] = {
+    fields: dict[str, Any] = {"scheme": (Annotated[names, Field(description="how the tensor is initialized")], ...)}
+    fields |= {
         parameter.name: (Annotated[parameter.annotation, Field(description=parameter.doc)], parameter.default)
         for parameter in scheme.parameters
     }
@@ -166,7 +177,6 @@ def _model(scheme: Scheme, base: type[E]) -> type[E]:
         f"{base.__name__}_{scheme.name}",
         __base__=base,
         __doc__=f"{scheme.summary}\n\n{scheme.formula}",
-        scheme=(Annotated[names, Field(description="how the tensor is initialized")], ...),
         **fields,
     )
 

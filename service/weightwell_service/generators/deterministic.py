@@ -1,5 +1,7 @@
 """The laws that need no generator: constants, and functions of the index."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -30,7 +32,7 @@ def fill(piece: Piece, out: memoryview) -> None:
             filled += runs.size
 
 
-def _set_points(law: Lattice, runs: Runs, words: np.ndarray, word: np.generic) -> None:
+def _set_points(law: Lattice, runs: Runs, words: Any, word: Any) -> None:
     for row in range(runs.count):
         first = runs.first + row * runs.stride
         for points in law.within(first, first + runs.length):
@@ -38,7 +40,7 @@ def _set_points(law: Lattice, runs: Runs, words: np.ndarray, word: np.generic) -
             words[points.start + shift : points.stop + shift : points.step] = word
 
 
-def _word(value: float, dtype: DType) -> np.generic:
+def _word(value: float, dtype: DType) -> Any:
     """Return the bit pattern of a value, rounded once to the nearest even."""
     scalar = torch.tensor([value], dtype=torch.float64).to(getattr(torch, dtype.name))
     return np.frombuffer(scalar.view(torch.uint8).numpy().tobytes(), _WORDS[dtype.itemsize])[0]

@@ -59,8 +59,8 @@ class TorchGenerator:
                     "dtype",
                     got=tensor.dtype.name,
                     expected=f"one of {', '.join(allowed)}",
-                    detail=f"torch has no kernel that draws a {type(tensor.law).__name__} law in {tensor.dtype.name}; ask for one of "
-                    f"{', '.join(allowed)}, or for another generator",
+                    detail=f"torch draws no {type(tensor.law).__name__} in {tensor.dtype.name}; "
+                    f"ask for one of {', '.join(allowed)}, or for another generator",
                 )
             if tensor.seed != plan.tensors[0].seed:
                 raise UnsupportedSpec(
@@ -101,8 +101,8 @@ class TorchDrawing:
         self._tensors = sorted(plan.tensors, key=lambda tensor: tensor.order)
         self._device = device
         self._generators = _Generators(device, self._tensors[0].seed if self._tensors else 0)
-        # The generators' state at the beginning of every tensor that has been reached: the order of the file need not be
-        # the order of drawing, and going back to a tensor is cheap with its state.
+        # The generators' state at the beginning of every tensor that has been reached: the order of the file need not
+        # be the order of drawing, and going back to a tensor is cheap with its state.
         self._states = [self._generators.state()]
         self._blocks: Iterator[_Block] = iter(())
         self._block: _Block | None = None
@@ -123,7 +123,7 @@ class TorchDrawing:
                 start += len(values)
 
     def _block_with(self, tensor: PlannedTensor, element: int) -> _Block:
-        """Return the block that holds an element, drawing on to it, or from the tensor's beginning if it has gone by."""
+        """Return the block that holds an element, drawing on to it, or again from the beginning if it has gone by."""
         if self._block is None or self._block.order != tensor.order or element < self._block.start:
             self._rewind(tensor.order)
             self._block = next(self._blocks)
