@@ -11,7 +11,12 @@ WeightwellError
  +-- DeviceUnavailable      the configured device is not there
 """
 
+import reprlib
 from collections.abc import Sequence
+
+# What was got can be megabytes long or nested a thousand deep; who sent it needs no more than to recognise it.
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxlong = 100
 
 
 class WeightwellError(Exception):
@@ -30,7 +35,7 @@ class InvalidSpec(WeightwellError, ValueError):
         self.got = got
         self.expected = expected
         self.errors: tuple[InvalidSpec, ...] = (self,)
-        self.detail = detail or f"{field} must be {expected}, got {got!r}"
+        self.detail = detail or f"{field} must be {expected}, got {_BRIEF.repr(got)}"
         super().__init__(self.detail)
 
     def within(self, prefix: str) -> "InvalidSpec":

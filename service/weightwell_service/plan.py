@@ -150,6 +150,8 @@ def _plan_tensor(tensor: TensorSpec, order: int, portable: bool) -> PlannedTenso
     _check_count(tensor.shape, dtype)
     law = SCHEMES[tensor.scheme].law(tensor.shape, tensor.parameters, portable=portable)
     _check_representable(law, dtype)
+    if 0 in tensor.shape:
+        law = Constant(0.0)  # nothing is drawn, so no generator has to be able to
     return PlannedTensor(tensor.name, tensor.seed, dtype, law, _region(tensor), order)
 
 

@@ -1,11 +1,11 @@
 """Problems: which status each exception has, and the RFC 9457 body that says what is wrong."""
 
 import json
-import math
+import reprlib
 from collections.abc import Mapping
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from weightwell_service.exceptions import (
@@ -45,7 +45,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unknown)
 
 
-async def _known(_: Request, error: Exception) -> JSONResponse:
+async def _known(_: Request, error: Exception) -> Response:
     status, kind, title = PROBLEMS[type(error)]  # type: ignore[index]
     headers = {}
     if isinstance(error, RangeNotSatisfiable):
@@ -64,29 +64,31 @@ def _field(error: InvalidSpec) -> dict[str, object]:
 
 def _echo(value: object) -> object:
     """Return a value as JSON can hold it, shortened where it is long."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return repr(value)
-    text = value if isinstance(value, str) else json.dumps(value, default=repr)
+    try:
+        text = value if isinstance(value, str) else json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):  # no value of JSON's, such as an infinity, or nested too deeply
+        return reprlib.repr(value)
     if len(text) > _LONGEST_ECHO:
         return text[:_LONGEST_ECHO] + "..."
     return value
 
 
-async def _http(_: Request, error: Exception) -> JSONResponse:
+async def _http(_: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise TypeError(f"expected an HTTPException, got {type(error).__name__}")
     return problem(error.status_code, "about:blank", error.detail, error.detail, error.headers or {})
 
 
-async def _unknown(_: Request, error: Exception) -> JSONResponse:
+async def _unknown(_: Request, error: Exception) -> Response:
     del error  # it is logged; what went wrong inside is nothing to tell a stranger
     return problem(500, "internal", "Something is wrong with the server", "the server failed; its log says why", {})
 
 
 def problem(
     status: int, kind: str, title: str, detail: str, headers: Mapping[str, str], **extra: object
-) -> JSONResponse:
+) -> Response:
     """Return a problem response; ``kind`` is the last part of the type's URN, or about:blank."""
     urn = kind if kind == "about:blank" else f"urn:weightwell:problem:{kind}"
     body = {"type": urn, "title": title, "status": status, "detail": detail, **extra}
-    return JSONResponse(body, status, {"cache-control": "no-store", **headers}, media_type=MEDIA_TYPE)
+    text = json.dumps(body, allow_nan=False)  # in ASCII, as what was got may hold half of a surrogate pair
+    return Response(text, status, {"cache-control": "no-store", **headers}, media_type=MEDIA_TYPE)

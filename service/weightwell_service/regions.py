@@ -79,20 +79,19 @@ class Region:
     def _levels(self) -> tuple[list[tuple[int, int]], int]:
         """Collapse the rectangle into ``(size, stride)`` levels, outermost first, and the flat index of its corner.
 
-        A dimension that is taken whole merges into the one outside it, so most slices end with one or two levels.
+        A dimension that is taken whole merges into the one outside it, and one of which a single index is taken is no
+        level at all, so most slices end with one or two.
         """
-        levels: list[tuple[int, int]] = []
-        first, stride, merge = 0, 1, False
+        levels, first, stride = [(1, 1)], 0, 1
         for length, start, stop in reversed(list(zip(self.shape, self.starts, self.stops, strict=True))):
             first += start * stride
-            if merge:
-                size, inner = levels.pop()
-                levels.append((size * (stop - start), inner))
-            else:
+            size, inner = levels[-1]
+            if size * inner == stride:
+                levels[-1] = (size * (stop - start), inner)
+            elif stop - start != 1:
                 levels.append((stop - start, stride))
-            merge = stop - start == length
             stride *= length
-        return (levels[::-1] or [(1, 1)]), first
+        return levels[::-1], first
 
 
 def _block_runs(origin: int, length: int, stride: int, begin: int, end: int) -> Iterator[Runs]:

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from weightwell_service import __version__, catalogue, openapi
 from weightwell_service.exceptions import TooLarge
 from weightwell_service.generators import Generator
-from weightwell_service.nonlinearities import NONLINEARITIES, calculate_gain
+from weightwell_service.nonlinearities import NONLINEARITIES, calculate_gain, nonlinearity
 from weightwell_service.plan import Plan, make_plan
 from weightwell_service.quadrature import ACTIVATIONS, activation_gain
 from weightwell_service.settings import Settings
@@ -73,10 +73,19 @@ async def gain(request: Request) -> JSONResponse:
 def _recommended(query: GainQuery) -> dict[str, Any]:
     if query.nonlinearity is None:
         return {"gains": {name: asdict(row) for name, row in NONLINEARITIES.items()}}
-    value = calculate_gain(query.nonlinearity, query.param)
-    row = NONLINEARITIES[query.nonlinearity]
+    row = nonlinearity(query.nonlinearity)
+    # As torch does, the parameter of a nonlinearity that has none is passed over; the answer says that it was.
     param = None if row.param is None else row.default if query.param is None else query.param
-    return {"nonlinearity": row.name, "param": param, "gain": value, "formula": row.formula, "reference": row.reference}
+    ignored = {} if row.param or query.param is None else {"ignored": {"param": query.param}}
+    value = calculate_gain(row.name, param)
+    return {
+        "nonlinearity": row.name,
+        "param": param,
+        "gain": value,
+        "formula": row.formula,
+        "reference": row.reference,
+        **ignored,
+    }
 
 
 def _measured(query: GainQuery) -> dict[str, Any]:

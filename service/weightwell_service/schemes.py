@@ -157,8 +157,8 @@ def _parameter(argument: inspect.Parameter) -> SchemeParameter:
 FAN_OPTIONS = {
     option.name: option
     for option in (
-        SchemeParameter("fan_in", Annotated[int | None, Ge(1)], "replaces the fan-in that the shape says", None),
-        SchemeParameter("fan_out", Annotated[int | None, Ge(1)], "replaces the fan-out that the shape says", None),
+        SchemeParameter("fan_in", Annotated[int | None, Interval(ge=1, le=2**63 - 1)], "replaces the fan-in that the shape says", None),
+        SchemeParameter("fan_out", Annotated[int | None, Interval(ge=1, le=2**63 - 1)], "replaces the fan-out that the shape says", None),
         SchemeParameter("groups", Annotated[int, Ge(1)], "groups of a grouped convolution", 1),
         SchemeParameter(
             "transposed", bool, "whether the weight is a transposed convolution's, [in, out, *kernel]", False
@@ -373,7 +373,10 @@ def lecun_normal(fans: Fans) -> Law:
 
 def _gain(name: str, a: float, portable: bool) -> float:
     """Return the gain of a rectifier; like torch, do not look at the slope of anything but a leaky one."""
-    return calculate_gain(name, a if nonlinearity(name).param else None, portable=portable)
+    try:
+        return calculate_gain(name, a if nonlinearity(name).param else None, portable=portable)
+    except InvalidSpec as error:
+        raise InvalidSpec("a", got=a, expected=error.expected) if error.field == "param" else error from None
 
 
 def _uniform(std: float) -> Law:

@@ -19,19 +19,21 @@ class Settings(BaseSettings):
         extra="forbid",
     )
 
-    host: str = Field("127.0.0.1", description="address to listen on")
-    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
-    device: str = Field("cpu", description="where numbers are drawn: cpu, or cuda:0 and so on")
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    device: str = Field(default="cpu", description="where numbers are drawn: cpu, or cuda:0 and so on")
     threads: PositiveInt = Field(default_factory=lambda: os.cpu_count() or 1, description="threads that draw numbers")
-    max_bytes: PositiveInt = Field(16 * GIB, description="largest file that is served, in bytes")
+    max_bytes: PositiveInt = Field(default=16 * GIB, description="largest file that is served, in bytes")
     max_resident_bytes: PositiveInt = Field(
-        4 * GIB, description="memory for tensors that can only be drawn whole, over all requests, in bytes"
+        default=4 * GIB, description="memory for tensors that can only be drawn whole, over all requests, in bytes"
     )
-    max_request_bytes: PositiveInt = Field(16 * 2**20, description="largest JSON body that is read, in bytes")
-    stall_timeout: PositiveFloat = Field(60.0, description="seconds after which a reader who reads nothing is given up")
+    max_request_bytes: PositiveInt = Field(default=16 * 2**20, description="largest JSON body that is read, in bytes")
+    stall_timeout: PositiveFloat = Field(
+        default=60.0, description="seconds after which a reader who reads nothing is given up"
+    )
     keep_alive: PositiveInt = Field(
-        75, description="seconds that an idle connection is kept; more than a client keeps it"
+        default=75, description="seconds that an idle connection is kept; more than a client keeps it"
     )
     shutdown_timeout: PositiveInt = Field(
-        30, description="seconds that responses under way are given to end at shutdown"
+        default=30, description="seconds that responses under way are given to end at shutdown"
     )

@@ -7,6 +7,7 @@ models, the one leniently, since all that it holds is text, the other strictly.
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -43,7 +44,7 @@ def _size(value: object) -> int:
 
 def _shape(value: object) -> tuple[int, ...]:
     """Read ``"512,784"`` or ``[512, 784]``; empty is the shape of a scalar."""
-    parts = value.split(",") if isinstance(value, str) and value.strip() else value or []
+    parts = [] if value == "" else value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, list) or len(parts) > MAX_DIMENSIONS:
         raise ValueError(f"a list of at most {MAX_DIMENSIONS} sizes, such as [512, 784], or 512,784 in a query")
     return tuple(_size(part) for part in parts)
@@ -220,7 +221,7 @@ def read_body(body: bytes) -> Spec:
 
 def _parse_json(body: bytes) -> object:
     try:
-        return json.loads(body, object_pairs_hook=_unique, parse_constant=_no_constant)
+        return json.loads(body.decode("utf-8-sig"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise MalformedBody(f"the body must be JSON (RFC 8259): {error}") from None
 
@@ -228,8 +229,8 @@ def _parse_json(body: bytes) -> object:
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"each key must be given once, got {next(key for key in keys if keys.count(key) > 1)!r} twice")
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"each key must be given once, got {twice!r} twice")
     return fields
 
 
