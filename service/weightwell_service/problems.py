@@ -84,9 +84,7 @@ async def _unknown(_: Request, error: Exception) -> Response:
     return problem(500, "internal", "Something is wrong with the server", "the server failed; its log says why", {})
 
 
-def problem(
-    status: int, kind: str, title: str, detail: str, headers: Mapping[str, str], **extra: object
-) -> Response:
+def problem(status: int, kind: str, title: str, detail: str, headers: Mapping[str, str], **extra: object) -> Response:
     """Return a problem response; ``kind`` is the last part of the type's URN, or about:blank."""
     urn = kind if kind == "about:blank" else f"urn:weightwell:problem:{kind}"
     body = {"type": urn, "title": title, "status": status, "detail": detail, **extra}

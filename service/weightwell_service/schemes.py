@@ -157,8 +157,18 @@ def _parameter(argument: inspect.Parameter) -> SchemeParameter:
 FAN_OPTIONS = {
     option.name: option
     for option in (
-        SchemeParameter("fan_in", Annotated[int | None, Interval(ge=1, le=2**63 - 1)], "replaces the fan-in that the shape says", None),
-        SchemeParameter("fan_out", Annotated[int | None, Interval(ge=1, le=2**63 - 1)], "replaces the fan-out that the shape says", None),
+        SchemeParameter(
+            "fan_in",
+            Annotated[int | None, Interval(ge=1, le=2**63 - 1)],
+            "replaces the fan-in that the shape says",
+            None,
+        ),
+        SchemeParameter(
+            "fan_out",
+            Annotated[int | None, Interval(ge=1, le=2**63 - 1)],
+            "replaces the fan-out that the shape says",
+            None,
+        ),
         SchemeParameter("groups", Annotated[int, Ge(1)], "groups of a grouped convolution", 1),
         SchemeParameter(
             "transposed", bool, "whether the weight is a transposed convolution's, [in, out, *kernel]", False

@@ -50,6 +50,7 @@ async def stream(
             draw_next()
             yield chunk
     finally:
+        drawing.close()
         for future in ahead:
             future.cancel()
 

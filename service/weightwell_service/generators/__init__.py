@@ -16,6 +16,9 @@ class Drawing(Protocol):
     def fill(self, piece: Piece, out: memoryview) -> None:
         """Write the elements of a piece, little-endian, into ``out``, which is exactly ``piece.nbytes`` long."""
 
+    def close(self) -> None:
+        """Take note that nobody wants the rest: a ``fill`` under way may raise instead of going on."""
+
 
 class Generator(Protocol):
     """Draws the numbers of a plan."""

@@ -85,6 +85,10 @@ class TorchGenerator:
         return prod(tensor.region.shape) * tensor.dtype.itemsize * _COPIES[type(tensor.law)]
 
 
+class DrawingStopped(Exception):
+    """The reader went away while a piece was being drawn."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Block:
     """Elements of a tensor that have been drawn: ``values`` begins at ``start``."""
@@ -107,6 +111,11 @@ class TorchDrawing:
         self._blocks: Iterator[_Block] = iter(())
         self._block: _Block | None = None
         self._lock = threading.Lock()
+        self._closed = False
+
+    def close(self) -> None:
+        """Stop drawing, even on the way to an element far into the file."""
+        self._closed = True
 
     def fill(self, piece: Piece, out: memoryview) -> None:
         """Write the elements of a piece into ``out``."""
@@ -148,6 +157,8 @@ class TorchDrawing:
         for start, stop in _bounds(tensor, self._device):
             values = torch.empty(stop - start, dtype=getattr(torch, tensor.dtype.name), device=self._device)
             self._generators.draw(tensor.law, values)
+            if self._closed:
+                raise DrawingStopped
             yield _Block(tensor.order, start, _wanted(values, tensor).cpu())
 
 

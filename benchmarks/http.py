@@ -1,0 +1,196 @@
+"""The service through sockets, beside a static file from nginx and beside torch.nn.init in process: ``make bench``.
+
+Prints, for each file, the time to the first byte and the throughput of every way to get it, all of one run, and the
+ratios that matter. Needs curl and nginx on the PATH; it serves on loopback only, and stops what it starts.
+"""
+
+import argparse
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import torch
+
+import weightwell
+from benchmarks.measure import interleave, seconds, table
+
+MIB = 2**20
+
+_NGINX = """
+daemon off; worker_processes 1; pid {root}/pid; error_log {root}/error.log;
+events {{}}
+http {{
+  access_log off; sendfile on; tcp_nopush on;
+  client_body_temp_path {root}; proxy_temp_path {root}; fastcgi_temp_path {root}; uwsgi_temp_path {root};
+  scgi_temp_path {root};
+  server {{ listen 127.0.0.1:{port}; root {root}; }}
+}}
+"""
+
+
+@dataclass
+class Case:
+    """One file to get: its size in MiB, what to ask for, and what torch does instead."""
+
+    title: str
+    mebibytes: int
+    scheme: str
+    parameters: dict[str, Any]
+    torch: Callable[[torch.Tensor], torch.Tensor]
+    first_bytes: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape of a float32 matrix of that size."""
+        return self.mebibytes * 256, 1024
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the tensor in bytes."""
+        return self.mebibytes * MIB
+
+    def url(self, base: str) -> str:
+        """Return the request, as curl makes it."""
+        query = {"shape": ",".join(map(str, self.shape)), "scheme": self.scheme, **self.parameters}
+        return str(httpx.URL(f"{base}/init", params=query))
+
+
+def cases(scale: float) -> list[Case]:
+    """Return the files, or smaller ones where ``scale`` is less than 1."""
+    large, small = int(1024 * scale), int(256 * scale)
+    init = torch.nn.init
+    return [
+        Case("constant", large, "constant", {"val": 0.5}, lambda t: init.constant_(t, 0.5)),
+        Case("kaiming_normal, generator=torch", small, "kaiming_normal", {"generator": "torch"}, init.kaiming_normal_),
+        Case("normal", large, "normal", {}, init.normal_),
+        Case("uniform", large, "uniform", {}, init.uniform_),
+    ]
+
+
+def measure(case: Case, service: str, static: str, rounds: int) -> None:
+    """Measure one file by every way, and print the table."""
+    with weightwell.Client(service, progress=False) as client:
+        contenders: dict[str, Callable[[], float]] = {
+            "curl from the service": lambda: _curl(case, "curl from the service", case.url(service)),
+            "curl from nginx, a static file": lambda: _curl(case, "curl from nginx, a static file", static),
+            "the client, into a tensor": lambda: seconds(
+                lambda: client.init(case.shape, case.scheme, **case.parameters)
+            ),
+            "torch.nn.init in process": lambda: seconds(lambda: case.torch(torch.empty(case.shape))),
+            "a memory fill": lambda: seconds(lambda: torch.empty(case.shape).fill_(1.0)),
+        }
+        medians = interleave(contenders, rounds)
+    reference = medians["torch.nn.init in process"]
+    rows = [
+        (name, _first(case, name), f"{case.nbytes / value / 1e9:.2f}", f"{reference / value:.2f}")
+        for name, value in medians.items()
+    ]
+    title = f"{case.title}, {case.mebibytes} MiB of float32"
+    table(title, ("way", "first byte, ms", "GB/s", "times torch in process"), rows)
+
+
+def _first(case: Case, name: str) -> str:
+    found = sorted(case.first_bytes.get(name, []))
+    return f"{found[len(found) // 2] * 1e3:.2f}" if found else ""
+
+
+def _curl(case: Case, name: str, url: str) -> float:
+    command = ["curl", "-sf", "-o", "/dev/null", "-w", "%{time_starttransfer} %{time_total} %{size_download}", url]
+    first, total, size = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    if int(size) < case.nbytes:
+        raise RuntimeError(f"{url} gave {size} bytes, expected at least {case.nbytes}")
+    case.first_bytes.setdefault(name, []).append(float(first))
+    return float(total)
+
+
+def memory_and_metadata(service: str, pid: int) -> None:
+    """Print what a very large file costs: resident memory while it streams, HEAD of a PiB, and a range near its end."""
+    petabyte = f"{service}/init?shape=16777216,16777216&scheme=normal"
+    with httpx.Client() as http:
+        size = int(http.head(petabyte).headers["content-length"])
+        head = min(seconds(lambda: http.head(petabyte)) for _ in range(20))
+        tail = {"range": f"bytes={size - MIB}-"}
+        near_end = min(seconds(lambda: http.get(petabyte, headers=tail)) for _ in range(20))
+        before, streamed, peak = _resident(pid), 0, 0
+        with http.stream("GET", f"{service}/init?shape=16384,1048576&scheme=normal") as response:
+            deadline = time.monotonic() + 20
+            for chunk in response.iter_raw():
+                streamed += len(chunk)
+                peak = max(peak, _resident(pid))
+                if time.monotonic() > deadline:
+                    break
+    rows = [
+        ("HEAD of 1 PiB", f"{head * 1e3:.2f} ms"),
+        ("1 MiB near the end of 1 PiB", f"{near_end * 1e3:.2f} ms"),
+        (f"resident memory gained over {streamed / 2**30:.1f} GiB of 64 GiB", f"{(peak - before) / MIB:.0f} MiB"),
+    ]
+    table("Very large files", ("what", "figure"), rows)
+
+
+def _resident(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextmanager
+def running(command: list[str], port: int, **environment: str) -> Iterator[int]:
+    """Run a server until the context ends; yield its process id once it listens."""
+    process = subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not _listens(port):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{command[0]} does not listen on port {port}")
+            time.sleep(0.05)
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def main() -> None:
+    """Run everything."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="counted rounds; medians are printed")
+    parser.add_argument("--scale", type=float, default=1.0, help="fraction of the full sizes, for a quick look")
+    arguments = parser.parse_args()
+    missing = [tool for tool in ("curl", "nginx") if shutil.which(tool) is None]
+    if missing:
+        sys.exit(f"the benchmark needs {' and '.join(missing)} on the PATH, e.g. apt-get install {' '.join(missing)}")
+    print(f"{platform.machine()}, {os.cpu_count()} CPUs, torch {torch.__version__}, {arguments.rounds} rounds")
+    with ExitStack() as stack:
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        root.chmod(0o755)
+        static, port = _free_port(), _free_port()
+        (root / "nginx.conf").write_text(_NGINX.format(root=root, port=static))
+        stack.enter_context(running(["nginx", "-p", str(root), "-c", str(root / "nginx.conf")], static))
+        service = [sys.executable, "-m", "weightwell_service", "--port", str(port)]
+        pid = stack.enter_context(running(service, port, WEIGHTWELL_MAX_BYTES=str(2**51)))
+        for case in cases(arguments.scale):
+            (root / "file").write_bytes(bytes(case.nbytes))
+            measure(case, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{static}/file", arguments.rounds)
+        memory_and_metadata(f"http://127.0.0.1:{port}", pid)
+
+
+if __name__ == "__main__":
+    main()
