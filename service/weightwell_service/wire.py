@@ -100,7 +100,7 @@ Seed = Annotated[
     int,
     *_field(
         _seed,
-        anyOf=[{"type": "integer", "minimum": 0, "maximum": MAX_SEED}, {"type": "string", "pattern": r"^[0-9]{1,19}$"}],
+        anyOf=[{"type": "integer", "minimum": 0, "maximum": MAX_SEED}, {"type": "string", "pattern": r"^[0-9]{1,20}$"}],
         examples=[42],
     ),
 ]

@@ -1,0 +1,63 @@
+"""The service on a real socket, for every test that speaks HTTP."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import httpx
+import hypothesis
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from weightwell_service.app import create_app
+from weightwell_service.settings import Settings
+
+# How long a test waits for what must happen, before it says that it does not. No test takes this long that passes.
+PATIENCE = 30.0
+
+Serve = Callable[[FastAPI], AbstractContextManager[str]]
+
+# The time of a request is no property of it, on a machine that others use as well.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
+
+
+@contextmanager
+def _serve(app: FastAPI) -> Iterator[str]:
+    """Serve an application from a thread for as long as the context lasts; yield its base URL.
+
+    The socket listens before the server runs, so a request that comes too early waits in the kernel's queue.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        host, port = listener.getsockname()
+        config = uvicorn.Config(app, http="httptools", log_config=None, access_log=False, timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, args=([listener],), name="uvicorn")
+        thread.start()
+        try:
+            yield f"http://{host}:{port}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="session")
+def serve() -> Serve:
+    """How to serve an application other than the usual one: ``with serve(create_app(Settings(...))) as url:``."""
+    return _serve
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """The base URL of a service with two threads, and otherwise with the settings that a deployment starts from."""
+    with _serve(create_app(Settings(threads=2))) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def http(server: str) -> Iterator[httpx.Client]:
+    """A client of the service that knows nothing of weightwell."""
+    with httpx.Client(base_url=server, timeout=PATIENCE, trust_env=False) as client:
+        yield client

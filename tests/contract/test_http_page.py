@@ -1,0 +1,158 @@
+"""docs/http.md, executed: its commands print what it says they print, and its tables say what the service does."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from doctest import ELLIPSIS, NORMALIZE_WHITESPACE, OutputChecker
+from fnmatch import fnmatchcase
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import pytest
+
+from weightwell_service import wire
+from weightwell_service.dtypes import DTYPES
+from weightwell_service.problems import PROBLEMS
+from weightwell_service.schemes import SCHEMES
+from weightwell_service.spec import GENERATORS
+from weightwell_service.virtual_file import IMMUTABLE, REVALIDATE
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "http.md").read_text()
+ADDRESS = "http://127.0.0.1:8000"
+
+# A section is a session in one shell, and begins in a directory that holds nothing but the examples.
+SECTIONS = {text.partition("\n")[0]: text for text in PAGE.split("\n## ")[1:]}
+SESSIONS = [name for name, text in SECTIONS.items() if "```sh\n" in text]
+TOOLS = ("curl", "jq", "npm", "node")
+
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_CODE = re.compile(r"`([^`]+)`")
+
+
+class Step(NamedTuple):
+    """Commands, and what they print."""
+
+    commands: str
+    output: str
+
+
+def steps(section: str) -> Iterator[Step]:
+    """Yield the commands of a section, each with the output that stands beneath them, if any."""
+    blocks = [*_BLOCK.findall(section), ("", "")]
+    for (language, commands), (following, text) in pairwise(blocks):
+        if language == "sh":
+            yield Step(commands, text if following == "text" else "")
+
+
+def execute(commands: list[str], directory: Path) -> list[str]:
+    """Run commands in one shell, as somebody does who pastes them; return what each of them printed."""
+    script = "printf '\\0'\n".join(["set -e\n", *commands])
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=directory,
+        env={**os.environ, "no_proxy": "127.0.0.1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.replace("\r\n", "\n").split("\0")[1:]
+
+
+@pytest.mark.parametrize("name", SESSIONS)
+def test_the_commands_print_what_the_page_says(name: str, server: str, tmp_path: Path) -> None:
+    wanted = list(steps(SECTIONS[name].replace(ADDRESS, server)))
+    for tool in TOOLS:
+        if any(re.search(rf"\b{tool}\b", step.commands) for step in wanted) and not shutil.which(tool):
+            pytest.skip(f"{tool} is not installed, and the page uses it")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("node_modules"))
+    printed = execute([step.commands for step in wanted], tmp_path)
+    for step, output in zip(wanted, printed, strict=True):
+        matches = OutputChecker().check_output(step.output, output, ELLIPSIS | NORMALIZE_WHITESPACE)
+        assert matches, f"{step.commands}\nprinted\n{output}\nand the page says\n{step.output}"
+
+
+def test_every_command_is_on_the_server_that_make_run_starts() -> None:
+    assert set(re.findall(r"https?://[\d.:]+", PAGE)) == {ADDRESS}
+
+
+def test_the_page_shows_the_example_itself() -> None:
+    shown = [text for language, text in _BLOCK.findall(PAGE) if language == "js"]
+    assert shown == [(ROOT / "examples" / "javascript" / "weights.js").read_text()]
+
+
+def rows(section: str) -> list[list[str]]:
+    """Return the cells of a section's table, without its two head rows."""
+    lines = [line for line in SECTIONS[section].splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def fields_of_the_page() -> dict[tuple[str, str], str]:
+    """Return the default of every (scheme, field) in the page's table."""
+    found = {}
+    for field, schemes, default, _ in rows("Every field"):
+        patterns = ["*"] if schemes == "all" else _CODE.findall(schemes)
+        for scheme in (name for name in SCHEMES if any(fnmatchcase(name, pattern) for pattern in patterns)):
+            assert (scheme, field) not in found, f"{field} of {scheme} has two rows"
+            found[scheme, field.strip("`")] = default.strip("`")
+    return found
+
+
+def fields_of_the_service() -> dict[tuple[str, str], object]:
+    """Return the default of every (scheme, field) that the wire's models accept."""
+    said_elsewhere = {"dtype": wire.DEFAULT_DTYPE, "seed": wire.DEFAULT_SEED, "generator": GENERATORS[0]}
+    return {
+        (scheme, name): "required" if field.is_required() else said_elsewhere.get(name, field.default)
+        for scheme, model in wire.SINGLES.items()
+        for name, field in model.model_fields.items()
+    }
+
+
+def is_default(said: str, default: object) -> bool:
+    """Whether a cell of the table says what a default is: a word, or a number or truth value as JSON writes them."""
+    if default is None or isinstance(default, str):
+        return said == (default or "none")
+    return bool(json.loads(said) == default)
+
+
+def test_the_table_has_every_field_of_every_scheme_and_its_default() -> None:
+    said, fields = fields_of_the_page(), fields_of_the_service()
+    assert set(said) == set(fields)
+    assert [key for key, default in fields.items() if not is_default(said[key], default)] == []
+
+
+def test_the_table_names_every_dtype() -> None:
+    [meaning] = [meaning for field, _, _, meaning in rows("Every field") if field == "`dtype`"]
+    assert set(_CODE.findall(meaning)) == set(DTYPES)
+
+
+def test_the_page_names_every_code_of_a_dtype() -> None:
+    [line] = [line for line in SECTIONS["What is in the file"].splitlines() if line.startswith("5. ")]
+    assert set(_CODE.findall(line)) == {dtype.code for dtype in DTYPES.values()}
+
+
+def test_the_table_of_errors_has_every_problem() -> None:
+    said = {(status, kind.strip("`")) for status, kind, _ in rows("Errors") if kind}
+    assert said == {(str(status), kind) for status, kind, _ in PROBLEMS.values()}
+
+
+def test_the_table_of_errors_has_every_status(http: httpx.Client) -> None:
+    operations = http.get("/openapi.json").json()["paths"]["/init"].values()
+    said = {status for statuses, _, _ in rows("Errors") for status in statuses.split(", ")}
+    assert said == {status for operation in operations for status in operation["responses"]}
+
+
+def test_caches_are_told_what_the_page_says(http: httpx.Client) -> None:
+    said = {who: _CODE.findall(control)[0] for who, control, _ in rows("Caching")}
+    assert list(said.values()) == [IMMUTABLE, REVALIDATE, "no-store"]
+    for generator in http.get("/schemes").json()["generators"]:
+        query = {"shape": "3", "scheme": "normal", "generator": generator["name"]}
+        expected = IMMUTABLE if generator["portable"] else REVALIDATE
+        assert http.head("/init", params=query).headers["cache-control"] == expected
+    assert http.get("/init").headers["cache-control"] == "no-store"
