@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from weightwell_service import __version__, openapi, problems
 from weightwell_service.generators.devices import make_generators
@@ -30,7 +31,9 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.service.ready = False
         executor.shutdown(wait=False, cancel_futures=True)
 
-    app = FastAPI(
+    # The pages of /docs come with the service: where jobs run there is often no way to a CDN.
+    app = FastAPIOffline(
+        redoc_url=None,
         title="Weightwell",
         version=__version__,
         summary="Initialized weight tensors: the same spec is the same bytes, everywhere.",

@@ -113,46 +113,50 @@ _PROBLEM_SCHEMA = {
 
 def _init_parameters() -> list[Schema]:
     """Describe the fields of every scheme's model as one flat set of query parameters."""
-    users: dict[str, list[str]] = {}
-    schemas: dict[str, list[Schema]] = {}
+    found: dict[str, dict[str, Schema]] = {"shape": {}, "scheme": {}}
     for name, model in SINGLES.items():
         for field, schema in model.model_json_schema()["properties"].items():
-            users.setdefault(field, []).append(name)
-            if (flat := _flat(schema)) not in schemas.setdefault(field, []):
-                schemas[field].append(flat)
-    schemas["shape"] = [
-        {
-            "type": "string",
-            "pattern": "^([0-9]{1,18}(,[0-9]{1,18})*)?$",
-            "description": "sizes of the whole tensor, separated by commas; empty for a scalar",
-            "examples": ["512,784"],
-        }
+            found.setdefault(field, {})[name] = _flat(schema)
+    return [_SHAPE, _SCHEME] + [
+        _parameter(field, schemas) for field, schemas in found.items() if field not in ("shape", "scheme")
     ]
-    schemas["scheme"] = [
-        {
-            "type": "string",
-            "enum": list(ALIASES),
-            "description": "how the tensor is initialized",
-            "examples": ["kaiming_normal"],
-        }
-    ]
-    return [_parameter(field, found, users[field]) for field, found in schemas.items()]
 
 
-def _parameter(field: str, schemas: list[Schema], users: list[str]) -> Schema:
-    text = "; ".join(dict.fromkeys(schema.pop("description") for schema in schemas))
-    if len(users) < len(SINGLES):
-        text = f"{text} ({', '.join(users)})"
-    examples = [example for schema in schemas for example in schema.pop("examples", [])]
-    unique = [schema for at, schema in enumerate(schemas) if schema not in schemas[:at]]
+def _parameter(field: str, schemas: dict[str, Schema]) -> Schema:
+    """Describe a query parameter, given what it is for each of the schemes that have it."""
+    users: dict[str, list[str]] = {}
+    for name, schema in schemas.items():
+        users.setdefault(schema.pop("description"), []).append(name)
+    named = len(users) > 1 or schemas.keys() < SINGLES.keys()
+    texts = [f"{text} ({', '.join(names)})" if named else text for text, names in users.items()]
+    examples = [example for schema in schemas.values() for example in schema.pop("examples", [])]
+    unique = [schema for at, schema in enumerate(schemas.values()) if schema not in list(schemas.values())[:at]]
     return {
         "name": field,
         "in": "query",
-        "required": field in ("shape", "scheme"),
-        "description": text,
+        "required": False,
+        "description": "; ".join(texts),
         "schema": unique[0] if len(unique) == 1 else {"anyOf": unique},
         **({"example": examples[0]} if examples else {}),
     }
+
+
+_SHAPE: Schema = {
+    "name": "shape",
+    "in": "query",
+    "required": True,
+    "description": "sizes of the whole tensor, separated by commas; empty for a scalar",
+    "schema": {"type": "string", "pattern": "^([0-9]{1,18}(,[0-9]{1,18})*)?$"},
+    "example": "512,784",
+}
+_SCHEME: Schema = {
+    "name": "scheme",
+    "in": "query",
+    "required": True,
+    "description": "how the tensor is initialized; `/schemes` says what each one is",
+    "schema": {"type": "string", "enum": list(ALIASES)},
+    "example": "kaiming_normal",
+}
 
 
 def _flat(schema: Schema) -> Schema:
@@ -257,7 +261,7 @@ GAIN: dict[str, Any] = {
     },
     "openapi_extra": {
         "parameters": [
-            _parameter(field, [_flat(schema)], [])
+            _parameter(field, {"gain": _flat(schema)})
             for field, schema in GainQuery.model_json_schema()["properties"].items()
         ]
     },
