@@ -1,38 +1,56 @@
-# Every target sets up what it needs: `make run` and `make test` work on a fresh machine with Python 3.11 or later.
+# `make run` and `make test` need nothing but Python 3.11 or later: they make .venv, and anew when a dependency moves.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+export PATH := $(PATH):/usr/sbin
 
-.PHONY: run test check bench build format clean
+.DEFAULT_GOAL := help
+.PHONY: help run test check lint format bench verify build clean
 
-run: $(INSTALLED)  ## serve on 127.0.0.1:8000
+help:  ## what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(INSTALLED)  ## serve on 127.0.0.1:8000, or as WEIGHTWELL_* says
 	$(BIN)/weightwell-service
 
 test: $(INSTALLED)  ## all tests
 	$(BIN)/python -m pytest
 
-check: $(INSTALLED)  ## format, lint, types, architecture, tests
+check: lint test  ## all that a commit has to pass
+
+lint: $(INSTALLED)  ## format, style, types, architecture
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
 
 format: $(INSTALLED)  ## let ruff mend what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-build: $(INSTALLED)  ## the wheel and the source distribution, into dist/
-	$(BIN)/python -m build --installer pip
+bench: tool-curl tool-nginx $(INSTALLED)  ## speed, as ratios to torch and to nginx (minutes)
+	$(BIN)/python -m benchmarks.generators
+	$(BIN)/python -m benchmarks.http
 
-clean:
-	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+verify: tool-dieharder $(INSTALLED)  ## the generator's exhaustive and statistical proof (minutes)
+	$(BIN)/python -m benchmarks.verify
+
+build: $(INSTALLED)  ## the wheel and the source distribution, into dist/
+	$(BIN)/python -m build --no-isolation
+
+clean:  ## forget all of it
+	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
+# --group needs pip 25.1.
 $(INSTALLED): pyproject.toml constraints.txt
+	@echo "Installing what Weightwell needs into $(VENV); the first time takes minutes."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[service,numpy,torch]' --group dev
-	touch $@
+	@touch $@
+
+tool-%:
+	@command -v $* >/dev/null || { echo "$* is needed and not on the PATH; on Debian: apt-get install $*" >&2; exit 1; }

@@ -1,0 +1,46 @@
+# The service in a container, with torch for the CPU:
+#     docker build -t weightwell .
+# and with torch for CUDA, which is what PyPI has for Linux:
+#     docker build -t weightwell:cuda --build-arg TORCH_INDEX= .
+
+FROM python:3.11-slim AS build
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /source
+RUN python -m venv --without-pip /opt/weightwell
+# Nearly all of the image, and slow to change: in a layer of its own, before the source.
+COPY constraints.txt .
+RUN pip --python /opt/weightwell/bin/python install --constraint constraints.txt \
+        ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch numba
+COPY . .
+RUN pip --python /opt/weightwell/bin/python install --constraint constraints.txt '.[service]'
+# What only those who build on torch or test it need: 200 MB. torch does not start without torch_shm_manager.
+RUN cd /opt/weightwell/lib/python3.*/site-packages \
+    && rm -rf torch/include torch/test numba/tests \
+    && find torch/bin -type f ! -name torch_shm_manager -delete \
+    && find numpy sympy networkx -type d -name tests -prune -exec rm -r {} +
+
+FROM python:3.11-slim
+LABEL org.opencontainers.image.title="Weightwell" \
+      org.opencontainers.image.description=\
+"Initialized weight tensors over HTTP: the same spec is the same bytes, everywhere." \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=build /opt/weightwell /opt/weightwell
+# The root file system may be read-only; /tmp holds the kernels that numba compiles for this machine's CPU.
+ENV PATH=/opt/weightwell/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    NUMBA_CACHE_DIR=/tmp/numba \
+    WEIGHTWELL_HOST=0.0.0.0 \
+    WEIGHTWELL_PORT=8000
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin weightwell
+# By number, so that an orchestrator can see that it is not root.
+USER 10001:10001
+EXPOSE 8000
+# http.client, because urllib would ask a proxy that the environment names.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
+    CMD ["python", "-c", "import http.client, os, sys; \
+service = http.client.HTTPConnection('localhost', int(os.environ['WEIGHTWELL_PORT']), timeout=2); \
+service.request('GET', '/health/ready'); \
+sys.exit(service.getresponse().status != 200)"]
+CMD ["weightwell-service"]

@@ -1,0 +1,229 @@
+"""What is shipped, and how: the pins, the wheel, the image, the Makefile, and what the documents say of them."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.metadata import distribution
+from pathlib import Path
+from threading import Thread
+from zipfile import ZipFile
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from weightwell_service.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", "")
+MAKEFILE = (ROOT / "Makefile").read_text()
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+# Pins
+
+
+def declared() -> list[Requirement]:
+    """Every requirement that pyproject.toml names, for whatever purpose."""
+    project = PYPROJECT["project"]
+    lists = [
+        PYPROJECT["build-system"]["requires"],
+        project["dependencies"],
+        *project["optional-dependencies"].values(),
+        *PYPROJECT["dependency-groups"].values(),
+    ]
+    return [Requirement(entry) for entries in lists for entry in entries if isinstance(entry, str)]
+
+
+def brought(requirement: Requirement) -> list[Requirement]:
+    """What a requirement brings along on this machine."""
+    needs = [Requirement(text) for text in distribution(requirement.name).requires or ()]
+    extras = requirement.extras or {""}
+    return [need for need in needs if not need.marker or any(need.marker.evaluate({"extra": e}) for e in extras)]
+
+
+def closure(requirements: list[Requirement]) -> set[str]:
+    """The names of requirements and of all that they bring along, directly or not."""
+    seen: set[str] = set()
+    todo = list(requirements)
+    while todo:
+        if (requirement := todo.pop()) and str(requirement) not in seen:
+            seen.add(str(requirement))
+            todo += brought(requirement)
+    return {canonicalize_name(Requirement(text).name) for text in seen}
+
+
+def pinned() -> list[str]:
+    return [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+
+
+PINS = {canonicalize_name(line.split("==")[0]): Version(line.split("==")[1]) for line in pinned()}
+
+
+@pytest.mark.parametrize("line", pinned())
+def test_a_pin_is_one_exact_version_and_leaves_the_build_of_torch_to_the_index(line: str) -> None:
+    assert re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][0-9a-z.]*", line)
+
+
+def test_nothing_is_pinned_twice() -> None:
+    assert len(pinned()) == len(PINS)
+
+
+@pytest.mark.parametrize("requirement", declared(), ids=str)
+def test_every_declared_dependency_is_pinned_within_its_range(requirement: Requirement) -> None:
+    assert requirement.specifier.contains(PINS[canonicalize_name(requirement.name)])
+
+
+def test_what_the_dependencies_bring_along_is_pinned_too() -> None:
+    assert closure(declared()) - PINS.keys() == set()
+
+
+# The wheel
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = folder.glob("*.whl")
+    ZipFile(wheel).extractall(folder / "unpacked")
+    return folder / "unpacked"
+
+
+def test_the_wheel_holds_the_two_packages_and_nothing_else(unpacked: Path) -> None:
+    roots = [ROOT / "client", ROOT / "service"]
+    source = {path.relative_to(root) for root in roots for path in root.rglob("*") if path.suffix in {".py", ".typed"}}
+    shipped = {path.relative_to(unpacked) for path in unpacked.rglob("*") if path.is_file()}
+    assert {path for path in shipped if not path.parts[0].endswith(".dist-info")} == source
+
+
+@pytest.mark.parametrize("module", [path.partition(":")[0] for path in PYPROJECT["project"]["scripts"].values()])
+def test_the_commands_of_the_wheel_import_without_the_source(unpacked: Path, module: str) -> None:
+    imported = subprocess.run(
+        [sys.executable, "-P", "-c", f"import {module} as module; print(module.__file__)"],
+        cwd=unpacked.parent,
+        env=os.environ | {"PYTHONPATH": str(unpacked)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert Path(imported.stdout.strip()).is_relative_to(unpacked)
+
+
+# The image
+
+
+def health_check() -> list[str]:
+    """The command of the HEALTHCHECK, for this Python."""
+    match = re.search(r"^HEALTHCHECK .*? CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)
+    assert match
+    program, *arguments = json.loads(match[1])
+    assert program == "python"
+    return [sys.executable, *arguments]
+
+
+def checked(port: int) -> int:
+    """Run the health check against a port; a proxy that is not there must not matter."""
+    environment = os.environ | {"WEIGHTWELL_PORT": str(port), "http_proxy": "http://127.0.0.1:9"}
+    return subprocess.run(health_check(), env=environment, check=False, capture_output=True).returncode
+
+
+@contextmanager
+def answering(status: int) -> Iterator[int]:
+    """Serve /health/ready with a status; yields the port."""
+
+    class Readiness(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/health/ready" else 404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Readiness) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
+def test_the_health_check_passes_if_and_only_if_the_service_is_ready(status: int, code: int) -> None:
+    with answering(status) as port:
+        assert checked(port) == code
+
+
+def test_the_health_check_fails_when_nobody_listens() -> None:
+    with answering(200) as port:
+        pass
+    assert checked(port) == 1
+
+
+def test_the_image_has_a_python_that_the_project_supports() -> None:
+    versions = set(re.findall(r"^FROM python:([0-9.]+)-slim", DOCKERFILE, re.MULTILINE))
+    (version,) = versions
+    assert SpecifierSet(PYPROJECT["project"]["requires-python"]).contains(version)
+    assert DOCKERFILE.count("\nFROM ") == 2
+
+
+def test_the_image_runs_as_a_numbered_user_who_is_not_root() -> None:
+    *_, user = re.findall(r"^USER (.*)$", DOCKERFILE, re.MULTILINE)
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)
+
+
+def test_the_image_says_of_itself_what_the_project_does() -> None:
+    labels = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]*)"', DOCKERFILE))
+    assert labels["description"] == PYPROJECT["project"]["description"]
+    assert labels["licenses"] == PYPROJECT["project"]["license"]
+
+
+# The documents
+
+
+def test_the_table_of_settings_is_the_settings() -> None:
+    table = re.findall(r"^\| `WEIGHTWELL_.*$", (ROOT / "docs/deployment.md").read_text(), re.MULTILINE)
+    defaults = {
+        name: "the number of CPUs" if field.default_factory else f"`{field.default}`"
+        for name, field in Settings.model_fields.items()
+    }
+    assert table == [
+        f"| `WEIGHTWELL_{name.upper()}` | {defaults[name]} | {field.description} |"
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "Dockerfile", ROOT / "docker-compose.yml", *PAGES], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_every_variable_that_is_named_exists(path: Path) -> None:
+    variable = re.compile(r"\bWEIGHTWELL_[A-Z_]*[A-Z]\b")
+    client = {name for source in (ROOT / "client").rglob("*.py") for name in variable.findall(source.read_text())}
+    service = {f"WEIGHTWELL_{name.upper()}" for name in Settings.model_fields}
+    assert set(variable.findall(path.read_text())) <= client | service
+
+
+def test_make_help_names_every_target() -> None:
+    (targets,) = re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)
+    told = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    assert [line.split()[1] for line in told.splitlines()] == targets.split()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_make_command_that_a_page_names_exists(page: Path) -> None:
+    (targets,) = re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)
+    assert set(re.findall(r"(?:`|^ {4}|^\$ )make ([a-z-]+)", page.read_text(), re.MULTILINE)) <= set(targets.split())
