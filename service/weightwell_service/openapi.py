@@ -146,7 +146,7 @@ _SHAPE: Schema = {
     "in": "query",
     "required": True,
     "description": "sizes of the whole tensor, separated by commas; empty for a scalar",
-    "schema": {"type": "string", "pattern": "^([0-9]{1,18}(,[0-9]{1,18})*)?$"},
+    "schema": {"type": "string", "pattern": "^([0-9]{1,19}(,[0-9]{1,19})*)?$"},
     "example": "512,784",
 }
 _SCHEME: Schema = {

@@ -149,7 +149,7 @@ def _plan_tensor(tensor: TensorSpec, order: int, portable: bool) -> PlannedTenso
     dtype = DTYPES[tensor.dtype]
     _check_count(tensor.shape, dtype)
     law = SCHEMES[tensor.scheme].law(tensor.shape, tensor.parameters, portable=portable)
-    _check_representable(law, dtype)
+    _check_representable(tensor, law, dtype)
     if 0 in tensor.shape:
         law = Constant(0.0)  # nothing is drawn, so no generator has to be able to
     return PlannedTensor(tensor.name, tensor.seed, dtype, law, _region(tensor), order)
@@ -174,11 +174,14 @@ def _region(tensor: TensorSpec) -> Region:
     return Region(tensor.shape, starts, stops)
 
 
-def _check_representable(law: Law, dtype: DType) -> None:
-    """Refuse a law whose numbers do not fit the dtype, rather than serve infinities."""
+def _check_representable(tensor: TensorSpec, law: Law, dtype: DType) -> None:
+    """Refuse a law whose numbers do not fit the dtype, by the parameter where it is one and by the dtype where not."""
     for field, value in _extremes(law):
-        if not abs(value) <= dtype.max:
+        if abs(value) <= dtype.max:
+            continue
+        if tensor.parameters.get(field) == value:
             raise InvalidSpec(field, got=value, expected=f"within +-{dtype.max:g}, the range of {dtype.name}")
+        raise InvalidSpec("dtype", got=dtype.name, expected=f"one that holds {value:g}, which the law comes to")
 
 
 def _extremes(law: Law) -> tuple[tuple[str, float], ...]:

@@ -73,15 +73,19 @@ def _echo(value: object) -> object:
     return value
 
 
-async def _http(_: Request, error: Exception) -> Response:
+async def _http(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise TypeError(f"expected an HTTPException, got {type(error).__name__}")
-    return problem(error.status_code, "about:blank", error.detail, error.detail, error.headers or {})
+    headers = dict(error.headers or {})
+    if error.status_code == 405 and (methods := request.app.openapi()["paths"].get(request.url.path)):
+        headers["allow"] = ", ".join(method.upper() for method in methods)  # a route knows no method but its own
+    return problem(error.status_code, "about:blank", error.detail, error.detail, headers)
 
 
 async def _unknown(_: Request, error: Exception) -> Response:
     del error  # it is logged; what went wrong inside is nothing to tell a stranger
-    return problem(500, "internal", "Something is wrong with the server", "the server failed; its log says why", {})
+    title, detail = "Something is wrong with the server", "the server failed; its log says why"
+    return problem(500, "internal", title, detail, {"connection": "close"})  # as uvicorn does after an exception
 
 
 def problem(status: int, kind: str, title: str, detail: str, headers: Mapping[str, str], **extra: object) -> Response:

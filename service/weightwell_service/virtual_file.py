@@ -46,7 +46,7 @@ def respond(
     workshop.memory.admit(generator.footprint(plan))
     headers = _headers(plan, generator)
     if "if-match" in request and not etag_in(request["if-match"], plan.etag, weak=False):
-        return Response(status_code=412, headers=headers)
+        return Response(status_code=412, headers=headers | {"cache-control": "no-store"})
     if method != "POST" and etag_in(request.get("if-none-match"), plan.etag, weak=True):
         return Response(status_code=304, headers=headers)
     wanted = None

@@ -197,7 +197,10 @@ def read_query(items: Iterable[tuple[str, str]]) -> Spec:
 
 def read_gain_query(items: Iterable[tuple[str, str]]) -> GainQuery:
     """Return the question that a query string asks of ``/gain``; raises as ``read_query``."""
-    return _validate(GainQuery, _once(items), strings=True)
+    query = _validate(GainQuery, _once(items), strings=True)
+    if query.nonlinearity is None and query.param is not None:
+        raise InvalidSpec("param", got=query.param, expected="given beside the nonlinearity that it belongs to")
+    return query
 
 
 def _once(items: Iterable[tuple[str, str]]) -> dict[str, str]:

@@ -41,6 +41,6 @@ def _set_points(law: Lattice, runs: Runs, words: Any, word: Any) -> None:
 
 
 def _word(value: float, dtype: DType) -> Any:
-    """Return the bit pattern of a value, rounded once to the nearest even."""
+    """Return the bit pattern of a value, rounded to the nearest even as torch does: narrow dtypes by way of float32."""
     scalar = torch.tensor([value], dtype=torch.float64).to(getattr(torch, dtype.name))
     return np.frombuffer(scalar.view(torch.uint8).numpy().tobytes(), _WORDS[dtype.itemsize])[0]

@@ -14,11 +14,11 @@ import platform
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
+from math import erf, prod, sqrt
 
 import torch
 
-from weightwell_service.dtypes import DTYPES
+from weightwell_service.dtypes import DTYPES, DType
 from weightwell_service.exceptions import UnsupportedSpec
 from weightwell_service.generators import deterministic
 from weightwell_service.laws import Law, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
@@ -30,6 +30,9 @@ _BLOCK = 2**18
 _GROUP = 16
 
 _FLOATS = ("float32", "float64", "float16", "bfloat16")
+
+# Proposals of torch's sampler for one truncated normal, each of which is a pass over the whole tensor.
+_PATIENCE = 100
 
 # Working copies of the whole tensor beside the result, at the peak of torch's own algorithm.
 _COPIES = {TruncatedNormal: 4, Orthogonal: 4, Sparse: 1, Uniform: 1, Normal: 1}
@@ -51,7 +54,7 @@ class TorchGenerator:
         torch.empty(_BLOCK, device=self.device).normal_(generator=torch.Generator(self.device))
 
     def check(self, plan: Plan) -> None:
-        """Raise ``UnsupportedSpec`` for a dtype that torch has no kernel for, and for more than one seed."""
+        """Raise ``UnsupportedSpec`` for what torch has no kernel for or would not end with, and for several seeds."""
         for tensor in plan.tensors:
             allowed = _dtypes(tensor.law)
             if tensor.dtype.name not in allowed:
@@ -61,6 +64,14 @@ class TorchGenerator:
                     expected=f"one of {', '.join(allowed)}",
                     detail=f"torch draws no {type(tensor.law).__name__} in {tensor.dtype.name}; "
                     f"ask for one of {', '.join(allowed)}, or for another generator",
+                )
+            if isinstance(tensor.law, TruncatedNormal) and not _ends(tensor.law, tensor.dtype):
+                raise UnsupportedSpec(
+                    "std",
+                    got=tensor.law.std,
+                    expected="larger, or the bounds nearer to the mean",
+                    detail=f"torch's rejection sampler would not end soon for {tensor.law}; "
+                    "move the bounds towards the mean, or ask for another generator",
                 )
             if tensor.seed != plan.tensors[0].seed:
                 raise UnsupportedSpec(
@@ -228,6 +239,23 @@ def _dtypes(law: Law) -> tuple[str, ...]:
     if deterministic.is_deterministic(law):
         return tuple(DTYPES)
     return _FLOATS[:2] if isinstance(law, Orthogonal) else _FLOATS
+
+
+def _ends(law: TruncatedNormal, dtype: DType) -> bool:
+    """Whether torch's rejection sampler takes the bounds of a truncated normal and ends, in a time worth waiting for.
+
+    ``width`` and ``distance``, from the mean to the nearer bound, are in standard deviations, and so is ``grain``: how
+    far the rounding of the dtype can move a proposal or a bound.
+    """
+    low, high = (law.low - law.mean) / law.std, (law.high - law.mean) / law.std
+    eps = torch.finfo(getattr(torch, dtype.name)).eps
+    if erf(high / sqrt(2)) - erf(low / sqrt(2)) > 0.6:  # torch proposes from the normal, and keeps over 0.3
+        return law.low <= law.mean <= law.high or eps * abs(law.mean) <= law.std
+    # Here it proposes from between the bounds, and keeps about one in ``width * distance``.
+    width, distance = (law.high - law.low) / law.std, max(low, -high, 1.0)
+    grain = eps * max(abs(law.low), abs(law.high), abs(law.mean)) / law.std
+    fits = max(-law.low, law.high, law.high - law.low) <= dtype.max
+    return fits and width * distance <= _PATIENCE and distance * grain <= 2
 
 
 def _describe(device: torch.device) -> str:

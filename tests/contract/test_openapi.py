@@ -1,0 +1,158 @@
+"""The OpenAPI document: true of the service, and enough to use it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from fastapi import FastAPI
+from hypothesis import HealthCheck, given, settings
+from openapi_schema_validator import OAS31Validator
+from openapi_spec_validator import validate
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from weightwell_service.app import create_app
+from weightwell_service.dtypes import DTYPES
+from weightwell_service.problems import PROBLEMS
+from weightwell_service.schemes import ALIASES, SCHEMES, Scheme
+from weightwell_service.settings import Settings
+from weightwell_service.wire import SINGLES
+
+Serve = Callable[[FastAPI], AbstractContextManager[str]]
+
+
+@pytest.fixture(scope="module")
+def document(http: httpx.Client) -> dict[str, Any]:
+    made: dict[str, Any] = http.get("/openapi.json").json()
+    return made
+
+
+def parameters(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the query parameters of GET /init by name."""
+    return {each["name"]: each for each in document["paths"]["/init"]["get"]["parameters"] if each["in"] == "query"}
+
+
+def test_the_document_is_openapi(document: dict[str, Any]) -> None:
+    validate(document)
+
+
+def test_every_scheme_and_dtype_can_be_asked_for(document: dict[str, Any]) -> None:
+    assert parameters(document)["scheme"]["schema"]["enum"] == list(ALIASES)
+    assert parameters(document)["dtype"]["schema"]["enum"] == list(DTYPES)
+
+
+def test_every_field_is_a_query_parameter_and_says_what_it_is(document: dict[str, Any]) -> None:
+    assert set(parameters(document)) == {field for model in SINGLES.values() for field in model.model_fields}
+    assert all(each["description"] for each in parameters(document).values())
+
+
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
+def test_a_scheme_has_a_body_with_its_own_parameters_and_no_other(document: dict[str, Any], scheme: Scheme) -> None:
+    schema = document["components"]["schemas"][SINGLES[scheme.name].__name__]
+    common = {"shape", "dtype", "seed", "slice", "name", "generator", "scheme"}
+    assert set(schema["properties"]) == common | {parameter.name for parameter in scheme.parameters}
+    assert schema["additionalProperties"] is False
+    bodies = document["paths"]["/init"]["post"]["requestBody"]["content"]["application/json"]["schema"]["anyOf"]
+    assert {"$ref": f"#/components/schemas/{SINGLES[scheme.name].__name__}"} in bodies
+
+
+def test_every_status_of_the_problem_table_is_in_the_document(document: dict[str, Any]) -> None:
+    told = {int(status) for operation in document["paths"]["/init"].values() for status in operation["responses"]}
+    assert {status for status, _, _ in PROBLEMS.values()} <= told
+
+
+@pytest.mark.parametrize(("name", "value"), [("seed", str(2**64 - 1)), ("shape", f"0,{2**63 - 1}"), ("slice", "0:9,:")])
+def test_the_limits_of_a_field_are_in_the_document(document: dict[str, Any], name: str, value: str) -> None:
+    assert OAS31Validator(parameters(document)[name]["schema"]).is_valid(value)
+
+
+def test_the_examples_of_the_query_work(http: httpx.Client, document: dict[str, Any]) -> None:
+    examples = {name: each["example"] for name, each in parameters(document).items() if each["required"]}
+    assert http.get("/init", params=examples).status_code == 200
+    for name, each in parameters(document).items():
+        if "example" in each:
+            response = http.get("/init", params={**examples, name: each["example"]})
+            assert response.status_code == 200, response.text
+
+
+def test_the_examples_of_the_body_work(http: httpx.Client, document: dict[str, Any]) -> None:
+    content = document["paths"]["/init"]["post"]["requestBody"]["content"]["application/json"]
+    for example in content["examples"].values():
+        schema = OAS31Validator({**content["schema"], "components": document["components"]})
+        assert list(schema.iter_errors(example["value"])) == []
+        assert http.post("/init", json=example["value"]).status_code == 200
+
+
+def test_the_document_can_be_read_in_a_browser(http: httpx.Client) -> None:
+    page = http.get("/docs")
+    assert page.status_code == 200
+    assert "/openapi.json" in page.text
+
+
+# The fuzzer ----------------------------------------------------------------------------------------------------------
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+
+
+@pytest.fixture(scope="module")
+def described(serve: Serve) -> Iterator[Any]:
+    """The document of a service with low limits, whose answers are small."""
+    with serve(create_app(Settings(threads=2, max_bytes=2**20, max_resident_bytes=2**20))) as url:
+        yield schemathesis.openapi.from_url(f"{url}/openapi.json")
+
+
+OPERATIONS = {
+    **{(method, "/init"): ("as described", "otherwise") for method in ("GET", "HEAD", "POST")},
+    ("GET", "/gain"): ("as described", "otherwise"),
+    **{("GET", path): ("as described",) for path in ("/schemes", "/health/live", "/health/ready")},
+}
+MODES = {"as described": GenerationMode.POSITIVE, "otherwise": GenerationMode.NEGATIVE}
+
+
+def test_every_operation_is_fuzzed(described: Any) -> None:
+    operations = [operation.ok() for operation in described.get_all_operations()]
+    assert {(operation.method.upper(), operation.path) for operation in operations} == set(OPERATIONS)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "mode"), [(*operation, mode) for operation, modes in OPERATIONS.items() for mode in modes]
+)
+def test_the_service_answers_as_the_document_says(described: Any, method: str, path: str, mode: str) -> None:
+    @settings(max_examples=50, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @given(described[path][method].as_strategy(generation_mode=MODES[mode]))
+    def fuzz(case: schemathesis.Case[Any]) -> None:
+        case.call_and_validate(checks=CHECKS)
+
+    fuzz()
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Range": "bytes=0-9"}, 206),
+        ({"If-None-Match": "*"}, 304),
+        ({"If-Match": '"another"'}, 412),
+        ({"Range": "bytes=99999-"}, 416),
+    ],
+)
+def test_a_conditional_answer_is_as_the_document_says(described: Any, headers: dict[str, str], status: int) -> None:
+    case = described["/init"]["GET"].Case(query={"shape": "3,5", "scheme": "he_normal"}, headers=headers)
+    response = case.call()
+    assert response.status_code == status
+    case.validate_response(response, checks=CHECKS)

@@ -1,0 +1,286 @@
+"""Whatever is wrong with a request is a problem body that says what, and never the server's fault."""
+
+import json
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from fastapi import FastAPI
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import weightwell_service.exceptions
+from weightwell_service.app import create_app
+from weightwell_service.dtypes import DTYPES
+from weightwell_service.exceptions import (
+    Busy,
+    DeviceUnavailable,
+    InvalidSpec,
+    InvalidSpecs,
+    MalformedBody,
+    RangeNotSatisfiable,
+    TooLarge,
+    UnsupportedSpec,
+    WeightwellError,
+)
+from weightwell_service.generators.torch import TorchGenerator
+from weightwell_service.plan import Plan
+from weightwell_service.problems import PROBLEMS
+from weightwell_service.schemes import ALIASES
+from weightwell_service.settings import Settings
+from weightwell_service.wire import SINGLES
+
+Serve = Callable[[FastAPI], AbstractContextManager[str]]
+
+LIMIT = 2**20
+
+
+class LostDevice(TorchGenerator):
+    """A generator whose device went away after the start."""
+
+    def check(self, plan: Plan) -> None:
+        """Find that out."""
+        del plan
+        raise DeviceUnavailable("the device is lost")
+
+
+@pytest.fixture(scope="module")
+def app() -> FastAPI:
+    return create_app(Settings(threads=1, max_bytes=LIMIT, max_resident_bytes=LIMIT, max_request_bytes=2**14))
+
+
+@pytest.fixture(scope="module")
+def small(app: FastAPI, serve: Serve) -> Iterator[httpx.Client]:
+    """A client of a service with low limits."""
+    with serve(app) as url, httpx.Client(base_url=url, trust_env=False) as client:
+        yield client
+
+
+def refuse_constant(name: str) -> None:
+    raise AssertionError(f"{name} is no JSON")
+
+
+def problem(response: httpx.Response, status: int) -> dict[str, Any]:
+    """Return the body of a response, which is a problem as RFC 9457 has it."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["cache-control"] == "no-store"
+    body: dict[str, Any] = json.loads(response.content.decode(), parse_constant=refuse_constant)
+    assert {"type", "title", "status", "detail"} <= set(body) <= {"type", "title", "status", "detail", "errors"}
+    assert body["status"] == status
+    assert body["detail"]
+    for error in body.get("errors", []):
+        assert set(error) == {"field", "got", "expected", "detail"}
+        assert error["field"]
+        assert error["expected"]
+    return body
+
+
+# The table -----------------------------------------------------------------------------------------------------------
+
+QUERY = {"shape": "3,5", "scheme": "normal", "generator": "torch"}
+MATRIX = {"shape": "30,30", "scheme": "orthogonal", "generator": "torch"}
+
+
+def _busy(app: FastAPI, http: httpx.Client) -> httpx.Response:
+    with app.state.service.workshop.memory.reserve(LIMIT):
+        return http.get("/init", params=MATRIX)
+
+
+def _lost(app: FastAPI, http: httpx.Client) -> httpx.Response:
+    generators = app.state.service.generators
+    kept, generators["torch"] = generators["torch"], LostDevice(torch.device("cpu"))
+    try:
+        return http.get("/init", params=QUERY)
+    finally:
+        generators["torch"] = kept
+
+
+CAUSES: dict[type[WeightwellError], Callable[[FastAPI, httpx.Client], httpx.Response]] = {
+    MalformedBody: lambda _, http: http.post("/init", content=b"{"),
+    InvalidSpec: lambda _, http: http.get("/init", params={**QUERY, "std": "-1"}),
+    InvalidSpecs: lambda _, http: http.get("/init", params={**QUERY, "std": "-1", "val": "1"}),
+    UnsupportedSpec: lambda _, http: http.get("/init", params={**QUERY, "dtype": "float8_e5m2"}),
+    TooLarge: lambda _, http: http.get("/init", params={**QUERY, "shape": "10000,10000"}),
+    RangeNotSatisfiable: lambda _, http: http.get("/init", params=QUERY, headers={"range": "bytes=999999-"}),
+    Busy: _busy,
+    DeviceUnavailable: _lost,
+}
+
+
+def test_every_exception_is_a_problem() -> None:
+    exceptions = vars(weightwell_service.exceptions).values()
+    raised = {e for e in exceptions if isinstance(e, type) and issubclass(e, WeightwellError)} - {WeightwellError}
+    assert set(PROBLEMS) == set(CAUSES) == raised
+
+
+@pytest.mark.parametrize("exception", PROBLEMS, ids=lambda exception: exception.__name__)
+def test_every_problem_is_told_as_its_row_says(
+    app: FastAPI, small: httpx.Client, exception: type[WeightwellError]
+) -> None:
+    status, kind, title = PROBLEMS[exception]
+    response = CAUSES[exception](app, small)
+    body = problem(response, status)
+    assert body["type"] == f"urn:weightwell:problem:{kind}"
+    assert body["title"] == title
+    assert ("retry-after" in response.headers) == (status == 503)
+    assert ("errors" in body) == (status == 422)
+
+
+def test_every_field_that_is_wrong_is_named(small: httpx.Client) -> None:
+    tensors = {"a": {"shape": [2, -1], "scheme": "ones"}, "b": {"shape": [2], "scheme": "normal", "std": "x", "val": 1}}
+    body = problem(small.post("/init", json={"tensors": tensors}), 422)
+    assert {error["field"] for error in body["errors"]} == {"tensors.a.shape", "tensors.b.std", "tensors.b.val"}
+
+
+# What HTTP itself can get wrong --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/initx", "/Init", "/%00", "/init/../etc/passwd"])
+def test_a_path_that_is_not_there_is_a_problem(small: httpx.Client, path: str) -> None:
+    assert problem(small.get(path), 404)["type"] == "about:blank"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/init", {"GET", "HEAD", "POST"}),
+        ("DELETE", "/init", {"GET", "HEAD", "POST"}),
+        ("POST", "/gain", {"GET"}),
+        ("PATCH", "/", {"GET"}),
+    ],
+)
+def test_a_method_that_is_not_there_is_a_problem_that_tells_those_that_are(
+    small: httpx.Client, method: str, path: str, allowed: set[str]
+) -> None:
+    response = small.request(method, path)
+    assert problem(response, 405)["type"] == "about:blank"
+    assert allowed <= set(response.headers["allow"].split(", ")) <= allowed | {"HEAD"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b" ", b"{", b"[]", b"null", b"1", b'"x"', b"true", b"\xff\xfe", b'{"shape":[2],"scheme":"ones"} x'),
+        *(b"shape=2&scheme=ones", b'{"a":NaN}', b'{"a":-Infinity}', b'{"a":1,"a":2}', b'{"a":"\xe9"}', b'{"a":"\n"}'),
+        *(b"[" * 9000, b'{"a":' * 1800, b'{"a":' + b"9" * 5000 + b"}"),
+    ],
+    ids=lambda content: repr(content[:20]),
+)
+def test_a_body_that_is_no_json_object_is_a_problem(small: httpx.Client, content: bytes) -> None:
+    assert problem(small.post("/init", content=content), 400)["type"] == "urn:weightwell:problem:malformed-body"
+
+
+def test_a_body_of_any_media_type_is_read_as_json(small: httpx.Client) -> None:
+    content = b'{"shape":[2],"scheme":"ones"}'
+    types = [
+        "application/json",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data",
+        "text/plain; charset=utf-16",
+    ]
+    files = {small.post("/init", content=content, headers={"content-type": media_type}).content for media_type in types}
+    assert len(files) == 1
+    assert files.pop().endswith(b"\x00\x00\x80\x3f" * 2)
+
+
+@pytest.mark.parametrize("body", [b" " * 2**15, iter([b" " * 2**10] * 32)], ids=["with its length", "in chunks"])
+def test_a_body_that_is_too_long_is_not_read(small: httpx.Client, body: bytes | Iterator[bytes]) -> None:
+    assert "16384" in problem(small.post("/init", content=body), 413)["detail"]
+
+
+def test_a_head_that_is_refused_has_no_body(server: str) -> None:
+    host, port = server.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(b"HEAD /init?scheme=ones HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+        received = b"".join(iter(lambda: connection.recv(2**16), b""))
+    assert received.startswith(b"HTTP/1.1 422 ")
+    assert received.endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        *(b"\r\n\r\n\r\n\r\nX\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"),
+        *(b"GET /init HTTP/1.1\r\nRange\r\n\r\n", b"POST /init HTTP/1.1\r\nContent-Length: -5\r\n\r\n"),
+        *(b"POST /init HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n",),
+        *(b"GET /" + b"x" * 2**17 + b" HTTP/1.1\r\n\r\n", b"GET /init?shape=\xff\xfe&scheme=\x00 HTTP/1.1\r\n\r\n"),
+    ],
+    ids=lambda sent: repr(sent[:24]),
+)
+def test_noise_is_refused_and_the_next_request_served(small: httpx.Client, sent: bytes) -> None:
+    with socket.create_connection((small.base_url.host, small.base_url.port or 0), timeout=30) as connection:
+        connection.sendall(sent)
+        connection.shutdown(socket.SHUT_WR)
+        received = b"".join(iter(lambda: connection.recv(2**16), b""))
+    assert received == b"" or received.startswith(b"HTTP/1.1 4")
+    assert small.get("/init", params=QUERY).status_code == 200
+
+
+# Nothing that is sent is the server's fault --------------------------------------------------------------------------
+
+FIELDS = sorted({field for model in SINGLES.values() for field in model.model_fields})
+
+numbers = (
+    st.integers(-(2**65), 2**65) | st.floats(width=64) | st.sampled_from([10**40, -1, 0, 2**63, 2**64, 1e-320, 1e308])
+)
+sizes = st.lists(st.integers(0, 9) | numbers, max_size=5)
+slices = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)).map("{0[0]}:{0[1]}".format), max_size=4).map(",".join)
+# Half a surrogate pair is what JSON can say and UTF-8 cannot.
+texts = st.text(st.characters(codec=None), max_size=9) | st.sampled_from(["\ud800", "__metadata__", "", "x" * 2000])
+junk = st.none() | st.booleans() | numbers | texts | sizes | st.dictionaries(texts, numbers, max_size=2)
+values = {
+    "scheme": st.sampled_from(sorted(ALIASES)),
+    "shape": sizes,
+    "dtype": st.sampled_from(list(DTYPES)),
+    "slice": slices,
+    "mode": st.sampled_from(["fan_in", "FAN_OUT", "fan_avg"]),
+    "nonlinearity": st.sampled_from(["relu", "tanh", "leaky_relu", "gelu"]),
+}
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> dict[str, Any]:
+    """Draw a body that is nearly a spec."""
+    names = {"scheme", "shape"} | draw(st.sets(st.sampled_from(FIELDS), max_size=4))
+    spec: dict[str, Any] = {name: draw(values.get(name, numbers)) for name in sorted(names)}
+    if draw(st.booleans()):
+        spec[draw(st.sampled_from(FIELDS) | texts)] = draw(junk)
+    return spec
+
+
+def settled(response: httpx.Response) -> None:
+    """Assert that a response is a file, or a problem that is the reader's."""
+    if response.status_code != 200:
+        assert response.status_code in {400, 413, 422}, response.text
+        problem(response, response.status_code)
+
+
+@settings(max_examples=300)
+@given(spec=specs())
+def test_no_body_is_the_servers_fault(small: httpx.Client, spec: dict[str, Any]) -> None:
+    settled(small.post("/init", content=json.dumps(spec).encode()))
+
+
+@settings(max_examples=100)
+@given(
+    tensors=st.dictionaries(texts, specs() | junk, max_size=3),
+    rest=st.dictionaries(st.sampled_from(FIELDS), junk, max_size=1),
+)
+def test_no_manifest_is_the_servers_fault(small: httpx.Client, tensors: dict[str, Any], rest: dict[str, Any]) -> None:
+    settled(small.post("/init", content=json.dumps({"tensors": tensors, **rest}).encode()))
+
+
+def in_query(value: object) -> str:
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text.encode(errors="replace").decode()
+
+
+@settings(max_examples=200)
+@given(spec=specs())
+def test_no_query_is_the_servers_fault(small: httpx.Client, spec: dict[str, Any]) -> None:
+    settled(small.get("/init", params={in_query(name): in_query(value) for name, value in spec.items()}))

@@ -1,0 +1,297 @@
+"""How drawing follows reading: nothing is drawn for nobody, and nobody waits for what somebody else does not read.
+
+A probe stands in for the generator: it says what was drawn of it, and waits or fails where a test says so.
+"""
+
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from weightwell_service.app import create_app
+from weightwell_service.plan import Piece, Plan
+from weightwell_service.settings import Settings
+
+Serve = Callable[[FastAPI], AbstractContextManager[str]]
+Probing = Callable[..., AbstractContextManager[tuple[httpx.Client, "Probe"]]]
+
+PATIENCE = 30.0
+CHUNKS = 1024
+QUERY = {"shape": f"{CHUNKS},{2**18}", "scheme": "ones", "generator": "torch"}  # chunks of 1 MiB, in float32
+
+# What a stalled connection may hold: chunks drawn ahead, the server's buffers, and the kernel's on both sides.
+FEW = 32
+
+
+class Probe:
+    """A generator that draws nothing in particular; ``at`` is called in its thread with the number of each piece."""
+
+    name = "torch"
+    identity = "probe"
+    portable = True
+    concurrency = 1
+
+    def __init__(self, at: Callable[[int], None], nbytes: int):
+        self.at = at
+        self.nbytes = nbytes
+        self.drawn = 0
+        self.opened = 0
+        self.closed = threading.Event()
+
+    def warm_up(self) -> None:
+        """Be ready."""
+
+    def check(self, plan: Plan) -> None:
+        """Draw everything."""
+
+    def footprint(self, plan: Plan) -> int:
+        """Hold what the test says."""
+        del plan
+        return self.nbytes
+
+    def open(self, plan: Plan) -> "Probe.Drawing":
+        """Open a drawing."""
+        del plan
+        self.opened += 1
+        return Probe.Drawing(self)
+
+    class Drawing:
+        """One file in the drawing."""
+
+        def __init__(self, probe: "Probe"):
+            self._probe = probe
+
+        def fill(self, piece: Piece, out: memoryview) -> None:
+            """Count a piece."""
+            del piece, out
+            self._probe.drawn += 1
+            self._probe.at(self._probe.drawn - 1)
+
+        def close(self) -> None:
+            """Notice that nothing more will be drawn."""
+            self._probe.closed.set()
+
+
+@pytest.fixture
+def probing(serve: Serve) -> Probing:
+    """A service that draws with a probe: ``with probing(at=..., nbytes=..., **settings) as (client, probe):``."""
+
+    @contextmanager
+    def probing(
+        at: Callable[[int], None] = lambda _: None, nbytes: int = 0, **options: Any
+    ) -> Iterator[tuple[httpx.Client, Probe]]:
+        app, probe = create_app(Settings(**{"threads": 2, **options})), Probe(at, nbytes)
+        app.state.service.generators[probe.name] = probe
+        with serve(app) as url, httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False) as client:
+            yield client, probe
+
+    return probing
+
+
+@contextmanager
+def reader(client: httpx.Client, query: dict[str, str]) -> Iterator[socket.socket]:
+    """Ask for a file and read nothing of it."""
+    url = client.build_request("GET", "/init", params=query).url
+    with socket.socket() as connection:
+        connection.settimeout(PATIENCE)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+        connection.connect((url.host, url.port))
+        connection.sendall(b"GET %s HTTP/1.1\r\nHost: test\r\n\r\n" % url.raw_path)
+        yield connection
+
+
+# Drawing no more than is read ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "status"),
+    [
+        ("HEAD", {}, 200),
+        ("GET", {"if-none-match": "*"}, 304),
+        ("GET", {"if-match": '"another"'}, 412),
+        ("GET", {"range": "bytes=99999999999-"}, 416),
+    ],
+)
+def test_an_answer_without_a_file_draws_nothing(
+    probing: Probing, method: str, headers: dict[str, str], status: int
+) -> None:
+    with probing() as (client, probe):
+        assert client.request(method, "/init", params=QUERY, headers=headers).status_code == status
+        assert probe.opened == 0
+
+
+def test_a_range_draws_its_own_chunks_only(probing: Probing) -> None:
+    with probing() as (client, probe):
+        got = client.get("/init", params=QUERY, headers={"range": f"bytes={500 * 2**20}-{502 * 2**20}"})
+        assert len(got.content) == 2 * 2**20 + 1
+        assert probe.drawn <= 4
+
+
+def test_a_reader_who_goes_away_stops_the_drawing(probing: Probing) -> None:
+    with probing() as (client, probe):
+        with reader(client, QUERY) as connection:
+            connection.recv(1)
+        assert probe.closed.wait(PATIENCE)
+        assert probe.drawn < FEW
+
+
+def test_a_reader_who_leaves_before_the_first_chunk_stops_the_drawing(probing: Probing) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def wait(_: int) -> None:
+        begun.set()
+        assert go.wait(PATIENCE)
+
+    with probing(at=wait) as (client, probe):
+        with reader(client, QUERY):
+            assert begun.wait(PATIENCE)
+        client.get("/health/live")
+        go.set()
+        assert probe.closed.wait(PATIENCE)
+        assert probe.drawn < FEW
+
+
+def test_a_reader_who_does_not_read_is_drawn_little_for_and_given_up(
+    probing: Probing, caplog: pytest.LogCaptureFixture
+) -> None:
+    with probing(stall_timeout=0.2) as (client, probe), reader(client, QUERY) as connection:
+        assert probe.closed.wait(PATIENCE)
+        assert probe.drawn < FEW
+        received = sum(iter(lambda: len(connection.recv(2**20)), 0))
+    assert 0 < received < FEW * 2**20
+    assert "gave up" in caplog.text or "given up" in caplog.text
+
+
+def test_readers_who_do_not_read_hold_up_nobody(probing: Probing) -> None:
+    with (
+        probing(threads=1) as (client, _),
+        reader(client, QUERY) as first,
+        reader(client, QUERY) as second,
+    ):
+        first.recv(1)
+        second.recv(1)
+        assert len(client.get("/init", params={**QUERY, "slice": "0:20,:"}).content) > 20 * 2**20
+
+
+def test_the_service_answers_while_all_its_threads_draw(probing: Probing) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def wait(_: int) -> None:
+        begun.set()
+        assert go.wait(PATIENCE)
+
+    with probing(at=wait, threads=1) as (client, _), ThreadPoolExecutor(1) as elsewhere:
+        drawing = elsewhere.submit(client.get, "/init", params={**QUERY, "slice": "0:3,:"})
+        try:
+            assert begun.wait(PATIENCE)
+            assert client.get("/health/live").status_code == 200
+            assert client.head("/init", params=QUERY).status_code == 200
+        finally:
+            go.set()
+        assert drawing.result().status_code == 200
+
+
+# Failing -------------------------------------------------------------------------------------------------------------
+
+
+def failing_at(piece: int) -> Callable[[int], None]:
+    def fail(number: int) -> None:
+        if number == piece:
+            raise RuntimeError("secret")
+
+    return fail
+
+
+def test_a_failure_before_the_first_byte_is_a_problem_that_tells_nothing(probing: Probing) -> None:
+    with probing(at=failing_at(0)) as (client, _):
+        got = client.get("/init", params=QUERY)
+        assert got.status_code == 500
+        assert got.headers["content-type"] == "application/problem+json"
+        assert got.headers["cache-control"] == "no-store"
+        assert got.headers["connection"] == "close"
+        assert got.json()["status"] == 500
+        assert "secret" not in got.text
+
+
+def test_a_failure_after_the_first_byte_leaves_a_body_that_is_seen_to_be_short(probing: Probing) -> None:
+    with probing(at=failing_at(5)) as (client, _):
+        with pytest.raises(httpx.RemoteProtocolError, match="without sending complete message body"):
+            client.get("/init", params=QUERY)
+        assert client.get("/health/live").status_code == 200
+
+
+def test_a_failure_is_in_the_log(probing: Probing, caplog: pytest.LogCaptureFixture) -> None:
+    with probing(at=failing_at(0)) as (client, _), caplog.at_level(logging.ERROR):
+        client.get("/init", params=QUERY)
+    assert "secret" in caplog.text
+
+
+# Memory --------------------------------------------------------------------------------------------------------------
+
+
+def test_memory_that_is_in_use_is_waited_for_and_comes_free(probing: Probing) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def wait(_: int) -> None:
+        begun.set()
+        assert go.wait(PATIENCE)
+
+    query = {**QUERY, "slice": "0:3,:"}
+    with probing(at=wait, nbytes=60, max_resident_bytes=100) as (client, _), ThreadPoolExecutor(1) as elsewhere:
+        first = elsewhere.submit(client.get, "/init", params=query)
+        try:
+            assert begun.wait(PATIENCE)
+            refused = client.get("/init", params=query)
+        finally:
+            go.set()
+        assert refused.status_code == 503
+        assert refused.json()["type"] == "urn:weightwell:problem:busy"
+        assert int(refused.headers["retry-after"]) > 0
+        assert first.result().status_code == client.get("/init", params=query).status_code == 200
+
+
+@pytest.mark.parametrize("piece", [0, 5])
+def test_memory_comes_free_after_a_failure(probing: Probing, piece: int) -> None:
+    with probing(at=failing_at(piece), nbytes=60, max_resident_bytes=100) as (client, probe):
+        try:
+            client.get("/init", params=QUERY)
+        except httpx.RemoteProtocolError:
+            assert piece > 0
+        probe.at = lambda _: None
+        assert client.get("/init", params={**QUERY, "slice": "0:3,:"}).status_code == 200
+
+
+def test_a_file_that_takes_more_memory_than_there_is_is_refused(probing: Probing) -> None:
+    with probing(nbytes=101, max_resident_bytes=100) as (client, probe):
+        assert client.head("/init", params=QUERY).status_code == 413
+        assert probe.opened == 0
+
+
+# Many at once --------------------------------------------------------------------------------------------------------
+
+REQUESTS = [
+    {"shape": "700,701", "scheme": "kaiming_normal", "seed": "1"},
+    {"shape": "700,701", "scheme": "kaiming_normal", "seed": "2"},
+    {"shape": "700,701", "scheme": "uniform", "dtype": "float64"},
+    {"shape": "300,301", "scheme": "trunc_normal"},
+    {"shape": "200,300", "scheme": "orthogonal"},
+    {"shape": "200,300", "scheme": "sparse", "sparsity": "0.5"},
+    {"shape": "700,701", "scheme": "normal", "dtype": "bfloat16"},
+    {"shape": "1200,1201", "scheme": "eye"},
+]
+
+
+def test_requests_at_once_are_answered_as_each_alone(http: httpx.Client) -> None:
+    def body(query: dict[str, str]) -> bytes:
+        return http.get("/init", params=query).content
+
+    alone = [body(query) for query in REQUESTS]
+    with ThreadPoolExecutor(8) as readers:
+        assert list(readers.map(body, REQUESTS * 3)) == alone * 3
