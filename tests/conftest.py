@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager, contextmanager
 import httpx
 import hypothesis
 import pytest
-import uvicorn
 from fastapi import FastAPI
 
 from weightwell_service.app import create_app
+from weightwell_service.server import make_server
 from weightwell_service.settings import Settings
 
 # How long a test waits for what must happen, before it says that it does not. No test takes this long that passes.
@@ -32,8 +32,8 @@ def _serve(app: FastAPI) -> Iterator[str]:
     """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         host, port = listener.getsockname()
-        config = uvicorn.Config(app, http="httptools", log_config=None, access_log=False, timeout_graceful_shutdown=1)
-        server = uvicorn.Server(config)
+        settings = app.state.service.settings
+        server = make_server(app, settings, log_config=None, access_log=False, timeout_graceful_shutdown=1)
         thread = threading.Thread(target=server.run, args=([listener],), name="uvicorn")
         thread.start()
         try:

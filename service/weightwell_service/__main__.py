@@ -3,12 +3,12 @@
 import logging
 import sys
 
-import uvicorn
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from weightwell_service.app import create_app
 from weightwell_service.exceptions import DeviceUnavailable
+from weightwell_service.server import make_server
 from weightwell_service.settings import Settings
 
 
@@ -26,16 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     except DeviceUnavailable as error:
         print(f"weightwell-service: {error}", file=sys.stderr)
         return 2
-    uvicorn.run(
-        app,
-        host=settings.host,
-        port=settings.port,
-        http="httptools",
-        ws="none",
-        timeout_graceful_shutdown=settings.shutdown_timeout,
-        timeout_keep_alive=settings.keep_alive,
-        server_header=False,
-    )
+    make_server(app, settings).run()
     return 0
 
 

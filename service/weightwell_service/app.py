@@ -10,7 +10,7 @@ from fastapi_offline import FastAPIOffline
 
 from weightwell_service import __version__, openapi, problems
 from weightwell_service.generators.devices import make_generators
-from weightwell_service.routes import Service, router
+from weightwell_service.routes import Service, methods, router
 from weightwell_service.settings import Settings
 from weightwell_service.stream import Memory
 from weightwell_service.virtual_file import Workshop
@@ -20,7 +20,7 @@ def create_app(settings: Settings) -> FastAPI:
     """Build the service for a deployment; raises ``DeviceUnavailable`` if its device is not there."""
     executor = ThreadPoolExecutor(settings.threads, thread_name_prefix="draw")
     generators = make_generators(settings.device)
-    workshop = Workshop(executor, Memory(settings.max_resident_bytes), settings.stall_timeout)
+    workshop = Workshop(executor, Memory(settings.max_resident_bytes))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -34,6 +34,7 @@ def create_app(settings: Settings) -> FastAPI:
     # The pages of /docs come with the service: where jobs run there is often no way to a CDN.
     app = FastAPIOffline(
         redoc_url=None,
+        redirect_slashes=False,
         title="Weightwell",
         version=__version__,
         summary="Initialized weight tensors: the same spec is the same bytes, everywhere.",
@@ -42,6 +43,7 @@ def create_app(settings: Settings) -> FastAPI:
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     app.state.service = Service(settings, generators, workshop)
+    app.state.methods = methods()
     app.include_router(router)
     problems.install(app)
     app.openapi = openapi.document(app)  # type: ignore[method-assign]

@@ -7,6 +7,7 @@ WeightwellError
  +-- MalformedBody          a request body that cannot be read at all
  +-- TooLarge               the result is larger than this deployment serves
  +-- Busy                   there is room for the result, but not now
+ +-- PreconditionFailed     the file is not the one that was expected
  +-- RangeNotSatisfiable    none of the wanted bytes is in the file
  +-- DeviceUnavailable      the configured device is not there
 """
@@ -65,6 +66,14 @@ class TooLarge(WeightwellError):
 
 class Busy(WeightwellError):
     """The result could be drawn, but the memory for it is in use; try again."""
+
+
+class PreconditionFailed(WeightwellError):
+    """The file is not the one that was expected; its own tag is ``etag``."""
+
+    def __init__(self, etag: str):
+        self.etag = etag
+        super().__init__(f"the file that this spec means here has the ETag {etag}, which If-Match does not list")
 
 
 class RangeNotSatisfiable(WeightwellError):

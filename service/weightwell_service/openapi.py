@@ -68,7 +68,7 @@ def _problem(description: str, **headers: Schema) -> Schema:
 _RETRY = {"Retry-After": _header("seconds to wait")}
 _FILE = {"description": "the safetensors file", "content": _BINARY, "headers": _FILE_HEADERS}
 _REFUSALS: dict[int | str, Schema] = {
-    412: {"description": "If-Match names another file", "headers": _FILE_HEADERS},
+    412: _problem("If-Match names another file", ETag=_FILE_HEADERS["ETag"]),
     413: _problem("larger than this server allows"),
     422: _problem("a field has a value that it cannot have; `errors` names every such field"),
     503: _problem("busy, or the device is lost", **_RETRY),

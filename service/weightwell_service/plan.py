@@ -16,6 +16,9 @@ from weightwell_service.safetensors import Entry, header, layout
 from weightwell_service.schemes import SCHEMES
 from weightwell_service.spec import Spec, TensorSpec
 
+# The safetensors library reads no longer header (its MAX_HEADER_SIZE).
+_MAX_HEADER = 100_000_000
+
 # The number of elements and of bytes of a tensor must fit what every reader of the format counts in.
 _MAX_COUNT = 2**63 - 1
 
@@ -133,10 +136,15 @@ def make_plan(spec: Spec, identity: str, *, portable: bool, max_bytes: int) -> P
         )
     # transformers and others load only files whose metadata names a format; "pt" is the layout of torch.
     metadata = {"format": "pt", "weightwell": "1", "generator": identity, "spec": spec.canonical()}
+    head = header(placed, metadata)
+    if len(head) > _MAX_HEADER:
+        raise TooLarge(
+            f"the file's header would have {len(head)} bytes, and readers take {_MAX_HEADER}; ask for several files"
+        )
     return Plan(
         generator=spec.generator,
         identity=identity,
-        header=header(placed, metadata),
+        header=head,
         tensors=tuple(_at(planned[entry.name], offset) for entry, offset in placed),
     )
 

@@ -14,6 +14,7 @@ from weightwell_service.exceptions import (
     InvalidSpec,
     InvalidSpecs,
     MalformedBody,
+    PreconditionFailed,
     RangeNotSatisfiable,
     TooLarge,
     UnsupportedSpec,
@@ -29,6 +30,7 @@ PROBLEMS: dict[type[WeightwellError], tuple[int, str, str]] = {
     InvalidSpecs: (422, "invalid-spec", "The spec says something that cannot be"),
     UnsupportedSpec: (422, "unsupported-spec", "The generator cannot draw this"),
     TooLarge: (413, "too-large", "The result is larger than this server allows"),
+    PreconditionFailed: (412, "precondition-failed", "The file is not the one that was expected"),
     RangeNotSatisfiable: (416, "range-not-satisfiable", "The range holds no byte of the file"),
     Busy: (503, "busy", "The server is busy"),
     DeviceUnavailable: (503, "device-unavailable", "The device cannot be used"),
@@ -50,6 +52,8 @@ async def _known(_: Request, error: Exception) -> Response:
     headers = {}
     if isinstance(error, RangeNotSatisfiable):
         headers["content-range"] = f"bytes */{error.size}"
+    if isinstance(error, PreconditionFailed):
+        headers["etag"] = error.etag
     if status == 503:
         headers["retry-after"] = "1"
     extra = {}
@@ -77,8 +81,8 @@ async def _http(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise TypeError(f"expected an HTTPException, got {type(error).__name__}")
     headers = dict(error.headers or {})
-    if error.status_code == 405 and (methods := request.app.openapi()["paths"].get(request.url.path)):
-        headers["allow"] = ", ".join(method.upper() for method in methods)  # a route knows no method but its own
+    if error.status_code == 405 and (methods := request.app.state.methods.get(request.url.path)):
+        headers["allow"] = ", ".join(sorted(methods))
     return problem(error.status_code, "about:blank", error.detail, error.detail, headers)
 
 

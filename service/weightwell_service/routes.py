@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
 
 from weightwell_service import __version__, catalogue, openapi
 from weightwell_service.exceptions import TooLarge
@@ -40,6 +41,7 @@ router = APIRouter()
 
 
 @router.get("/", include_in_schema=False)
+@router.head("/", include_in_schema=False)
 async def hello(request: Request) -> PlainTextResponse:
     """Say what this is to somebody who has only its address."""
     return PlainTextResponse(openapi.hello(str(request.base_url).rstrip("/")))
@@ -63,6 +65,7 @@ async def init_from_body(request: Request) -> Response:
 
 
 @router.get("/gain", **openapi.GAIN)
+@router.head("/gain", include_in_schema=False)
 async def gain(request: Request) -> JSONResponse:
     """Return the gain of a nonlinearity, or the table of all."""
     query = read_gain_query(request.query_params.multi_items())
@@ -95,18 +98,21 @@ def _measured(query: GainQuery) -> dict[str, Any]:
 
 
 @router.get("/schemes", **openapi.CATALOGUE)
+@router.head("/schemes", include_in_schema=False)
 async def schemes(request: Request) -> JSONResponse:
     """Return the catalogue: every scheme, dtype and generator."""
     return JSONResponse(catalogue.catalogue(_service(request).generators))
 
 
 @router.get("/health/live", **openapi.LIVE)
+@router.head("/health/live", include_in_schema=False)
 async def live() -> JSONResponse:
     """Say that the process runs."""
     return JSONResponse({"status": "live"})
 
 
 @router.get("/health/ready", **openapi.READY)
+@router.head("/health/ready", include_in_schema=False)
 async def ready(request: Request) -> JSONResponse:
     """Say whether requests should be sent here, and what would serve them."""
     service = _service(request)
@@ -136,3 +142,12 @@ async def _body(request: Request, limit: int) -> bytes:
         if len(body) > limit:
             raise TooLarge(f"the body has more than the {limit} bytes that this server reads; split the manifest")
     return bytes(body)
+
+
+def methods() -> dict[str, set[str]]:
+    """Return the methods of every path: a route knows no method but its own."""
+    found: dict[str, set[str]] = {}
+    for route in router.routes:
+        if isinstance(route, Route):
+            found.setdefault(route.path, set()).update(route.methods or ())
+    return found

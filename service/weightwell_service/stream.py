@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from functools import partial
@@ -21,12 +21,18 @@ _ALIGNMENT = 8
 
 
 async def stream(
-    plan: Plan, generator: Generator, executor: Executor, start: int, stop: int
+    plan: Plan,
+    generator: Generator,
+    executor: Executor,
+    start: int,
+    stop: int,
+    *,
+    drawn: Callable[[], object] = lambda: None,
 ) -> AsyncGenerator[memoryview]:
     """Yield the bytes ``start ... stop - 1`` of a file in order.
 
     A few chunks are drawn ahead of the reader, ``generator.concurrency`` of them at once. Closing the iterator stops
-    the drawing: what has not begun is cancelled.
+    the drawing: what has not begun is cancelled. ``drawn`` is called when all is drawn and only the sending is left.
     """
     prefix = len(plan.header)
     drawing = generator.open(plan)
@@ -48,6 +54,9 @@ async def stream(
         while ahead:
             chunk = await ahead.popleft()
             draw_next()
+            if not ahead:
+                drawing.close()
+                drawn()
             yield chunk
     finally:
         drawing.close()

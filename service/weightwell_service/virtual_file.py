@@ -1,16 +1,16 @@
 """The response that is a virtual file: a plan, answered as a web server answers for a file on its disk."""
 
 import asyncio
-import logging
 import re
 from collections.abc import Mapping
 from concurrent.futures import Executor
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from weightwell_service.exceptions import PreconditionFailed
 from weightwell_service.generators import Generator
 from weightwell_service.plan import Plan
 from weightwell_service.ranges import etag_in, range_applies, select_range
@@ -23,16 +23,13 @@ MEDIA_TYPE = "application/octet-stream"
 IMMUTABLE = "public, max-age=31536000, immutable"
 REVALIDATE = "no-cache"
 
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class Workshop:
-    """What drawing takes: threads, memory, and patience with readers who have stopped reading, in seconds."""
+    """What drawing takes: threads, and memory for what is drawn whole."""
 
     executor: Executor
     memory: Memory
-    stall_timeout: float
 
 
 def respond(
@@ -41,12 +38,12 @@ def respond(
     """Answer a request for a planned file, given its method and headers.
 
     Preconditions are looked at in the order of RFC 9110, section 13.2.2. Ranges belong to GET alone. Nothing is drawn
-    for HEAD, 304, 412 and 416. Raises ``RangeNotSatisfiable`` and ``TooLarge``.
+    for HEAD, 304, 412 and 416. Raises ``PreconditionFailed``, ``RangeNotSatisfiable`` and ``TooLarge``.
     """
     workshop.memory.admit(generator.footprint(plan))
     headers = _headers(plan, generator)
     if "if-match" in request and not etag_in(request["if-match"], plan.etag, weak=False):
-        return Response(status_code=412, headers=headers | {"cache-control": "no-store"})
+        raise PreconditionFailed(plan.etag)
     if method != "POST" and etag_in(request.get("if-none-match"), plan.etag, weak=True):
         return Response(status_code=304, headers=headers)
     wanted = None
@@ -99,34 +96,28 @@ class VirtualFile(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response, and meanwhile listen for the reader's leaving."""
         del scope
-        with self._workshop.memory.reserve(self._generator.footprint(self._plan)):
-            sending = asyncio.ensure_future(self._send(send))
-            leaving = asyncio.ensure_future(_disconnect(receive))
-            try:
-                await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
-                if sending.done():
-                    sending.result()
-            finally:
-                sending.cancel()
-                leaving.cancel()
-                await asyncio.gather(sending, leaving, return_exceptions=True)
+        sending = asyncio.ensure_future(self._send(send))
+        leaving = asyncio.ensure_future(_disconnect(receive))
+        try:
+            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
+        finally:
+            sending.cancel()
+            leaving.cancel()
+            await asyncio.gather(sending, leaving, return_exceptions=True)
 
     async def _send(self, send: Send) -> None:
-        chunks = stream(self._plan, self._generator, self._workshop.executor, *self._span)
-        async with aclosing(chunks):
-            chunk = await anext(chunks)
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            try:
-                await self._send_body(send, chunk)
+        with ExitStack() as reserved:
+            reserved.enter_context(self._workshop.memory.reserve(self._generator.footprint(self._plan)))
+            chunks = stream(self._plan, self._generator, self._workshop.executor, *self._span, drawn=reserved.close)
+            async with aclosing(chunks):
+                chunk = await anext(chunks)
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 async for chunk in chunks:
-                    await self._send_body(send, chunk)
-                await self._send_body(send, b"", more=False)
-            except TimeoutError:
-                log.warning("a reader took nothing for %g s and was given up", self._workshop.stall_timeout)
-
-    async def _send_body(self, send: Send, chunk: memoryview | bytes, *, more: bool = True) -> None:
-        async with asyncio.timeout(self._workshop.stall_timeout):
-            await send({"type": "http.response.body", "body": chunk, "more_body": more})
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
 
 
 async def _disconnect(receive: Receive) -> None:

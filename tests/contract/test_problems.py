@@ -22,6 +22,7 @@ from weightwell_service.exceptions import (
     InvalidSpec,
     InvalidSpecs,
     MalformedBody,
+    PreconditionFailed,
     RangeNotSatisfiable,
     TooLarge,
     UnsupportedSpec,
@@ -106,6 +107,7 @@ CAUSES: dict[type[WeightwellError], Callable[[FastAPI, httpx.Client], httpx.Resp
     InvalidSpecs: lambda _, http: http.get("/init", params={**QUERY, "std": "-1", "val": "1"}),
     UnsupportedSpec: lambda _, http: http.get("/init", params={**QUERY, "dtype": "float8_e5m2"}),
     TooLarge: lambda _, http: http.get("/init", params={**QUERY, "shape": "10000,10000"}),
+    PreconditionFailed: lambda _, http: http.get("/init", params=QUERY, headers={"if-match": '"another"'}),
     RangeNotSatisfiable: lambda _, http: http.get("/init", params=QUERY, headers={"range": "bytes=999999-"}),
     Busy: _busy,
     DeviceUnavailable: _lost,
@@ -150,8 +152,8 @@ def test_a_path_that_is_not_there_is_a_problem(small: httpx.Client, path: str) -
     [
         ("PUT", "/init", {"GET", "HEAD", "POST"}),
         ("DELETE", "/init", {"GET", "HEAD", "POST"}),
-        ("POST", "/gain", {"GET"}),
-        ("PATCH", "/", {"GET"}),
+        ("POST", "/gain", {"GET", "HEAD"}),
+        ("PATCH", "/", {"GET", "HEAD"}),
     ],
 )
 def test_a_method_that_is_not_there_is_a_problem_that_tells_those_that_are(

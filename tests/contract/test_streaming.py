@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 import httpx
@@ -164,9 +164,9 @@ def test_a_reader_who_does_not_read_is_drawn_little_for_and_given_up(
     with probing(stall_timeout=0.2) as (client, probe), reader(client, QUERY) as connection:
         assert probe.closed.wait(PATIENCE)
         assert probe.drawn < FEW
-        received = sum(iter(lambda: len(connection.recv(2**20)), 0))
-    assert 0 < received < FEW * 2**20
-    assert "gave up" in caplog.text or "given up" in caplog.text
+        with suppress(ConnectionResetError):  # or an early end, if all that had been sent is read first
+            assert sum(iter(lambda: len(connection.recv(2**20)), 0)) < FEW * 2**20
+    assert "given up" in caplog.text
 
 
 def test_readers_who_do_not_read_hold_up_nobody(probing: Probing) -> None:

@@ -56,31 +56,37 @@ class TorchGenerator:
     def check(self, plan: Plan) -> None:
         """Raise ``UnsupportedSpec`` for what torch has no kernel for or would not end with, and for several seeds."""
         for tensor in plan.tensors:
-            allowed = _dtypes(tensor.law)
-            if tensor.dtype.name not in allowed:
-                raise UnsupportedSpec(
-                    "dtype",
-                    got=tensor.dtype.name,
-                    expected=f"one of {', '.join(allowed)}",
-                    detail=f"torch draws no {type(tensor.law).__name__} in {tensor.dtype.name}; "
-                    f"ask for one of {', '.join(allowed)}, or for another generator",
-                )
-            if isinstance(tensor.law, TruncatedNormal) and not _ends(tensor.law, tensor.dtype):
-                raise UnsupportedSpec(
-                    "std",
-                    got=tensor.law.std,
-                    expected="larger, or the bounds nearer to the mean",
-                    detail=f"torch's rejection sampler would not end soon for {tensor.law}; "
-                    "move the bounds towards the mean, or ask for another generator",
-                )
-            if tensor.seed != plan.tensors[0].seed:
-                raise UnsupportedSpec(
-                    "seed",
-                    got=tensor.seed,
-                    expected="the same for every tensor",
-                    detail="generator=torch draws all tensors in order from one generator, so they have one seed; "
-                    "give the seed once, beside tensors",
-                )
+            try:
+                self._check(tensor, seed=plan.tensors[0].seed)
+            except UnsupportedSpec as error:
+                raise error.within(f"tensors.{tensor.name}") if len(plan.tensors) > 1 else error from None
+
+    def _check(self, tensor: PlannedTensor, *, seed: int) -> None:
+        allowed = _dtypes(tensor.law)
+        if tensor.dtype.name not in allowed:
+            raise UnsupportedSpec(
+                "dtype",
+                got=tensor.dtype.name,
+                expected=f"one of {', '.join(allowed)}",
+                detail=f"torch draws no {type(tensor.law).__name__} in {tensor.dtype.name}; "
+                f"ask for one of {', '.join(allowed)}, or for another generator",
+            )
+        if isinstance(tensor.law, TruncatedNormal) and not _ends(tensor.law, tensor.dtype):
+            raise UnsupportedSpec(
+                "std",
+                got=tensor.law.std,
+                expected="larger, or the bounds nearer to the mean",
+                detail=f"torch's rejection sampler would not end soon for {tensor.law}; "
+                "move the bounds towards the mean, or ask for another generator",
+            )
+        if tensor.seed != seed:
+            raise UnsupportedSpec(
+                "seed",
+                got=tensor.seed,
+                expected="the same for every tensor",
+                detail="generator=torch draws all tensors in order from one generator, so they have one seed; "
+                "give the seed once, beside tensors",
+            )
 
     def footprint(self, plan: Plan) -> int:
         """Return the bytes of the largest tensor that has to be drawn as a whole, with torch's working copies."""

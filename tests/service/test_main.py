@@ -1,0 +1,149 @@
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import uvicorn
+
+from weightwell_service.__main__ import main
+from weightwell_service.settings import Settings
+
+Served = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in [name for name in os.environ if name.upper().startswith("WEIGHTWELL_")]:
+        monkeypatch.delenv(name)
+    yield
+    logging.captureWarnings(capture=False)
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Served:
+    """Return what would have been served, in place of serving it."""
+    calls: Served = {}
+
+    def run(server: uvicorn.Server) -> None:
+        calls.update(host=server.config.host, port=server.config.port, app=server.config.app)
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    return calls
+
+
+# Defaults, environment, flags ----------------------------------------------------------------------------------------
+
+
+def test_without_flags_it_serves_this_machine_alone(served: Served) -> None:
+    assert main([]) == 0
+    assert (served["host"], served["port"]) == ("127.0.0.1", 8000)
+    assert served["app"].state.service.settings.device == "cpu"
+
+
+VALUES: dict[str, tuple[str, Any]] = {
+    "host": ("0.0.0.0", "0.0.0.0"),  # noqa: S104 - nothing listens
+    "port": ("0", 0),
+    "device": ("cpu", "cpu"),
+    "threads": ("3", 3),
+    "max_bytes": ("1000", 1000),
+    "max_resident_bytes": ("2000", 2000),
+    "max_request_bytes": ("3000", 3000),
+    "stall_timeout": ("0.5", 0.5),
+    "keep_alive": ("7", 7),
+    "shutdown_timeout": ("8", 8),
+}
+
+
+def test_every_setting_is_tried() -> None:
+    assert set(VALUES) == set(Settings.model_fields)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_setting_is_an_environment_variable(name: str, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, value = VALUES[name]
+    monkeypatch.setenv(f"WEIGHTWELL_{name.upper()}", text)
+    assert main([]) == 0
+    assert getattr(served["app"].state.service.settings, name) == value
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_setting_is_a_flag_that_is_stronger_than_the_environment(
+    name: str, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, value = VALUES[name]
+    monkeypatch.setenv(f"WEIGHTWELL_{name.upper()}", "cpu" if name == "device" else "1")
+    assert main([f"--{name.replace('_', '-')}", text]) == 0
+    assert getattr(served["app"].state.service.settings, name) == value
+
+
+# Refusals ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("port", "65536"),
+        ("port", "-1"),
+        ("port", "http"),
+        ("port", ""),
+        ("threads", "0"),
+        ("threads", "two"),
+        ("max_bytes", "-1"),
+        ("max_bytes", "1.5"),
+        ("max_bytes", "16GiB"),
+        ("stall_timeout", "0"),
+        ("stall_timeout", "nan"),
+        ("stall_timeout", "soon"),
+    ],
+)
+@pytest.mark.usefixtures("served")
+def test_a_value_that_cannot_be_is_one_line_and_status_2(
+    name: str, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(f"WEIGHTWELL_{name.upper()}", text)
+    assert main([]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"WEIGHTWELL_{name.upper()}" in line
+    assert repr(text) in line
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "cuda:128", "meta"])
+def test_a_device_that_is_none_is_one_line_and_status_2(device: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--device", device]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line == f"weightwell-service: device must be cpu, cuda or cuda:<index>, got {device!r}"
+
+
+def test_an_unknown_flag_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--colour", "red"])
+    assert caught.value.code == 2
+    assert "--colour" in capsys.readouterr().err
+
+
+def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert [name for name in Settings.model_fields if f"--{name.replace('_', '-')}" not in text] == []
+
+
+def test_the_module_is_the_command_and_refuses_an_absent_device() -> None:
+    command = [sys.executable, "-m", "weightwell_service", "--device", "cuda:0"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    )
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert "device cuda:0 is not there" in line
+    assert "--device cpu" in line
+
+
+def test_nothing_is_read_from_the_environment_at_import() -> None:
+    environment = {**os.environ, "WEIGHTWELL_PORT": "nonsense", "WEIGHTWELL_DEVICE": "nonsense"}
+    command = [sys.executable, "-c", "import weightwell_service.app, weightwell_service.__main__"]
+    assert subprocess.run(command, timeout=60, env=environment, check=False).returncode == 0
