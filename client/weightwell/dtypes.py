@@ -1,0 +1,37 @@
+"""The element types that a server draws: torch's name, the code in a safetensors header, the size of an element."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class DType:
+    """One element type; ``itemsize`` is in bytes."""
+
+    name: str
+    code: str
+    itemsize: int
+
+
+DTYPES: dict[str, DType] = {
+    dtype.name: dtype
+    for dtype in (
+        DType("float32", "F32", 4),
+        DType("float64", "F64", 8),
+        DType("float16", "F16", 2),
+        DType("bfloat16", "BF16", 2),
+        DType("float8_e4m3fn", "F8_E4M3", 1),
+        DType("float8_e5m2", "F8_E5M2", 1),
+    )
+}
+
+
+def dtype_of(dtype: object) -> DType:
+    """Return the row of the table for a name, a ``torch.dtype``, a ``numpy.dtype`` or a numpy scalar type.
+
+    Raises ValueError for anything that is not in the table.
+    """
+    name = getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or str(dtype)
+    try:
+        return DTYPES[str(name).removeprefix("torch.")]
+    except KeyError:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}") from None

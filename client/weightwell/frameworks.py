@@ -1,0 +1,62 @@
+"""Tensors of the caller's framework, as views of the memory that was received; frameworks are imported when used."""
+
+import importlib
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+from weightwell.dtypes import DType
+from weightwell.exceptions import MissingFramework
+from weightwell.memory import Memory
+
+View = Callable[[Memory, tuple[int, ...]], Any]
+
+
+def viewer(framework: str | None, dtype: DType, device: object = None) -> View:
+    """Return what makes a tensor of ``dtype`` out of memory and a shape, without copying it.
+
+    ``framework`` is ``"torch"``, ``"numpy"``, or None for torch where it is installed and numpy otherwise. With a
+    ``device`` the tensor is moved there. Raises ``MissingFramework`` here, so that nothing is drawn in vain.
+    """
+    name = framework or ("torch" if find_spec("torch") else "numpy")
+    if name not in VIEWERS:
+        raise ValueError(f"framework must be one of {', '.join(VIEWERS)}, got {framework!r}")
+    if device is not None and name != "torch":
+        raise ValueError(f"a {name} array has no device, got device={device!r}; use framework='torch'")
+    return VIEWERS[name](dtype, device)
+
+
+def _torch(dtype: DType, device: object) -> View:
+    """Return the view of memory as a ``torch.Tensor``."""
+    torch = _imported("torch", extra="torch")
+    element = getattr(torch, dtype.name)
+
+    def view(memory: Memory, shape: tuple[int, ...]) -> Any:
+        # torch.frombuffer refuses memory of no bytes.
+        flat = torch.frombuffer(memory, dtype=element) if len(memory) else torch.empty(0, dtype=element)
+        return flat.reshape(shape).to(device)
+
+    return view
+
+
+def _numpy(dtype: DType, _device: object) -> View:
+    """Return the view of memory as a ``numpy.ndarray``."""
+    numpy = _imported("numpy", extra="numpy")
+    home = numpy if hasattr(numpy, dtype.name) else _imported("ml_dtypes", extra="numpy")
+    element = numpy.dtype(getattr(home, dtype.name))
+
+    def view(memory: Memory, shape: tuple[int, ...]) -> Any:
+        return numpy.frombuffer(memory, dtype=element).reshape(shape)
+
+    return view
+
+
+VIEWERS: dict[str, Callable[[DType, object], View]] = {"torch": _torch, "numpy": _numpy}
+
+
+def _imported(module: str, *, extra: str) -> Any:
+    """Import a module that this package does not depend on."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingFramework(f"{module} is not installed; pip install 'weightwell[{extra}]'") from error

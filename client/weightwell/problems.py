@@ -1,0 +1,52 @@
+"""Problem details (RFC 9457): what a server says when it refuses, as plain values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+EXCERPT = 200  # characters shown of an error page that is no problem document: enough to see who is answering
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One wrong field of a request: its path, what was got, what is expected, and a sentence that says both."""
+
+    field: str
+    got: object
+    expected: str
+    detail: str
+
+    @classmethod
+    def of(cls, error: Mapping[str, Any]) -> "FieldError":
+        """Read one element of the document's ``errors``."""
+        expected, detail = (str(error.get(key, "")) for key in ("expected", "detail"))
+        return cls(str(error.get("field", "")), error.get("got"), expected, detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A refusal. ``retry_after`` is in seconds, None where the server asked for no wait."""
+
+    status: int
+    type: str
+    title: str
+    detail: str
+    errors: tuple[FieldError, ...] = ()
+    retry_after: float | None = None
+
+    @classmethod
+    def of(cls, document: object, *, status: int, reason: str, text: str, retry_after: float | None) -> "Problem":
+        """Read a problem document, or make the most of an error page that is none.
+
+        ``document`` is the parsed body (None where it is no JSON), ``reason`` the reason phrase, ``text`` the body.
+        """
+        members = document if isinstance(document, dict) else {}
+        errors = members.get("errors")
+        return cls(
+            status=status,
+            type=str(members.get("type", "about:blank")),
+            title=str(members.get("title", reason)),
+            detail=str(members.get("detail") or f"{reason}: {text[:EXCERPT].strip()}"),
+            errors=tuple(FieldError.of(e) for e in errors if isinstance(e, dict)) if isinstance(errors, list) else (),
+            retry_after=retry_after,
+        )

@@ -1,0 +1,54 @@
+"""Progress bars: for long bodies, where somebody is looking."""
+
+import sys
+from typing import Any
+
+LONG = 64 << 20  # bytes: about a second of a gigabit line; a bar for less would only flicker
+STEP = 1 << 20  # bytes between two updates
+
+
+class Progress:
+    """The bar of one transfer. ``wanted``: True for any body, False for none, None for long ones that are watched."""
+
+    def __init__(self, label: str, wanted: bool | None):
+        self._label = label
+        self._wanted = wanted
+        self._bar: Any = None
+        self._pending = 0
+
+    def start(self, total: int) -> None:
+        """Show the bar of a body of ``total`` bytes, at zero, where one is wanted."""
+        self._pending = 0
+        if self._bar is not None:
+            self._bar.reset(total)
+        elif self._wanted or (self._wanted is None and total >= LONG and watched()):
+            self._bar = _bar(self._label, total)
+
+    def advance(self, count: int) -> None:
+        """Take note of ``count`` more bytes."""
+        self._pending += count
+        if self._bar is not None and self._pending >= STEP:
+            self._flush()
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            self._flush()
+            self._bar.close()
+
+    def _flush(self) -> None:
+        """Show the bytes that were noted."""
+        self._bar.update(self._pending)
+        self._pending = 0
+
+
+def watched() -> bool:
+    """Whether somebody would see a bar: on a terminal, or in a notebook."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
+
+
+def _bar(label: str, total: int) -> Any:
+    """Return tqdm's bar for this place; tqdm is imported here, because most programs never show one."""
+    from tqdm.auto import tqdm
+
+    return tqdm(desc=label, total=total, unit="B", unit_scale=True, unit_divisor=1024)

@@ -1,0 +1,409 @@
+"""Both clients against a server that misbehaves: what comes back is the whole tensor, or an exception that says why."""
+
+import pickle
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+
+import weightwell
+from weightwell import wire
+
+if TYPE_CHECKING:
+    from tests.client.conftest import Server
+
+Connect = Callable[..., Any]
+
+SHAPE = (300, 7)  # of float32: 8400 bytes, enough to be cut anywhere
+SIZE = 8400
+
+
+@pytest.fixture(params=["short", "long"], autouse=True)
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test here runs over both ways of receiving: through httpx, and past it."""
+    if request.param == "long":
+        monkeypatch.setattr(wire, "LONG", 1)
+
+
+def bits(tensor: Any) -> bytes:
+    return bytes(np.asarray(tensor).tobytes())
+
+
+# What is asked for ---------------------------------------------------------------------------------------------------
+
+
+def test_a_tensor_is_what_the_server_sent(fake: "Server", connect: Connect) -> None:
+    tensor = connect(fake.url).init(SHAPE, "kaiming_normal", seed=42, a=0.2, mode="fan_out")
+    assert isinstance(tensor, torch.Tensor)
+    assert (tensor.shape, tensor.dtype) == (SHAPE, torch.float32)
+    assert bits(tensor) == fake.pattern(SIZE)
+    assert fake.requests[0].fields == {
+        "shape": "300,7",
+        "scheme": "kaiming_normal",
+        "seed": "42",
+        "dtype": "float32",
+        "a": "0.2",
+        "mode": "fan_out",
+    }
+
+
+def test_a_slice_has_its_own_shape_and_is_asked_for_with_that_of_the_whole(fake: "Server", connect: Connect) -> None:
+    tensor = connect(fake.url).init(SHAPE, "ones", slice=np.s_[100:, -2:])
+    assert tensor.shape == (200, 2)
+    assert (fake.requests[0].fields["shape"], fake.requests[0].fields["slice"]) == ("300,7", "100:300,5:7")
+
+
+def test_a_long_spec_is_posted(fake: "Server", connect: Connect) -> None:
+    tensor = connect(fake.url).init(SHAPE, "normal", name="x" * 5000, seed=2**64 - 1, std=0.02)
+    assert tensor.shape == SHAPE
+    asked = fake.requests[0]
+    assert asked.method == "POST"
+    assert (asked.fields["shape"], asked.fields["seed"], asked.fields["std"]) == ([300, 7], 2**64 - 1, 0.02)
+
+
+def test_the_base_url_may_have_a_path(fake: "Server", connect: Connect) -> None:
+    connect(f"{fake.url}/models/v1/").init(3, "ones")
+    assert fake.requests[0].path == "/models/v1/init"
+
+
+def test_the_base_url_is_read_from_the_environment(
+    fake: "Server", connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEIGHTWELL_URL", fake.url)
+    assert connect(None).gain("relu") == 1.5
+
+
+def test_headers_and_credentials_are_sent(fake: "Server", connect: Connect) -> None:
+    connect(fake.url, headers={"X-Team": "vision"}, auth=("ada", "secret")).gain("relu")
+    sent = fake.requests[0].headers
+    assert sent["x-team"] == "vision"
+    assert sent["authorization"].startswith("Basic ")
+    assert sent["accept-encoding"] == "identity"
+    assert sent["user-agent"].startswith("weightwell/")
+
+
+def test_an_address_without_http_is_refused(connect: Connect) -> None:
+    with pytest.raises(ValueError, match="base_url must begin with http"):
+        connect("localhost:8000")
+
+
+def test_a_gain_is_a_float(fake: "Server", connect: Connect) -> None:
+    assert connect(fake.url).gain("leaky_relu", 0.2, source="torch") == 1.5
+    assert fake.requests[0].fields == {"nonlinearity": "leaky_relu", "param": "0.2", "source": "torch"}
+
+
+def test_gains_are_a_table_of_floats(fake: "Server", connect: Connect) -> None:
+    assert connect(fake.url).gains() == {"relu": 1.5}
+
+
+def test_the_catalogue_is_the_servers(fake: "Server", connect: Connect) -> None:
+    assert connect(fake.url).schemes()["schemes"][0]["name"] == "ones"
+
+
+# What the server refuses ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "exception"),
+    [
+        (400, weightwell.InvalidRequest),
+        (401, weightwell.AccessDenied),
+        (403, weightwell.AccessDenied),
+        (404, weightwell.NotFound),
+        (405, weightwell.NotFound),
+        (413, weightwell.TooLarge),
+        (416, weightwell.ServerProblem),
+        (422, weightwell.InvalidRequest),
+        (500, weightwell.ServerProblem),
+    ],
+)
+def test_a_refusal_carries_the_servers_problem_and_is_final(
+    fake: "Server", connect: Connect, status: int, exception: type[weightwell.ServerProblem]
+) -> None:
+    sentence = "std must be at least 0, got -1"
+    errors = [{"field": "std", "got": -1, "expected": "at least 0", "detail": sentence}]
+    fake.faults.append(fake.refuse(status, type="urn:problem", title="Wrong", detail=sentence, errors=errors))
+    with pytest.raises(exception) as caught:
+        connect(fake.url).init(3, "normal", std=-1)
+    assert type(caught.value) is exception
+    assert caught.value.problem == weightwell.Problem(
+        status=status,
+        type="urn:problem",
+        title="Wrong",
+        detail=sentence,
+        errors=(weightwell.FieldError("std", -1, "at least 0", sentence),),
+    )
+    assert str(caught.value) == f"{sentence} (HTTP {status})"
+    assert len(fake.requests) == 1
+
+
+def test_a_refusal_survives_a_process_boundary(fake: "Server", connect: Connect) -> None:
+    fake.faults.append(fake.refuse(422, detail="no"))
+    with pytest.raises(weightwell.InvalidRequest) as caught:
+        connect(fake.url).init(3, "normal")
+    copy = pickle.loads(pickle.dumps(caught.value))  # noqa: S301 - our own bytes
+    assert (type(copy), copy.problem, str(copy)) == (weightwell.InvalidRequest, caught.value.problem, str(caught.value))
+
+
+def test_an_error_page_that_is_no_problem_says_who_answers(fake: "Server", connect: Connect) -> None:
+    fake.faults.append(fake.answer(500, b"<html>gateway of the ministry</html>"))
+    with pytest.raises(weightwell.ServerProblem, match="gateway of the ministry"):
+        connect(fake.url).gain("relu")
+
+
+# What may succeed a little later -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_a_busy_server_is_asked_again_when_it_says(fake: "Server", connect: Connect, status: int) -> None:
+    fake.faults.append(fake.refuse(status, retry_after="7"))
+    client = connect(fake.url)
+    assert client.gain("relu") == 1.5
+    assert 7 <= client.naps[0] < 8
+    assert len(client.naps) == 1
+
+
+def test_a_server_that_stays_busy_is_reported_with_its_own_words(fake: "Server", connect: Connect) -> None:
+    fake.faults.extend([fake.refuse(503, retry_after="1", detail="full house")] * 3)
+    client = connect(fake.url, retries=2)
+    with pytest.raises(weightwell.Busy, match="full house") as caught:
+        client.init(3, "ones")
+    assert caught.value.retry_after == 1.0
+    assert len(fake.requests) == 3
+
+
+def test_a_server_that_wants_too_long_a_wait_is_not_waited_for(fake: "Server", connect: Connect) -> None:
+    fake.faults.append(fake.refuse(503, retry_after="86400"))
+    client = connect(fake.url)
+    with pytest.raises(weightwell.Busy):
+        client.init(3, "ones")
+    assert client.naps == []
+
+
+def test_an_answer_that_never_began_is_asked_for_again(fake: "Server", connect: Connect) -> None:
+    fake.faults.append(fake.silence)
+    assert bits(connect(fake.url).init(SHAPE, "ones")) == fake.pattern(SIZE)
+
+
+def test_nobody_there_is_said_with_the_address_and_without_the_credentials(connect: Connect) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    client = connect(f"http://ada:secret@127.0.0.1:{port}", retries=2)
+    with pytest.raises(weightwell.ConnectionFailed, match=f"http://127.0.0.1:{port}") as caught:
+        client.gain("relu")
+    assert "secret" not in str(caught.value)
+    assert isinstance(caught.value.__cause__, httpx.ConnectError)
+    assert len(client.naps) == 2
+
+
+def test_silence_before_the_answer_is_an_error_that_names_the_timeout(fake: "Server", connect: Connect) -> None:
+    fake.faults.append(fake.stall(0))
+    fake.faults.append(fake.stall(0))
+    client = connect(fake.url, timeout=0.05, retries=1)
+    with pytest.raises(weightwell.TimedOut, match="timeout="):
+        client.init(SHAPE, "ones")
+
+
+# Broken bodies -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sent", [1, 7, 8, 50, 200, 1000, 8500])
+def test_a_broken_body_goes_on_where_it_broke(fake: "Server", connect: Connect, sent: int) -> None:
+    fake.faults.append(fake.cut(sent))
+    client = connect(fake.url)
+    assert bits(client.init(SHAPE, "ones")) == fake.pattern(SIZE)
+    assert fake.requests[1].headers["range"] == f"bytes={sent}-"
+    assert fake.requests[1].headers["if-range"] == '"one"'
+    assert len(client.naps) == 1
+
+
+def test_a_connection_that_is_reset_is_a_broken_body(fake: "Server", connect: Connect) -> None:
+    fake.faults.append(fake.reset(4000))
+    assert bits(connect(fake.url).init(SHAPE, "ones")) == fake.pattern(SIZE)
+    assert len(fake.requests) == 2
+
+
+def test_a_body_that_stalls_goes_on_where_it_stalled(fake: "Server", connect: Connect) -> None:
+    fake.faults.append(fake.stall(4000))
+    assert bits(connect(fake.url, timeout=0.1).init(SHAPE, "ones")) == fake.pattern(SIZE)
+    assert fake.requests[1].headers["range"] == "bytes=4000-"
+
+
+def test_every_byte_gained_renews_the_patience(fake: "Server", connect: Connect) -> None:
+    fake.faults.extend([fake.cut(500)] * 10)
+    client = connect(fake.url, retries=1)
+    assert bits(client.init(SHAPE, "ones")) == fake.pattern(SIZE)
+    assert len(client.naps) == 10
+    assert max(client.naps) <= 0.5
+
+
+def test_no_byte_gained_ends_the_patience(fake: "Server", connect: Connect) -> None:
+    fake.faults.extend([fake.cut(500), fake.cut(0), fake.cut(0)])
+    client = connect(fake.url, retries=2)
+    with pytest.raises(weightwell.TruncatedBody) as caught:
+        client.init(SHAPE, "ones")
+    assert caught.value.received == 500
+    assert caught.value.promised > SIZE
+    assert pickle.loads(pickle.dumps(caught.value)).received == 500  # noqa: S301 - our own bytes
+
+
+def test_a_truncated_body_is_an_error_without_retries(fake: "Server", connect: Connect) -> None:
+    fake.faults.append(fake.cut(8000))
+    with pytest.raises(weightwell.TruncatedBody, match="after 8000 of"):
+        connect(fake.url, retries=0).init(SHAPE, "ones")
+
+
+def test_a_server_without_ranges_starts_over(fake: "Server", connect: Connect) -> None:
+    fake.faults.extend([fake.cut(5000), fake.without_ranges])
+    assert bits(connect(fake.url).init(SHAPE, "ones")) == fake.pattern(SIZE)
+
+
+def test_a_file_that_has_become_another_starts_over(fake: "Server", connect: Connect) -> None:
+    fake.faults.extend([fake.cut(5000), fake.other_file])
+    assert bits(connect(fake.url).init(SHAPE, "ones")) == fake.pattern(SIZE)
+
+
+def test_starting_over_is_no_progress(fake: "Server", connect: Connect) -> None:
+    fake.faults.append(fake.cut(5000))
+    fake.faults.extend([lambda asked, answer: fake.cut(5000)(asked, fake.without_ranges(asked, answer))] * 2)
+    with pytest.raises(weightwell.TruncatedBody):
+        connect(fake.url, retries=2).init(SHAPE, "ones")
+    assert len(fake.requests) == 3
+
+
+@pytest.mark.parametrize("etag", ["", 'W/"one"'])
+def test_without_a_strong_etag_a_broken_body_starts_over(fake: "Server", connect: Connect, etag: str) -> None:
+    fake.faults.append(lambda asked, answer: fake.cut(5000)(asked, answer.with_headers(ETag=etag)))
+    assert bits(connect(fake.url).init(SHAPE, "ones")) == fake.pattern(SIZE)
+    assert "range" not in fake.requests[1].headers
+
+
+def test_a_broken_answer_to_a_post_starts_over(fake: "Server", connect: Connect) -> None:
+    fake.faults.append(fake.cut(9000))
+    assert bits(connect(fake.url).init(SHAPE, "ones", name="x" * 5000)) == fake.pattern(SIZE)
+    assert "range" not in fake.requests[1].headers
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"ETag": '"two"'},
+        {"ETag": 'W/"one"'},
+        {"Content_Range": "bytes 5001-8599/8600"},
+        {"Content_Range": "bytes 5000-8599/9000"},
+        {"Content_Range": "bytes */8600"},
+        {"Content_Range": ""},
+    ],
+)
+def test_the_rest_of_something_else_is_refused(fake: "Server", connect: Connect, wrong: dict[str, str]) -> None:
+    fake.faults.extend([fake.cut(5000), fake.change(**wrong)])
+    with pytest.raises(weightwell.UnexpectedResponse, match="something else came"):
+        connect(fake.url).init(SHAPE, "ones")
+
+
+# Answers that are none -----------------------------------------------------------------------------------------------
+
+
+def test_a_page_in_place_of_a_file_is_refused(fake: "Server", connect: Connect) -> None:
+    fake.faults.append(fake.answer(200, b"<html>please log in to the network</html>"))
+    with pytest.raises(weightwell.InvalidFile):
+        connect(fake.url).init(SHAPE, "ones")
+
+
+@pytest.mark.parametrize("status", [204, 206, 304])
+def test_a_status_that_was_not_asked_for_is_refused(fake: "Server", connect: Connect, status: int) -> None:
+    fake.faults.append(fake.answer(status, b""))
+    with pytest.raises(weightwell.UnexpectedResponse, match=f"expected 200, got {status}"):
+        connect(fake.url).init(SHAPE, "ones")
+
+
+def test_a_redirection_says_where_to(fake: "Server", connect: Connect) -> None:
+    fake.faults.append(fake.answer(308, b"", Location="https://weights.example/init"))
+    with pytest.raises(weightwell.UnexpectedResponse, match=r"to https://weights\.example/init"):
+        connect(fake.url).init(SHAPE, "ones")
+
+
+def test_an_encoded_body_is_refused(fake: "Server", connect: Connect) -> None:
+    fake.faults.append(fake.change(Content_Encoding="gzip"))
+    with pytest.raises(weightwell.UnexpectedResponse, match="gzip"):
+        connect(fake.url).init(SHAPE, "ones")
+
+
+def test_a_body_without_a_length_is_refused(fake: "Server", connect: Connect) -> None:
+    fake.faults.append(lambda asked, answer: fake.cut(9000)(asked, answer.with_headers(Content_Length="")))
+    with pytest.raises(weightwell.UnexpectedResponse, match="Content-Length"):
+        connect(fake.url).init(SHAPE, "ones")
+
+
+@pytest.mark.parametrize("other", [{"shape": "7,300"}, {"dtype": "float64"}, {"name": "bias"}])
+def test_a_file_of_another_tensor_is_refused(fake: "Server", connect: Connect, other: dict[str, str]) -> None:
+    asked = {"shape": "300,7", "scheme": "ones", "dtype": "float32", "name": "weight"}
+    fake.faults.append(fake.answer(200, fake.file_of({**asked, **other})))
+    with pytest.raises(weightwell.InvalidFile):
+        connect(fake.url).init(SHAPE, "ones", name="weight")
+
+
+def test_an_answer_of_another_form_is_refused(fake: "Server", connect: Connect) -> None:
+    client = connect(fake.url)
+    for body in (b"[1]", b'{"gain": "high"}', b"null", b"not JSON", b""):
+        fake.faults.append(fake.answer(200, body))
+        with pytest.raises(weightwell.UnexpectedResponse):
+            client.gain("relu")
+
+
+# Files ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_the_servers_byte_for_byte(fake: "Server", connect: Connect, tmp_path: Path) -> None:
+    fake.faults.extend([fake.cut(60), fake.cut(2000)])
+    connect(fake.url).save(tmp_path / "weight.safetensors", SHAPE, "ones", seed=3)
+    assert (tmp_path / "weight.safetensors").read_bytes() == fake.file_of(fake.requests[0].fields)
+    assert fake.requests[0].fields["seed"] == "3"
+
+
+def test_a_file_that_starts_over_has_nothing_of_its_first_beginning(
+    fake: "Server", connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weightwell.destinations.BLOCK", 512)
+    fake.faults.extend([fake.cut(5000), fake.other_file])
+    connect(fake.url).save(tmp_path / "weight.safetensors", SHAPE, "ones")
+    assert (tmp_path / "weight.safetensors").read_bytes() == fake.file_of(fake.requests[0].fields, padding=8)
+
+
+@pytest.mark.parametrize("before", [None, b"the old file"])
+def test_a_failure_leaves_the_path_as_it_was(
+    fake: "Server", connect: Connect, tmp_path: Path, before: bytes | None
+) -> None:
+    path = tmp_path / "weight.safetensors"
+    if before is not None:
+        path.write_bytes(before)
+    fake.faults.append(fake.cut(5000))
+    with pytest.raises(weightwell.TruncatedBody):
+        connect(fake.url, retries=0).save(path, SHAPE, "ones")
+    assert (path.read_bytes() if path.exists() else None) == before
+    assert list(tmp_path.iterdir()) == ([] if before is None else [path])
+
+
+# Other transports ----------------------------------------------------------------------------------------------------
+
+
+def test_a_transport_without_a_network_works_as_well(connect: Connect, fake: "Server") -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, content=fake.file_of(request.url.params), headers={"ETag": '"one"'})
+
+    tensor = connect("http://weights.test", transport=httpx.MockTransport(answer)).init(SHAPE, "ones")
+    assert bits(tensor) == fake.pattern(SIZE)
+
+
+def test_a_body_longer_than_it_promised_is_refused(connect: Connect, fake: "Server") -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        file = fake.file_of(request.url.params)
+        return httpx.Response(200, content=file + b"\0", headers={"Content-Length": str(len(file))})
+
+    with pytest.raises(weightwell.UnexpectedResponse, match="longer"):
+        connect("http://weights.test", transport=httpx.MockTransport(answer)).init(SHAPE, "ones")

@@ -1,0 +1,74 @@
+"""Destinations hand out windows that add up to the body, each time they are asked."""
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from weightwell import destinations
+from weightwell.destinations import Document, InFile, InMemory, SafetensorsFile
+from weightwell.exceptions import InvalidFile, TransportError
+
+
+def fill(windows: Iterator[memoryview], data: bytes) -> None:
+    stream = io.BytesIO(data)
+    for window in windows:
+        stream.readinto(window)
+
+
+def test_a_document_may_be_received_twice() -> None:
+    document = Document()
+    fill(document.windows(9), b'{"a": 1} ')
+    fill(document.windows(8), b'{"a": 2}')
+    assert document.parsed() == {"a": 2}
+
+
+@given(st.binary(max_size=5000), st.integers(1, 700))
+def test_a_file_holds_its_head_and_its_data(data: bytes, block: int) -> None:
+    file = io.BytesIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(destinations, "BLOCK", block)
+        fill(InFile(file).windows(b"head", len(data)), data)
+    assert file.getvalue() == b"head" + data
+
+
+def test_memory_that_starts_over_is_not_taken_twice() -> None:
+    destination = InMemory()
+    fill(destination.windows(b"head", 1 << 20), bytes(1 << 20))
+    memory = destination.memory
+    fill(destination.windows(b"head", 1 << 20), b"\1" * (1 << 20))
+    assert destination.memory is memory
+    assert memory[:] == b"\1" * (1 << 20)
+
+
+def test_a_file_that_starts_over_keeps_what_stood_before_it() -> None:
+    file = io.BytesIO(b"before")
+    file.seek(0, io.SEEK_END)
+    destination = InFile(file)
+    fill(destination.windows(b"head", 10), b"0123456789")
+    fill(destination.windows(b"head", 4), b"abcd")
+    assert file.getvalue() == b"beforeheadabcd"
+
+
+def test_a_pipe_cannot_start_over() -> None:
+    read, write = os.pipe()
+    with open(read, "rb"), open(write, "wb") as pipe:  # noqa: PTH123 - descriptors have no path
+        destination = InFile(pipe)
+        fill(destination.windows(b"head", 4), b"abcd")
+        with pytest.raises(TransportError, match="pipe"):
+            next(destination.windows(b"head", 4))
+
+
+def test_a_disk_that_is_full_is_said_by_the_system() -> None:
+    with pytest.raises(OSError, match="No space left"), Path("/dev/full").open("wb", buffering=0) as full:
+        fill(InFile(full).windows(b"head", 4), b"abcd")
+
+
+@pytest.mark.parametrize("total", range(8))
+def test_a_body_too_short_for_a_header_is_no_file(total: int) -> None:
+    with pytest.raises(InvalidFile):
+        next(SafetensorsFile(lambda _: 0, InMemory()).windows(total))

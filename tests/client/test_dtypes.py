@@ -1,0 +1,33 @@
+"""The dtype table says what torch, numpy and the safetensors library say."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from weightwell.dtypes import DTYPES, DType, dtype_of
+from weightwell.safetensors import PREFIX, entries_of
+
+ROWS = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+
+
+@ROWS
+def test_a_row_is_what_torch_and_safetensors_say(dtype: DType) -> None:
+    tensor = torch.zeros(3, dtype=getattr(torch, dtype.name))
+    header = safetensors.torch.save({"weight": tensor})[PREFIX : -3 * dtype.itemsize]
+    assert tensor.itemsize == dtype.itemsize
+    assert entries_of(header)["weight"].dtype == dtype.code
+
+
+@ROWS
+def test_a_dtype_is_known_by_every_name_it_has(dtype: DType) -> None:
+    scalar = getattr(np, dtype.name, None) or getattr(ml_dtypes, dtype.name)
+    for spelling in (dtype.name, f"torch.{dtype.name}", getattr(torch, dtype.name), scalar, np.dtype(scalar)):
+        assert dtype_of(spelling) is dtype
+
+
+@pytest.mark.parametrize("dtype", ["half", "int64", torch.int8, np.uint8, float, None, 3, ""])
+def test_another_dtype_is_refused_with_the_table(dtype: object) -> None:
+    with pytest.raises(ValueError, match=r"one of float32, float64, .* got"):
+        dtype_of(dtype)

@@ -1,0 +1,164 @@
+"""The command: what it prints, where it writes, how it ends."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import safetensors.numpy
+
+from weightwell import __main__ as command
+
+if TYPE_CHECKING:
+    from tests.client.conftest import Server
+
+Output = pytest.CaptureFixture[str]
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def run(fake: "Server", monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the command against the server: ``run("gain", "relu")`` returns the exit code."""
+    monkeypatch.setenv("WEIGHTWELL_URL", fake.url)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    return lambda *argv: command.main(argv)
+
+
+def test_a_gain_is_printed_to_its_last_digit(run: Run, fake: "Server", capsys: Output) -> None:
+    fake.faults.append(fake.answer(200, b'{"gain": 1.3867504905630728}'))
+    assert run("gain", "leaky_relu", "--param", "0.2") == 0
+    assert capsys.readouterr().out == "1.3867504905630728\n"
+    assert fake.requests[0].fields == {"nonlinearity": "leaky_relu", "param": "0.2"}
+
+
+def test_the_table_of_gains_is_printed_in_columns(run: Run, fake: "Server", capsys: Output) -> None:
+    fake.faults.append(fake.answer(200, b'{"gains": {"relu": {"gain": 1.4}, "sigmoid": {"gain": 1}}}'))
+    assert run("gain") == 0
+    assert capsys.readouterr().out == "relu     1.4\nsigmoid  1.0\n"
+
+
+def test_the_schemes_are_printed_as_python_would_call_them(run: Run, capsys: Output) -> None:
+    assert run("schemes") == 0
+    assert capsys.readouterr().out == "ones(mode=fan_in, val)\n    Fill with ones.\n"
+
+
+def test_the_catalogue_is_printed_as_json(run: Run, capsys: Output) -> None:
+    assert run("schemes", "--json") == 0
+    assert capsys.readouterr().out.startswith('{\n  "schemes"')
+
+
+def test_a_tensor_is_written_to_a_file(run: Run, fake: "Server", tmp_path: Path) -> None:
+    path = tmp_path / "weight.safetensors"
+    arguments = ("--seed", "42", "--dtype", "float64", "--name", "w", "--slice", "0:2,:", "-p", "a=-0.2", "-p", "m=x")
+    assert run("init", "3,4", "kaiming_normal", "-o", str(path), *arguments) == 0
+    assert safetensors.numpy.load_file(path)["w"].shape == (2, 4)
+    assert fake.requests[0].fields == {
+        "shape": "3,4",
+        "scheme": "kaiming_normal",
+        "seed": "42",
+        "dtype": "float64",
+        "name": "w",
+        "slice": "0:2,0:4",
+        "a": "-0.2",
+        "m": "x",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("3", 3), ("0.5", 0.5), ("1e-3", 1e-3), ("true", True), ("false", False), ("fan_out", "fan_out")],
+)
+def test_a_parameter_is_a_number_where_it_looks_like_one(text: str, value: object) -> None:
+    assert command._parameter(f"a={text}") == ("a", value)
+    assert type(command._parameter(f"a={text}")[1]) is type(value)
+
+
+def test_a_tensor_goes_to_standard_output_where_that_is_no_terminal(
+    run: Run, fake: "Server", capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    assert run("init", "3", "ones") == 0
+    assert run("init", "3", "ones", "-o", "-") == 0
+    assert capfdbinary.readouterr().out == fake.file_of(fake.requests[0].fields) * 2
+
+
+def test_a_terminal_is_spared_the_bytes(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert run("init", "3", "ones") == 2
+    assert "write it to a file with -o" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("status", "code"), [(422, 2), (400, 2), (413, 2), (404, 2), (401, 2), (500, 1), (503, 1)])
+def test_a_refusal_is_one_line_and_its_exit_code_says_whose_fault_it_is(
+    run: Run, fake: "Server", capsys: Output, status: int, code: int
+) -> None:
+    fake.faults.append(fake.refuse(status, detail="no\nway"))
+    assert run("gain", "relu", "--retries", "0") == code
+    assert capsys.readouterr().err == f"weightwell: no way (HTTP {status})\n"
+
+
+def test_an_unreachable_server_is_one_line(run: Run, capsys: Output) -> None:
+    assert run("gain", "relu", "--retries", "0", "--url", "http://127.0.0.1:1") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("weightwell: no server answers at http://127.0.0.1:1")
+    assert error.count("\n") == 1
+
+
+def test_a_path_that_cannot_be_written_is_one_line(run: Run, tmp_path: Path, capsys: Output) -> None:
+    assert run("init", "3", "ones", "-o", str(tmp_path / "nowhere" / "weight")) == 1
+    assert "No such file or directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["paint"],
+        ["init", "3,x", "ones"],
+        ["init", "3", "ones", "--sed", "1"],
+        ["init", "3", "ones", "-p", "0.2"],
+        ["init", "3", "ones", "-p", "a b=2"],
+        ["init", "3", "ones", "-p", "seed=2"],
+        ["init", "3", "ones", "--seed", "1.5"],
+        ["gain", "relu", "--param", "x"],
+    ],
+)
+def test_a_command_line_that_means_nothing_asks_nothing(
+    run: Run, fake: "Server", capsys: Output, arguments: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run(*arguments)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: weightwell")
+    assert fake.requests == []
+
+
+def test_an_argument_that_cannot_be_sent_is_asked_wrongly(run: Run, fake: "Server", capsys: Output) -> None:
+    assert run("init", "3", "ones", "--dtype", "half", "-o", os.devnull) == 2
+    assert "dtype must be one of float32" in capsys.readouterr().err
+    assert fake.requests == []
+
+
+def test_an_interruption_is_no_traceback(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("weightwell.client.Client.gain", interrupted)
+    assert run("gain", "relu") == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_a_reader_who_has_seen_enough_is_no_traceback(fake: "Server") -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "wb") as closed:  # noqa: PTH123 - a descriptor has no path
+        done = subprocess.run(
+            [sys.executable, "-m", "weightwell", "init", "300000", "ones", "--url", fake.url],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            check=False,
+            text=True,
+        )
+    assert (done.returncode, done.stderr) == (1, "")

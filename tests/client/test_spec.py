@@ -1,0 +1,68 @@
+"""Specs: arguments of every kind become fields, and a file is judged by them."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from weightwell.exceptions import InvalidFile
+from weightwell.safetensors import Entry
+from weightwell.spec import TensorSpec
+
+
+@pytest.mark.parametrize("shape", [(3, 4), [3, 4], torch.Size([3, 4]), (np.int64(3), torch.tensor(4)), range(3, 5)])
+def test_a_shape_may_be_any_sequence_of_integers(shape: Any) -> None:
+    assert TensorSpec.of(shape, "ones").shape == (3, 4)
+
+
+def test_a_single_size_is_a_vector() -> None:
+    assert TensorSpec.of(8, "ones").shape == (8,)
+
+
+@pytest.mark.parametrize("shape", [3.0, (3, 4.0), "34", (True, 3), None, (3, (4, 5))])
+def test_a_shape_of_anything_else_is_refused(shape: Any) -> None:
+    with pytest.raises(TypeError, match="shape takes integers, got"):
+        TensorSpec.of(shape, "ones")
+
+
+@pytest.mark.parametrize("seed", [1.0, True, "42", None])
+def test_a_seed_that_is_no_integer_is_refused(seed: Any) -> None:
+    with pytest.raises(TypeError, match="seed takes integers, got"):
+        TensorSpec.of(8, "ones", seed=seed)
+
+
+@pytest.mark.parametrize("std", [0.5, np.float32(0.5), torch.tensor(0.5), np.array(0.5)])
+def test_a_parameter_may_be_a_number_of_any_library(std: Any) -> None:
+    assert TensorSpec.of(8, "normal", std=std).request.fields["std"] == "0.5"
+
+
+def test_the_query_holds_what_was_said_and_leaves_the_rest_to_the_server() -> None:
+    assert dict(TensorSpec.of((), "ones").request.fields) == {
+        "shape": "",
+        "scheme": "ones",
+        "seed": "0",
+        "dtype": "float32",
+    }
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {},
+        {"bias": Entry("F32", (2, 3), 0, 24)},
+        {"weight": Entry("F16", (2, 3), 0, 24)},
+        {"weight": Entry("F32", (3, 2), 0, 24)},
+        {"weight": Entry("F32", (2, 3), 8, 32)},
+        {"weight": Entry("F32", (2, 3), 0, 32)},
+        {"weight": Entry("F32", (2, 3), 0, 24), "bias": Entry("F32", (), 24, 28)},
+    ],
+)
+def test_a_file_of_anything_else_is_refused(entries: dict[str, Entry]) -> None:
+    with pytest.raises(InvalidFile, match="expected the tensor weight"):
+        TensorSpec.of((2, 3), "ones", name="weight").check(entries)
+
+
+def test_the_size_of_a_slice_is_its_own() -> None:
+    spec = TensorSpec.of((6, 3), "ones", slice="2:4", dtype="bfloat16")
+    assert spec.check({"weight": Entry("BF16", (2, 3), 0, 12)}) == 12
