@@ -19,7 +19,7 @@ from weightwell_service.virtual_file import Workshop
 def create_app(settings: Settings) -> FastAPI:
     """Build the service for a deployment; raises ``DeviceUnavailable`` if its device is not there."""
     executor = ThreadPoolExecutor(settings.threads, thread_name_prefix="draw")
-    generators = make_generators(settings.device)
+    generators = make_generators(settings.device, threads=settings.threads)
     workshop = Workshop(executor, Memory(settings.max_resident_bytes))
 
     @asynccontextmanager

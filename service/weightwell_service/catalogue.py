@@ -33,6 +33,7 @@ def _scheme(scheme: Scheme) -> dict[str, Any]:
         "formula": scheme.formula,
         "references": list(scheme.references),
         "dimensions": {"min": low, "max": high},
+        "unit": scheme.unit,
         "parameters": [
             {"name": parameter.name, "required": parameter.default is ..., **properties[parameter.name]}
             for parameter in scheme.parameters

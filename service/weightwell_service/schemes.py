@@ -24,6 +24,7 @@ from weightwell_service.nonlinearities import calculate_gain, nonlinearity
 from weightwell_service.spec import Parameter
 
 Shape = tuple[int, ...]
+Unit = Literal["element", "column", "matrix"]
 
 GLOROT = "Glorot & Bengio 2010, Understanding the difficulty of training deep feedforward neural networks"
 HE = "He et al. 2015, Delving Deep into Rectifiers, arXiv:1502.01852"
@@ -62,6 +63,7 @@ class Scheme:
 
     ``ndim`` is the closed interval of dimensions that the scheme is defined for, and ``refusal`` is what torch says of
     others. ``needs`` is "shape", "fans" or None: the one thing that the law depends on beside the parameters.
+    ``unit`` is what has to be drawn to have one element: a slice or a byte range costs the units that it touches.
     ``has_gain`` says that it goes through ``calculate_gain``, whose last bit is not the same on every platform.
     """
 
@@ -72,6 +74,7 @@ class Scheme:
     references: tuple[str, ...]
     ndim: tuple[int, int | None]
     refusal: str | None
+    unit: Unit
     needs: str | None
     parameters: tuple[SchemeParameter, ...]
     function: Callable[..., Law]
@@ -120,6 +123,7 @@ def scheme(
     references: tuple[str, ...] = (),
     ndim: tuple[int, int | None] = (0, None),
     refusal: str | None = None,
+    unit: Unit = "element",
 ) -> Callable[[Callable[..., Law]], Callable[..., Law]]:
     """Register the decorated function as a scheme under its own name and the given aliases."""
 
@@ -136,6 +140,7 @@ def scheme(
             references=references,
             ndim=ndim,
             refusal=refusal,
+            unit=unit,
             needs=needs,
             parameters=parameters + (tuple(FAN_OPTIONS.values()) if needs == "fans" else ()),
             function=function,
@@ -402,13 +407,14 @@ def _uniform(std: float) -> Law:
     references=(SAXE, STEWART),
     ndim=(2, None),
     refusal="Only tensors with 2 or more dimensions are supported",
+    unit="matrix",
 )
 def orthogonal(shape: Shape, *, gain: Factor = 1.0) -> Law:
     """Fill with a random (semi-)orthogonal matrix: the first dimension by all the others, flattened."""
     return Orthogonal(shape[0], prod(shape[1:]), gain)
 
 
-@scheme(formula="gain * Q at the centre of the kernel, zero elsewhere", references=(XIAO,), ndim=(3, 5))
+@scheme(formula="gain * Q at the centre of the kernel, zero elsewhere", references=(XIAO,), ndim=(3, 5), unit="matrix")
 def delta_orthogonal(shape: Shape, *, gain: Factor = 1.0) -> Law:
     """Fill a convolution so that it is a random orthogonal map of its channels; needs in <= out channels."""
     rows, cols, *kernel = shape
@@ -425,6 +431,7 @@ def delta_orthogonal(shape: Shape, *, gain: Factor = 1.0) -> Law:
     references=(MARTENS,),
     ndim=(2, 2),
     refusal="Only tensors with 2 dimensions are supported",
+    unit="column",
 )
 def sparse(
     shape: Shape,

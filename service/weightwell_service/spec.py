@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 Parameter = float | int | str | bool
 
-# What a spec can name in its ``generator`` field.
-GENERATORS = ("torch",)
+# What a spec can name in its ``generator`` field, the default first.
+GENERATORS = ("philox", "torch")
 
 # The largest integer that every JSON reader keeps exactly (RFC 8259, section 6); larger ones are written as strings.
 _EXACT_IN_JSON = 2**53 - 1

@@ -1,10 +1,13 @@
 """Both clients against a server that misbehaves: what comes back is the whole tensor, or an exception that says why."""
 
+import asyncio
+import io
 import pickle
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import httpx
 import numpy as np
@@ -387,6 +390,37 @@ def test_a_failure_leaves_the_path_as_it_was(
         connect(fake.url, retries=0).save(path, SHAPE, "ones")
     assert (path.read_bytes() if path.exists() else None) == before
     assert list(tmp_path.iterdir()) == ([] if before is None else [path])
+
+
+def test_the_event_loop_does_not_wait_for_the_disk(fake: "Server") -> None:
+    class File(io.BytesIO):
+        writers: ClassVar[set[int]] = set()
+
+        def write(self, data: Any) -> int:
+            self.writers.add(threading.get_ident())
+            return super().write(data)
+
+    async def save(file: File) -> None:
+        async with weightwell.AsyncClient(fake.url) as client:
+            await client.save(file, SHAPE, "ones")
+
+    file = File()
+    asyncio.run(save(file))
+    assert file.getvalue() == fake.file_of(fake.requests[0].fields)
+    assert threading.get_ident() not in file.writers
+
+
+# Progress -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_bar_says_what_is_drawn(fake: "Server", connect: Connect, capsys: pytest.CaptureFixture[str]) -> None:
+    connect(fake.url, progress=True).init(SHAPE, "ones")
+    assert "ones [300, 7] float32: 100%" in capsys.readouterr().err
+
+
+def test_a_small_answer_has_no_bar(fake: "Server", connect: Connect, capsys: pytest.CaptureFixture[str]) -> None:
+    connect(fake.url, progress=True).gain("relu")
+    assert capsys.readouterr().err == ""
 
 
 # Other transports ----------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ def test_a_slice_is_what_numpy_takes(sliced: tuple[tuple[int, ...], tuple[Any, .
     shape, index = sliced
     whole = np.arange(np.prod(shape, dtype=int)).reshape(shape)
     bounds = bounds_of(index, shape)
+    assert all(0 <= start <= stop <= length for (start, stop), length in zip(bounds, shape, strict=True))
     assert np.array_equal(whole[tuple(slice(*ends) for ends in bounds)], whole[index])
 
 

@@ -4,13 +4,14 @@ import torch
 
 from weightwell_service.exceptions import DeviceUnavailable
 from weightwell_service.generators import Generator
+from weightwell_service.generators.philox.generator import PhiloxGenerator
 from weightwell_service.generators.torch import TorchGenerator
 
 
-def make_generators(device: str) -> dict[str, Generator]:
+def make_generators(device: str, *, threads: int) -> dict[str, Generator]:
     """Return the generators that draw on a device, by name; raise ``DeviceUnavailable`` if it is not there."""
     place = _device(device)
-    generators: tuple[Generator, ...] = (TorchGenerator(place),)
+    generators: tuple[Generator, ...] = (PhiloxGenerator(threads), TorchGenerator(place))
     return {generator.name: generator for generator in generators}
 
 

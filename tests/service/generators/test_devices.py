@@ -7,7 +7,7 @@ from weightwell_service.spec import GENERATORS
 
 
 def test_every_generator_that_a_spec_can_name_draws_on_the_cpu() -> None:
-    generators = make_generators("cpu")
+    generators = make_generators("cpu", threads=2)
     assert set(generators) == set(GENERATORS)
     assert all(generator.name == name for name, generator in generators.items())
 
@@ -17,7 +17,7 @@ def test_every_generator_that_a_spec_can_name_draws_on_the_cpu() -> None:
 )
 def test_a_device_that_is_none_is_refused_in_one_line(device: str) -> None:
     with pytest.raises(DeviceUnavailable, match=r"device must be cpu, cuda or cuda:<index>, got") as caught:
-        make_generators(device)
+        make_generators(device, threads=2)
     assert "\n" not in str(caught.value)
 
 
@@ -27,4 +27,4 @@ def test_a_device_that_is_absent_is_refused_and_not_replaced_by_another(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(DeviceUnavailable, match=f"device {device} is not there: torch .+ sees 0 CUDA devices"):
-        make_generators(device)
+        make_generators(device, threads=2)

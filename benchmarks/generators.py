@@ -1,0 +1,138 @@
+"""The philox generator beside torch.nn.init, in one process, on one thread and on two.
+
+    python -m benchmarks.generators
+
+Figures are millions of elements a second into memory that is there already, 2 MiB of float32 at a time. On one thread
+they are of the thread's own time, so that what else the machine does matters less; on two, of the time that passes.
+"""
+
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from benchmarks.measure import interleave, seconds, table
+from weightwell_service.dtypes import DTYPES
+from weightwell_service.generators.philox import prepare, warm_up
+from weightwell_service.laws import Law, Normal, Sparse, TruncatedNormal, Uniform
+from weightwell_service.regions import Runs
+
+SIZE = 1 << 19  # 2 MiB of float32, as the service draws
+SIDE = 2048
+ROUNDS = 15
+
+Fill = Callable[[torch.Tensor], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A law in a dtype, and how torch draws it, if it does."""
+
+    name: str
+    law: Law
+    dtype: str
+    torch: Fill | None
+    shape: tuple[int, ...] = (SIZE,)
+
+
+def _normal(tensor: torch.Tensor) -> object:
+    return torch.nn.init.normal_(tensor, 0.0, 0.02)
+
+
+def _truncated(low: float, high: float) -> Fill:
+    return lambda tensor: torch.nn.init.trunc_normal_(tensor, 0.0, 1.0, low, high)
+
+
+CASES = (
+    Case("uniform", Uniform(-0.1, 0.1), "float32", lambda tensor: torch.nn.init.uniform_(tensor, -0.1, 0.1)),
+    Case("normal", Normal(0.0, 0.02), "float32", _normal),
+    Case("trunc_normal, 2 sigma", TruncatedNormal(0.0, 1.0, -2.0, 2.0), "float32", _truncated(-2.0, 2.0)),
+    Case("trunc_normal, 3 to 4 sigma", TruncatedNormal(0.0, 1.0, 3.0, 4.0), "float32", _truncated(3.0, 4.0)),
+    Case("normal", Normal(0.0, 0.02), "bfloat16", _normal),
+    Case("normal", Normal(0.0, 0.02), "float16", _normal),
+    Case("normal", Normal(0.0, 0.02), "float8_e4m3fn", None),
+    Case("uniform", Uniform(-0.1, 0.1), "float64", lambda tensor: torch.nn.init.uniform_(tensor, -0.1, 0.1)),
+    Case("normal", Normal(0.0, 0.02), "float64", _normal),
+    *(
+        Case(
+            f"sparse, {percent}% zeros",
+            Sparse(SIDE, SIDE, SIDE * percent // 100, 0.01),
+            "float32",
+            lambda tensor, sparsity=percent / 100: torch.nn.init.sparse_(tensor, sparsity),  # type: ignore[misc]
+            (SIDE, SIDE),
+        )
+        for percent in (10, 90)
+    ),
+)
+
+
+def own_seconds(run: Callable[[], object]) -> float:
+    """Return how much of this thread's time a call takes."""
+    start = time.thread_time()
+    run()
+    return time.thread_time() - start
+
+
+def compare(case: Case, executor: ThreadPoolExecutor) -> tuple[str, ...]:
+    """Measure one case; return its row of the table."""
+    tensor = torch.empty(case.shape, dtype=getattr(torch, case.dtype))
+    dtype, elements = DTYPES[case.dtype], tensor.numel()
+    out = tensor.view(torch.uint8).flatten().numpy().data
+
+    ready = prepare(case.law, dtype, 0, "weight")
+
+    def draw(threads: int) -> None:
+        # To rank the columns of a sparse matrix is part of drawing it; else, preparing is done once for any size.
+        prepared = prepare(case.law, dtype, 0, "weight") if isinstance(case.law, Sparse) else ready
+        part = elements // threads
+        pieces = [out[at * dtype.itemsize : (at + part) * dtype.itemsize] for at in range(0, elements, part)]
+        runs = [Runs(at, part, 0, 1) for at in range(0, elements, part)]
+        list(executor.map(prepared.fill, runs, pieces) if threads > 1 else map(prepared.fill, runs, pieces))
+
+    contenders = {
+        "one": lambda: own_seconds(lambda: draw(1)),
+        "wall": lambda: seconds(lambda: draw(1)),
+        "two": lambda: seconds(lambda: draw(2)),
+    }
+    if fill := case.torch:
+        contenders["torch"] = lambda: own_seconds(lambda: fill(tensor))
+    rates = {name: elements / time / 1e6 for name, time in interleave(contenders, ROUNDS).items()}
+    theirs = rates.get("torch")
+    return (
+        f"{case.name}, {case.dtype}",
+        f"{theirs:.0f}" if theirs else "-",
+        f"{rates['one']:.0f}",
+        f"{rates['one'] / theirs:.1f}x" if theirs else "-",
+        f"{rates['two'] / rates['wall']:.2f}x",
+    )
+
+
+def columns(length: int) -> tuple[str, ...]:
+    """Measure a shard of a few columns of a matrix that has 4096 of them."""
+    count = SIZE // length
+    prepared = prepare(Normal(0.0, 0.02), DTYPES["float32"], 0, "weight")
+    out = np.empty(count * length, np.float32).data.cast("B")
+    runs = Runs(5, length, 4096, count)
+    rates = interleave({"shard": lambda: own_seconds(lambda: prepared.fill(runs, out))}, ROUNDS)
+    return str(length), f"{count * length / rates['shard'] / 1e6:.0f}"
+
+
+def main() -> None:
+    """Measure everything and print the tables."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", UserWarning)  # torch's, of bounds that its sampler draws correctly all the same
+    warm_up()
+    with ThreadPoolExecutor(2) as executor:
+        rows = [compare(case, executor) for case in CASES]
+    heads = ("law", "torch, M/s", "philox, M/s", "ratio", "two threads")
+    table(f"One thread, torch {torch.__version__}, millions of elements a second", heads, rows)
+    shards = [columns(length) for length in (1, 2, 4, 16, 64, 1024)]
+    table("float32 normals of a few columns", ("columns", "philox, M/s"), shards)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""The generator's proof: what is too long for the tests (docs/generator.md holds the figures).
+
+    python -m benchmarks.verify [map] [casts] [statistics] [dieharder]
+
+``map`` takes every input of the float32 normal's map to float64, ``casts`` every float32 to every narrow type beside
+torch, ``statistics`` draws a thousand million normals, and ``dieharder`` pipes words, chained in the ways that this
+layout of keys and counters could go wrong, into the program of that name. Any failure makes the exit status 1.
+"""
+
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import count
+from tempfile import TemporaryFile
+from typing import IO, Any, cast
+
+import numpy as np
+import torch
+from numba import njit
+from scipy import stats
+from scipy.special import ndtri
+
+from weightwell_service.dtypes import DTYPES
+from weightwell_service.generators.philox import cpu, kernels, prepare
+from weightwell_service.generators.philox.keys import Stream, derive_key
+from weightwell_service.generators.philox.quantile import TAIL_BOUND, Singles
+from weightwell_service.generators.philox.words import Words
+from weightwell_service.laws import Normal
+from weightwell_service.regions import Runs
+
+CHUNK = 1 << 22
+
+_STANDARD = kernels.Affine(*(np.float32(number) for number in (1, 0, -math.inf, math.inf)))
+
+
+@njit(nogil=True, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
+def _normals(words: Any, affine: Any, logs: Any, values: Any) -> None:
+    kernels._normal_singles(words, words.size, affine, logs, values)
+
+
+def verify_map() -> bool:
+    """Compare the float32 normal of every word with float64: the map does not look at a word's last bit."""
+    logs = np.empty(CHUNK, np.float32)
+    worst: dict[str, tuple[float, float]] = {"centre": (0.0, 0.0), "tail": (0.0, 0.0)}
+    squares, symmetric, steps, before = 0.0, True, 0, 0.0
+    for start in range(1 << 31, 1 << 32, 2 * CHUNK):
+        words = np.arange(start, start + 2 * CHUNK, 2, dtype=np.uint32)
+        values, mirrored = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
+        _normals(words, _STANDARD, logs, values)
+        _normals(~words, _STANDARD, logs, mirrored)
+        symmetric &= bool(np.array_equal(values, -mirrored))
+        steps += int(np.count_nonzero(np.diff(values, prepend=before) < 0))
+        before = float(values[-1])
+        rest = (1 << 32) - (words | np.uint32(1)).astype(np.int64)
+        exact = -ndtri(rest * 2.0**-32)
+        errors = np.abs(values - exact) / np.spacing(exact.astype(np.float32))
+        squares += float(np.sum(errors**2))
+        for part, of_part in (("centre", rest >= TAIL_BOUND), ("tail", rest < TAIL_BOUND)):
+            if of_part.any():
+                at = int(np.argmax(np.where(of_part, errors, 0)))
+                worst[part] = max(worst[part], (float(errors[at]), float(exact[at])))
+    print("map: all 2^31 inputs against scipy.special.ndtri in float64")
+    for part, (error, place) in worst.items():
+        print(f"  largest error in the {part}: {error:.2f} ulp, at z = {place:.4f}")
+    print(f"  root mean square error: {math.sqrt(squares / 2**30):.3f} ulp")
+    print(f"  largest draw: {before:.4f}; odd: {symmetric}; steps down: {steps} of {2**30}")
+    return symmetric and max(error for error, _ in worst.values()) <= 6
+
+
+def verify_casts() -> bool:
+    """Compare the narrow types with torch's casts, for every float32 in their range."""
+    sound = True
+    for name in ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"):
+        dtype, wrong, compared = DTYPES[name], 0, 0
+        unsigned = {1: np.uint8, 2: np.uint16}[dtype.itemsize]
+        for start in range(0, 1 << 32, CHUNK):
+            values = np.arange(start, start + CHUNK, dtype=np.uint32).view(np.float32)
+            values = values[np.abs(values) <= dtype.max]
+            if not values.size:
+                continue
+            ours = np.empty(values.size, unsigned)
+            kernels.encode_all(values, cpu._target(dtype), ours)
+            theirs = torch.from_numpy(values).to(getattr(torch, name)).view(torch.uint8).numpy().view(unsigned)
+            wrong += int(np.count_nonzero(ours != theirs))
+            compared += values.size
+        print(f"casts: {name}: {wrong} of {compared} differ from torch's")
+        sound &= not wrong
+    return sound
+
+
+def verify_statistics(draws: int = 1 << 30) -> bool:
+    """Draw standard normals, and count what a normal sample of that size may show."""
+    return all([_verify_moments(draws), _verify_kolmogorov_smirnov(), _verify_correlations()])
+
+
+def _verify_moments(draws: int) -> bool:
+    powers, tails = np.zeros(6), dict.fromkeys((3.0, 4.0, 5.0, 5.5), 0)
+    for first in range(0, draws, CHUNK):
+        z = _sample("moments", first, CHUNK).astype(np.float64)
+        powers += [np.sum(z**power) for power in range(1, 7)]
+        for bound in tails:
+            tails[bound] += int(np.count_nonzero(np.abs(z) > bound))
+    print(f"statistics: {draws} standard normals, deviations in standard errors")
+    scores: list[float] = []
+    for power, total in enumerate(powers.tolist(), start=1):
+        mean, fourth = _normal_moment(power), _normal_moment(2 * power)
+        scores.append((total / draws - mean) / math.sqrt((fourth - mean**2) / draws))
+        print(f"  moment {power}: {total / draws:+.7f}, expected {mean}: {scores[-1]:+.2f}")
+    for bound, beyond in tails.items():
+        expected = draws * math.erfc(bound / math.sqrt(2))
+        scores.append((beyond - expected) / math.sqrt(expected))
+        print(f"  beyond {bound} sigma: {beyond}, expected {expected:.1f}: {scores[-1]:+.2f}")
+    return max(map(abs, scores)) < 4.5
+
+
+def _normal_moment(power: int) -> int:
+    return math.prod(range(1, power, 2)) if power % 2 == 0 else 0
+
+
+def _verify_kolmogorov_smirnov() -> bool:
+    p_values = [stats.kstest(_sample(f"ks.{i}", 0, 1 << 21), "norm").pvalue for i in range(20)]
+    spread = stats.kstest(p_values, "uniform").pvalue
+    span = f"{min(p_values):.3f} to {max(p_values):.3f}"
+    print(f"  Kolmogorov-Smirnov, 20 tensors of 2^21: p from {span}, themselves uniform with p = {spread:.3f}")
+    return bool(min(p_values) > 1e-4 and spread > 1e-4)
+
+
+def _verify_correlations(size: int = 1 << 26) -> bool:
+    base = _sample("correlations", 0, size)
+    pairs: dict[str, tuple[Singles, Singles]] = {
+        f"neighbours at distance {lag}": (base[:-lag], base[lag:]) for lag in (1, 2, 3, 4, 64, 4096)
+    }
+    pairs["the next seed"] = base, _sample("correlations", 0, size, seed=1)
+    pairs["the seed 2^32 on"] = base, _sample("correlations", 0, size, seed=1 << 32)
+    pairs["another name"] = base, _sample("correlationt", 0, size)
+    pairs["far indices"] = base, _sample("correlations", 1 << 34, size)
+    scores = []
+    for what, (left, right) in pairs.items():
+        scores.append(float(np.mean(left * right, dtype=np.float64)) * math.sqrt(left.size))
+        scores.append(float(np.mean((left**2 - 1) * (right**2 - 1), dtype=np.float64)) / 2 * math.sqrt(left.size))
+        print(f"  correlation with {what}: {scores[-2]:+.2f}; of the squares: {scores[-1]:+.2f} standard errors")
+    return max(map(abs, scores)) < 4.5
+
+
+def _sample(name: str, first: int, size: int, seed: int = 0) -> Singles:
+    values = np.empty(size, np.float32)
+    prepare(Normal(0.0, 1.0), DTYPES["float32"], seed, name).fill(Runs(first, size, 0, 1), values.data.cast("B"))
+    return values
+
+
+def verify_dieharder() -> bool:
+    """Pipe words, chained in three ways, into dieharder's whole battery; the streams never end, and nothing rewinds."""
+    sound = True
+    for what, stream in STREAMS.items():
+        verdicts = _battery(stream())
+        counts = {verdict: sum(verdict in line for line in verdicts) for verdict in ("PASSED", "WEAK", "FAILED")}
+        print(f"dieharder, {what}: {counts}")
+        print("".join(line for line in verdicts if "WEAK" in line or "FAILED" in line), end="")
+        sound &= bool(counts["PASSED"]) and not counts["FAILED"]
+    return sound
+
+
+def _battery(blocks: Iterator[Words]) -> list[str]:
+    """Return the lines of dieharder, which reads as many words as it likes."""
+    with TemporaryFile("w+") as said:
+        command = ("dieharder", "-a", "-g", "200", "-k", "1")
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=said) as battery, suppress(BrokenPipeError):
+            for block in blocks:
+                cast(IO[bytes], battery.stdin).write(block.tobytes())
+        said.seek(0)
+        return said.readlines()
+
+
+def _words(seed: int, name: str, runs: Runs) -> Words:
+    out = np.empty(runs.size, np.uint32)
+    kernels.fill_words(derive_key(seed, name, Stream.DATA), cpu._run(runs), out)
+    return out
+
+
+STREAMS: dict[str, Callable[[], Iterator[Words]]] = {
+    "one tensor after the other, 256 words of each": lambda: (
+        _words(0, f"model.layers.{layer}.weight", Runs(0, 256, 0, 1)) for layer in count()
+    ),
+    "one seed after the other, 256 words of each": lambda: (
+        _words(seed, "weight", Runs(0, 256, 0, 1)) for seed in count()
+    ),
+    "a matrix of 4096 columns, column by column": lambda: (
+        _words(0, "weight", Runs(column, 1, 4096, 1 << 20)) for column in count()
+    ),
+}
+
+PARTS: dict[str, Callable[[], bool]] = {
+    "map": verify_map,
+    "casts": verify_casts,
+    "statistics": verify_statistics,
+    "dieharder": verify_dieharder,
+}
+
+
+def main(wanted: list[str]) -> int:
+    """Verify the parts that are wanted, or all; return the exit status."""
+    unsound = [part for part in wanted or PARTS if not PARTS[part]()]
+    print("failed: " + ", ".join(unsound) if unsound else "all as it should be")
+    return 1 if unsound else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

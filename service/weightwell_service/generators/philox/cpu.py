@@ -1,0 +1,201 @@
+"""The philox generator on a CPU: laws prepared for the compiled kernels.
+
+Whatever is prepared is immutable, or guarded, and drawing holds no lock of Python's: any number of threads may draw any
+parts of a tensor at once.
+"""
+
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from threading import Lock
+from typing import Any, Protocol
+
+import numpy as np
+
+from weightwell_service.dtypes import DTYPES, DType
+from weightwell_service.exceptions import InvalidSpec
+from weightwell_service.generators.philox import kernels
+from weightwell_service.generators.philox.draws import Draw, carrier_of, settle
+from weightwell_service.generators.philox.formats import FORMATS, UNSIGNED, encode, pattern
+from weightwell_service.generators.philox.keys import Key, Stream, derive_key
+from weightwell_service.generators.philox.matrices import Orthogonals
+from weightwell_service.generators.philox.windows import Narrow, Wide
+from weightwell_service.laws import Constant, Lattice, Law, Normal, Orthogonal, Sparse
+from weightwell_service.regions import Runs
+
+# Words of a sparse matrix's mask that are ranked together, in panels of whole columns.
+_PANEL = 1 << 18
+
+
+class Prepared(Protocol):
+    """A law, ready to be drawn."""
+
+    def fill(self, runs: Runs, out: memoryview) -> None:
+        """Write the elements of ``runs``, little-endian, into ``out``: ``runs.size * dtype.itemsize`` bytes."""
+
+
+def prepare(law: Law, dtype: DType, seed: int, name: str, executor: Executor | None = None) -> Prepared:
+    """Return what draws a law for the tensor ``name``; raise ``InvalidSpec`` for a matrix of too many rows.
+
+    Orthogonal matrices are multiplied out by the threads of ``executor``, none of which may be waiting for this.
+    """
+    match law:
+        case Constant(value):
+            return Constants(dtype, pattern(value, dtype))
+        case Lattice():
+            return Points(law, dtype, pattern(law.value, dtype))
+        case Sparse():
+            return Columns(law, prepare_elements(settle(Normal(0.0, law.std), dtype), seed, name), seed, name)
+        case Orthogonal():
+            carrier = DTYPES["float64" if dtype.name == "float64" else "float32"]
+            normals = prepare_elements(settle(Normal(0.0, 1.0), carrier), seed, name, Stream.GAUSSIAN)
+            return Orthogonals(law, dtype, normals, executor)
+        case law:
+            return prepare_elements(settle(law, dtype), seed, name)
+
+
+@dataclass(frozen=True, slots=True)
+class Constants:
+    """A tensor whose elements all have the same bits."""
+
+    dtype: DType
+    bits: int
+
+    def fill(self, runs: Runs, out: memoryview) -> None:
+        """Write the elements of ``runs`` into ``out``."""
+        np.frombuffer(out, UNSIGNED[self.dtype.itemsize])[: runs.size] = self.bits
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """A tensor of zeros, but for the points of a lattice, which all have the same bits."""
+
+    law: Lattice
+    dtype: DType
+    bits: int
+
+    def fill(self, runs: Runs, out: memoryview) -> None:
+        """Write the elements of ``runs`` into ``out``."""
+        target = np.frombuffer(out, UNSIGNED[self.dtype.itemsize])
+        target[:] = 0
+        strides = max(self.law.strides[0], 1), max(self.law.strides[1], 1)
+        bits = target.dtype.type(self.bits)
+        kernels.fill_lattice(self.law.first, strides, self.law.counts, bits, _run(runs), target)
+
+
+@dataclass(frozen=True, slots=True)
+class Elements:
+    """A tensor of independent elements, perhaps with zeros in every column.
+
+    ``law`` is what the kernels of float32 arithmetic take, or those of float64.
+    """
+
+    draw: Draw
+    law: kernels.Single | kernels.Double
+
+    def fill(self, runs: Runs, out: memoryview) -> None:
+        """Write the elements of ``runs`` into ``out``."""
+        if not runs.size:
+            return
+        dtype = self.draw.dtype
+        target = np.frombuffer(out, UNSIGNED[dtype.itemsize])
+        if self.draw.exponent or self.draw.carrier is not carrier_of(dtype):
+            values = np.empty(runs.size, self.draw.carrier.name)
+            self._fill_carrier(runs, values)
+            target[:] = encode(values.astype(carrier_of(dtype).name), dtype, self.draw.exponent)
+        elif isinstance(self.law, kernels.Single) and dtype.name != "float32":
+            kernels.fill_encoded(self.law, _run(runs), _target(dtype), target)
+        else:
+            self._fill_carrier(runs, target.view(dtype.name))
+
+    def _fill_carrier(self, runs: Runs, values: Any) -> None:
+        if isinstance(self.law, kernels.Single):
+            kernels.fill_singles(self.law, _run(runs), values)
+        else:
+            kernels.fill_doubles(self.law, _run(runs), values)
+
+
+class Columns:
+    """A sparse matrix: independent elements, of which the ``zeros`` lowest ranks of each column are zero.
+
+    A column's limit, the key of the last element to be zero, takes the mask's words of all its rows. Limits are found
+    when they are first needed, in panels of columns, and kept: 8 bytes for each column.
+    """
+
+    def __init__(self, law: Sparse, elements: Elements, seed: int, name: str):
+        if law.rows > 1 << 32:
+            raise InvalidSpec("shape", got=law.rows, expected="at most 2^32 rows where columns are sparse")
+        self._law = law
+        self._elements = elements
+        self._key = derive_key(seed, name, Stream.MASK)
+        self._width = max(4, _PANEL // max(law.rows, 1))
+        self._limits = np.zeros(law.cols, np.uint64)
+        self._locks = [Lock() for _ in range(0, law.cols, self._width)]
+        self._known = [False] * len(self._locks)
+
+    def fill(self, runs: Runs, out: memoryview) -> None:
+        """Write the elements of ``runs`` into ``out``."""
+        if not self._law.zeros or not runs.size:
+            return self._elements.fill(runs, out)
+        for panel in self._panels(runs):
+            with self._locks[panel]:
+                if not self._known[panel]:
+                    self._rank(slice(panel * self._width, min((panel + 1) * self._width, self._law.cols)))
+                    self._known[panel] = True
+        mask = kernels.Mask(self._key, self._law.cols, self._limits)
+        return replace(self._elements, law=self._elements.law._replace(mask=mask)).fill(runs, out)
+
+    def _panels(self, runs: Runs) -> range:
+        """Return the panels that hold the columns of runs."""
+        column = runs.first % self._law.cols
+        if (runs.stride % self._law.cols and runs.count > 1) or column + runs.length > self._law.cols:
+            return range(len(self._locks))
+        return range(column // self._width, (column + runs.length - 1) // self._width + 1)
+
+    def _rank(self, columns: slice) -> None:
+        """Find the limits of some columns: radix selection by the first byte, then a sort of what shares it."""
+        rows, width = self._law.rows, columns.stop - columns.start
+        words = np.empty((rows, width), np.uint32)
+        kernels.fill_words(self._key, kernels.Run(columns.start, width, self._law.cols, rows), words.reshape(-1))
+        counts = np.zeros((width, 256), np.int32)
+        kernels.count_bins(words, counts)
+        until = np.cumsum(counts, axis=1)
+        bins = np.argmax(until >= self._law.zeros, axis=1)[:, None]
+        size, last = np.take_along_axis(counts, bins, 1), np.take_along_axis(until, bins, 1)
+        keys = np.full((width, size.max()), np.iinfo(np.uint64).max)
+        kernels.collect_bin(words, bins.ravel().astype(np.uint32), keys)
+        keys.sort(axis=1)
+        self._limits[columns] = np.take_along_axis(keys, self._law.zeros - 1 - (last - size), 1).ravel()
+
+
+def prepare_elements(draw: Draw, seed: int, name: str, stream: Stream = Stream.DATA) -> Elements:
+    """Return what draws a law of independent elements."""
+    data, low = (derive_key(seed, name, stream) for stream in (stream, Stream.LOW))
+    window = draw.window if isinstance(draw.window, Wide) else Wide(0, 0)
+    numbers = draw.scale, draw.shift, draw.low, draw.high
+    common = int(draw.variate), np.uint64(window.origin), np.uint64(window.width)
+    if draw.carrier is DTYPES["float32"]:
+        affine = kernels.Affine(*(np.float32(number) for number in numbers))
+        return Elements(draw, kernels.Single(*common, affine, data, _NO_MASK))
+    narrow = draw.window if isinstance(draw.window, Narrow) else Narrow(0, 0.0, 0.0, 0)
+    strip = kernels.Strip(narrow.side, narrow.start, narrow.span, narrow.exponent)
+    return Elements(draw, kernels.Double(*common, strip, kernels.Affine(*numbers), data, low, _NO_MASK))
+
+
+_NO_MASK = kernels.Mask(Key(0, 0, 0, 0), 1, np.empty(0, np.uint64))
+
+
+def _run(runs: Runs) -> kernels.Run:
+    return kernels.Run(runs.first, runs.length, runs.stride, runs.count)
+
+
+def _target(dtype: DType) -> kernels.Target:
+    """Return what rounding to a narrow dtype needs."""
+    form, single = FORMATS[dtype.name], FORMATS["float32"]
+    rebias = single.bias - form.bias
+    return kernels.Target(
+        shift=np.uint32(single.mantissa - form.mantissa),
+        rebias=np.uint32(rebias << single.mantissa),
+        smallest=np.uint32((rebias + 1) << single.mantissa if rebias else 0),
+        magic=np.float32(2.0 ** (1 - form.bias - form.mantissa + single.mantissa)),
+        sign=np.uint32(form.width - 1),
+    )

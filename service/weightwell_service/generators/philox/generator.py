@@ -1,0 +1,94 @@
+"""The philox generator as the service has it: plans in, pieces out."""
+
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import lru_cache
+from threading import Lock
+
+from weightwell_service.exceptions import UnsupportedSpec
+from weightwell_service.generators.philox import VERSION, Prepared, prepare, warm_up
+from weightwell_service.laws import Orthogonal, Sparse
+from weightwell_service.plan import Piece, Plan, PlannedTensor
+
+# A mask numbers the rows of a column in 32 bits.
+_MAX_ROWS = 2**32
+
+# Laws that are kept ready while a file is drawn: chunks come in order, so few are in use at once.
+_KEPT, _KEPT_MATRICES = 256, 2
+
+
+class PhiloxGenerator:
+    """Draws the same bits everywhere, any piece at any time."""
+
+    name = "philox"
+    portable = True
+    identity = VERSION
+
+    def __init__(self, threads: int):
+        # One chunk for every thread, and one that waits for the first of them to be free.
+        self.concurrency = threads + 1
+        # Not the threads that draw chunks: those wait for the matrix.
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="matrix")
+
+    def warm_up(self) -> None:
+        """Compile the kernels and check their known answers; raise ``GeneratorUnsound`` if they do not come out."""
+        warm_up()
+
+    def check(self, plan: Plan) -> None:
+        """Raise ``UnsupportedSpec`` for a sparse matrix whose rows a mask cannot number."""
+        for tensor in plan.tensors:
+            if isinstance(tensor.law, Sparse) and tensor.law.rows > _MAX_ROWS:
+                raise UnsupportedSpec(
+                    "shape", got=tensor.law.rows, expected="at most 2^32 rows where columns are sparse"
+                )
+
+    def footprint(self, plan: Plan) -> int:
+        """Return the bytes that are kept of the largest matrices, as many as are kept at once."""
+        return sum(sorted(map(_resident, plan.tensors))[-_KEPT_MATRICES:])
+
+    def open(self, plan: Plan) -> "PhiloxDrawing":
+        """Start drawing a file."""
+        del plan
+        return PhiloxDrawing(self._executor)
+
+
+class PhiloxDrawing:
+    """One file in the drawing. Laws are prepared when they are first needed, and a few of them are kept."""
+
+    def __init__(self, executor: Executor):
+        self._executor = executor
+        self._lock = Lock()
+        self._elements = lru_cache(_KEPT)(self._prepare)
+        self._matrices = lru_cache(_KEPT_MATRICES)(self._prepare)
+
+    def fill(self, piece: Piece, out: memoryview) -> None:
+        """Write the elements of a piece into ``out``."""
+        tensor, filled = piece.tensor, 0
+        with self._lock:
+            prepared = (self._matrices if _is_matrix(tensor) else self._elements)(tensor)
+        for runs in tensor.region.runs(piece.start, piece.stop):
+            nbytes = runs.size * tensor.dtype.itemsize
+            prepared.fill(runs, out[filled : filled + nbytes])
+            filled += nbytes
+
+    def close(self) -> None:
+        """Let go of what was prepared."""
+        self._elements.cache_clear()
+        self._matrices.cache_clear()
+
+    def _prepare(self, tensor: PlannedTensor) -> Prepared:
+        return prepare(tensor.law, tensor.dtype, tensor.seed, tensor.name, self._executor)
+
+
+def _is_matrix(tensor: PlannedTensor) -> bool:
+    """Whether a tensor is drawn with the help of what is kept of the whole matrix."""
+    return isinstance(tensor.law, Sparse | Orthogonal)
+
+
+def _resident(tensor: PlannedTensor) -> int:
+    """Return the bytes that are kept to draw a tensor, beside the chunks themselves."""
+    match tensor.law:
+        case Sparse(rows, cols):
+            return 8 * cols + 16 * rows
+        case Orthogonal(rows, cols):
+            return 3 * rows * cols * max(tensor.dtype.itemsize, 4)
+    return 0

@@ -1,0 +1,46 @@
+"""Keys: what separates the random words of one tensor from those of every other.
+
+A key is 128 bits of SHA-256 over the generator's version, the seed, the tensor's name and the stream. Shape, dtype,
+law, device and order are not hashed: that is why a bfloat16 tensor is the rounding of the float32 one, and why the old
+rows stay when a vocabulary grows.
+"""
+
+from enum import IntEnum
+from hashlib import sha256
+from typing import NamedTuple
+
+VERSION = "philox4x32-10/1"
+
+
+class Stream(IntEnum):
+    """What the words of a key are for, so that no word serves two purposes."""
+
+    DATA = 0  # the high 32 bits of every draw
+    MASK = 1  # which elements of a sparse column are zero
+    GAUSSIAN = 2  # the reflectors of an orthogonal matrix
+    LOW = 3  # the low 32 bits of a draw, for float64 and for narrow windows
+
+
+class Key(NamedTuple):
+    """Four 32-bit integers: ``k0, k1`` are Philox's key, ``n0, n1`` the high half of its counter."""
+
+    k0: int
+    k1: int
+    n0: int
+    n1: int
+
+
+def derive_key(seed: int, name: str, stream: Stream) -> Key:
+    """Return the key of one stream of the tensor ``name``; ``seed`` is in ``[0, 2^64)``."""
+    utf8 = name.encode()
+    message = b"".join(
+        (
+            b"weightwell/" + VERSION.encode() + b"\0",
+            seed.to_bytes(8, "little"),
+            len(utf8).to_bytes(4, "little"),
+            utf8,
+            stream.to_bytes(1, "little"),
+        )
+    )
+    digest = sha256(message).digest()
+    return Key(*(int.from_bytes(digest[at : at + 4], "little") for at in (0, 4, 8, 12)))

@@ -1,0 +1,62 @@
+"""The golden file holds for ever: when this test fails, the code is wrong. The file is never made again to pass it."""
+
+import json
+from dataclasses import fields
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from weightwell_service.dtypes import DTYPES
+from weightwell_service.generators.philox import VERSION, prepare
+from weightwell_service.laws import Constant, Lattice, Law, Normal, Sparse, TruncatedNormal, Uniform
+from weightwell_service.regions import Runs
+
+GOLDEN = Path(__file__).parents[3] / "golden" / "philox-v1.json"
+KINDS: dict[str, type[Any]] = {
+    "constant": Constant,
+    "uniform": Uniform,
+    "normal": Normal,
+    "truncated_normal": TruncatedNormal,
+    "lattice": Lattice,
+    "sparse": Sparse,
+}
+
+
+def _law(kind: str, **parameters: Any) -> Law:
+    law: Law = KINDS[kind](**{name: tuple(v) if isinstance(v, list) else v for name, v in parameters.items()})
+    return law
+
+
+def _digest(case: dict[str, Any]) -> str:
+    runs, dtype = Runs(**{name: int(value) for name, value in case["runs"].items()}), DTYPES[case["dtype"]]
+    out = bytearray(runs.size * dtype.itemsize)
+    prepare(_law(**case["law"]), dtype, int(case["seed"]), case["name"]).fill(runs, memoryview(out))
+    assert bytes(out[:8]).hex() == case["begins"]
+    return sha256(out).hexdigest()
+
+
+def test_the_golden_file_is_of_this_version() -> None:
+    assert VERSION == "philox4x32-10/1"
+
+
+def test_the_golden_file_itself_is_what_it_was() -> None:
+    assert sha256(GOLDEN.read_bytes()).hexdigest() == GOLDEN_SHA256
+
+
+def test_the_golden_file_covers_every_law_and_dtype() -> None:
+    cases = json.loads(GOLDEN.read_text("utf-8"))
+    assert {(case["law"]["kind"], case["dtype"]) for case in cases} == {(k, d) for k in KINDS for d in DTYPES}
+    for case in cases:
+        assert {field.name for field in fields(KINDS[case["law"]["kind"]])} == set(case["law"]) - {"kind"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_digest_is_golden(kind: str) -> None:
+    cases = [case for case in json.loads(GOLDEN.read_text("utf-8")) if case["law"]["kind"] == kind]
+    wrong = [case for case in cases if _digest(case) != case["sha256"]]
+    assert not wrong
+
+
+GOLDEN_SHA256 = "97032225c5ff29d221b16753c59f4097dc1075f56367f4e98ec871a63b00d737"
