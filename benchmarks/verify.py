@@ -166,7 +166,7 @@ def _battery(blocks: Iterator[Words]) -> list[str]:
     """Return the lines of dieharder, which reads as many words as it likes."""
     with TemporaryFile("w+") as said:
         command = ("dieharder", "-a", "-g", "200", "-k", "1")
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=said) as battery, suppress(BrokenPipeError):
+        with suppress(BrokenPipeError), subprocess.Popen(command, stdin=subprocess.PIPE, stdout=said) as battery:
             for block in blocks:
                 cast(IO[bytes], battery.stdin).write(block.tobytes())
         said.seek(0)

@@ -15,9 +15,10 @@ from weightwell_service.dtypes import DTYPES, DType
 from weightwell_service.exceptions import InvalidSpec
 from weightwell_service.generators.philox import kernels
 from weightwell_service.generators.philox.draws import Draw, carrier_of, settle
-from weightwell_service.generators.philox.formats import FORMATS, UNSIGNED, encode, pattern
+from weightwell_service.generators.philox.formats import UNSIGNED, encode, pattern
 from weightwell_service.generators.philox.keys import Key, Stream, derive_key
 from weightwell_service.generators.philox.matrices import Orthogonals
+from weightwell_service.generators.philox.narrow import target as narrow_target
 from weightwell_service.generators.philox.windows import Narrow, Wide
 from weightwell_service.laws import Constant, Lattice, Law, Normal, Orthogonal, Sparse
 from weightwell_service.regions import Runs
@@ -46,9 +47,8 @@ def prepare(law: Law, dtype: DType, seed: int, name: str, executor: Executor | N
         case Sparse():
             return Columns(law, prepare_elements(settle(Normal(0.0, law.std), dtype), seed, name), seed, name)
         case Orthogonal():
-            carrier = DTYPES["float64" if dtype.name == "float64" else "float32"]
-            normals = prepare_elements(settle(Normal(0.0, 1.0), carrier), seed, name, Stream.GAUSSIAN)
-            return Orthogonals(law, dtype, normals, executor)
+            normals = prepare_elements(settle(Normal(0.0, 1.0), carrier_of(dtype)), seed, name, Stream.GAUSSIAN)
+            return Orthogonals(law, settle(Normal(0.0, law.gain), dtype), normals, executor)
         case law:
             return prepare_elements(settle(law, dtype), seed, name)
 
@@ -103,7 +103,7 @@ class Elements:
             self._fill_carrier(runs, values)
             target[:] = encode(values.astype(carrier_of(dtype).name), dtype, self.draw.exponent)
         elif isinstance(self.law, kernels.Single) and dtype.name != "float32":
-            kernels.fill_encoded(self.law, _run(runs), _target(dtype), target)
+            kernels.fill_encoded(self.law, _run(runs), narrow_target(dtype), target)
         else:
             self._fill_carrier(runs, target.view(dtype.name))
 
@@ -186,16 +186,3 @@ _NO_MASK = kernels.Mask(Key(0, 0, 0, 0), 1, np.empty(0, np.uint64))
 
 def _run(runs: Runs) -> kernels.Run:
     return kernels.Run(runs.first, runs.length, runs.stride, runs.count)
-
-
-def _target(dtype: DType) -> kernels.Target:
-    """Return what rounding to a narrow dtype needs."""
-    form, single = FORMATS[dtype.name], FORMATS["float32"]
-    rebias = single.bias - form.bias
-    return kernels.Target(
-        shift=np.uint32(single.mantissa - form.mantissa),
-        rebias=np.uint32(rebias << single.mantissa),
-        smallest=np.uint32((rebias + 1) << single.mantissa if rebias else 0),
-        magic=np.float32(2.0 ** (1 - form.bias - form.mantissa + single.mantissa)),
-        sign=np.uint32(form.width - 1),
-    )

@@ -85,7 +85,7 @@ def _scaled(draw: Draw) -> Draw:
     low, high = interval(draw.low, draw.high, draw.dtype)
     if low > high:  # no number of the dtype lies between the bounds
         low = high = nearest(_clamp(draw.shift, draw.low, draw.high), draw.dtype)
-    largest = max(draw.scale, abs(draw.shift))
+    largest = max(abs(draw.scale), abs(draw.shift))
     ordinary = _ORDINARY[carrier_of(draw.dtype).name]
     exponent = 1 - math.frexp(largest)[1] if 0 < largest < ordinary else 0
     scale, shift, low, high = (

@@ -50,6 +50,9 @@ FORMATS = {
 }
 UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
+# Elements that are rounded together: what this needs beside them is ten times their size.
+_BLOCK = 1 << 14
+
 
 def nearest(value: float, dtype: DType) -> float:
     """Round to the nearest number of a dtype; what is beyond its largest finite number becomes that number."""
@@ -67,17 +70,13 @@ def interval(low: float, high: float, dtype: DType) -> tuple[float, float]:
 def encode(values: NDArray[np.floating], dtype: DType, exponent: int = 0) -> Patterns:
     """Return the bit patterns of ``values * 2^-exponent`` in a dtype.
 
-    ``values`` are float64 for float64, and otherwise float32, to which they are rounded first: only then to the dtype.
-    They are finite, not subnormal, and no larger than the dtype's largest number.
+    ``values`` (n) are float64 for float64, and otherwise float32, to which the products are rounded first, and only
+    then to the dtype. They are finite, not subnormal, and no larger than the dtype's largest number.
     """
-    carrier = f"float{8 * values.itemsize}"
-    unsigned = UNSIGNED[values.itemsize]
-    bits = values.view(unsigned)
-    if exponent:
-        bits = _round(bits, FORMATS[carrier], FORMATS[carrier], exponent).astype(unsigned)
-    if dtype.name != carrier:
-        bits = _round(bits, FORMATS[carrier], FORMATS[dtype.name])
-    return bits.astype(UNSIGNED[dtype.itemsize])
+    patterns = np.empty(values.size, UNSIGNED[dtype.itemsize])
+    for start in range(0, values.size, _BLOCK):
+        patterns[start : start + _BLOCK] = _encode(values[start : start + _BLOCK], dtype, exponent)
+    return patterns
 
 
 def pattern(value: float, dtype: DType) -> int:
@@ -91,6 +90,14 @@ def pattern(value: float, dtype: DType) -> int:
     exponent = 100 if abs(single) < 2.0**-100 else 0
     values = np.array([math.ldexp(single, exponent)], np.float32)
     return int(encode(values, dtype, exponent)[0])
+
+
+def _encode(values: NDArray[np.floating], dtype: DType, exponent: int) -> Patterns:
+    carrier = f"float{8 * values.itemsize}"
+    bits: Patterns = values.view(UNSIGNED[values.itemsize])
+    if exponent:
+        bits = _round(bits, FORMATS[carrier], FORMATS[carrier], exponent).astype(bits.dtype)
+    return bits if dtype.name == carrier else _round(bits, FORMATS[carrier], FORMATS[dtype.name])
 
 
 def _round(bits: Patterns, source: Format, target: Format, exponent: int = 0) -> Patterns:

@@ -6,6 +6,8 @@ long chain of dependent operations in one loop leaves the processor waiting. Eve
 ``reference``: LLVM keeps both, and fuses nothing, without fastmath. Scaling by a power of two is exact, so it is done
 once per block and not once per element.
 
+All of it is one module, because Numba looks at this file alone to see whether what it compiled is still good.
+
 Integers are wrapped one by one (``u32``, ``i32``): Numba would widen them to 64 bits, which halves the vectors.
 """
 

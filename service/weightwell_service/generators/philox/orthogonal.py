@@ -99,7 +99,8 @@ class Reflectors:
         lanes = LINE // out.itemsize
         panel = np.zeros((width // lanes, rows, lanes), out.dtype)
         multiply_out(self.vectors, self.factors, self.signs, block, panel)
-        panel *= out.dtype.type(gain)
+        with np.errstate(over="ignore"):
+            panel *= out.dtype.type(gain)
         for strip, first in zip(panel, range(start, stop, lanes), strict=False):
             target = out[:, first : min(first + lanes, stop)]
             target[...] = strip[: self.rows, : target.shape[1]]

@@ -9,7 +9,8 @@ def haar(gaussian: Matrix, *, gain: float = 1.0) -> Matrix:
     """Return what ``orthogonal.haar`` returns, bit for bit."""
     rows, cols = gaussian.shape
     q = multiply_out(gaussian) if rows >= cols else multiply_out(gaussian.T).T
-    return q * gaussian.dtype.type(gain)
+    with np.errstate(over="ignore"):
+        return q * gaussian.dtype.type(gain)
 
 
 def multiply_out(gaussian: Matrix) -> Matrix:

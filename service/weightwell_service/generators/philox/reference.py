@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightwell_service.dtypes import DType
-from weightwell_service.generators.philox.draws import Draw, Variate, settle
+from weightwell_service.generators.philox.draws import Draw, Variate, carrier_of, settle
 from weightwell_service.generators.philox.formats import UNSIGNED, Patterns, encode, pattern
 from weightwell_service.generators.philox.keys import Stream, derive_key
+from weightwell_service.generators.philox.orthogonal_reference import haar
 from weightwell_service.generators.philox.quantile import (
     Doubles,
     Singles,
@@ -52,20 +53,30 @@ class Prepared:
                 normal = Prepared(Normal(0.0, self.law.std), self.dtype, self.seed, self.name)
                 return np.where(self._is_zero(self.law, at), np.uint64(0), normal.patterns(at))
             case Orthogonal():
-                raise NotImplementedError("orthogonal")
+                place, tap = np.divmod(at, np.uint64(law.taps))
+                return np.where(tap == law.centre, self._matrix(law)[place], np.uint64(0))
             case law:
                 draw = settle(law, self.dtype)
-                return encode(self._elements(draw, at), self.dtype, draw.exponent)
+                return self._settled(self._variates(draw, at, Stream.DATA), draw)
 
-    def _elements(self, draw: Draw, at: Indices) -> Singles | Doubles:
-        """Return ``v * scale + shift`` within its bounds, in float64 for float64 and otherwise in float32."""
-        high, low = self._words(Stream.DATA, at), self._words(Stream.LOW, at)
-        carrier = np.float64 if draw.carrier.name == "float64" else np.float32
-        variates = double_variates(draw, high, low) if carrier is np.float64 else single_variates(draw, high)
+    def _variates(self, draw: Draw, at: Indices, stream: Stream) -> Singles | Doubles:
+        high, low = self._words(stream, at), self._words(Stream.LOW, at)
+        return double_variates(draw, high, low) if draw.carrier.name == "float64" else single_variates(draw, high)
+
+    def _settled(self, variates: Singles | Doubles, draw: Draw) -> Patterns:
+        """Return the bits of ``v * scale + shift`` within its bounds."""
+        carrier = variates.dtype.type
         with np.errstate(over="ignore"):
             elements = variates * carrier(draw.scale) + carrier(draw.shift)
         elements = np.minimum(np.maximum(elements, carrier(draw.low)), carrier(draw.high))
-        return elements if self.dtype.name == "float64" else elements.astype(np.float32)
+        return encode(elements.astype(carrier_of(self.dtype).name), self.dtype, draw.exponent)
+
+    def _matrix(self, law: Orthogonal) -> Patterns:
+        """Return the bits of the elements of the matrix (rows * cols): those of N(0, gain^2), with Q for variates."""
+        standard = settle(Normal(0.0, 1.0), carrier_of(self.dtype))
+        normals = self._variates(standard, np.arange(law.rows * law.cols, dtype=np.uint64), Stream.GAUSSIAN)
+        q = haar(normals.reshape(law.rows, law.cols))
+        return self._settled(q.ravel(), settle(Normal(0.0, law.gain), self.dtype))
 
     def _is_zero(self, law: Sparse, at: Indices) -> Flags:
         """Whether elements are among the ``zeros`` smallest of their column, by mask word and then by row."""

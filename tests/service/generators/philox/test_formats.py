@@ -45,7 +45,7 @@ def test_the_reference_rounds_as_torch_does(name: str) -> None:
 def test_the_kernel_rounds_as_torch_does(name: str) -> None:
     values = _candidates(DTYPES[name])
     rounded = np.empty(values.size, UNSIGNED[DTYPES[name].itemsize])
-    kernels.encode_all(values, _target(DTYPES[name]), rounded)
+    kernels.encode_all(values, target(DTYPES[name]), rounded)
     np.testing.assert_array_equal(rounded, _torch_cast(values, DTYPES[name]))
 
 
