@@ -18,7 +18,7 @@ from weightwell_service.generators.philox.draws import Draw, carrier_of, settle
 from weightwell_service.generators.philox.formats import UNSIGNED, encode, pattern
 from weightwell_service.generators.philox.keys import Key, Stream, derive_key
 from weightwell_service.generators.philox.matrices import Orthogonals
-from weightwell_service.generators.philox.narrow import target as narrow_target
+from weightwell_service.generators.philox.narrow import target_of
 from weightwell_service.generators.philox.windows import Narrow, Wide
 from weightwell_service.laws import Constant, Lattice, Law, Normal, Orthogonal, Sparse
 from weightwell_service.regions import Runs
@@ -103,7 +103,7 @@ class Elements:
             self._fill_carrier(runs, values)
             target[:] = encode(values.astype(carrier_of(dtype).name), dtype, self.draw.exponent)
         elif isinstance(self.law, kernels.Single) and dtype.name != "float32":
-            kernels.fill_encoded(self.law, _run(runs), narrow_target(dtype), target)
+            kernels.fill_encoded(self.law, _run(runs), target_of(dtype), target)
         else:
             self._fill_carrier(runs, target.view(dtype.name))
 

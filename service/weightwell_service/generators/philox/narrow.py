@@ -11,11 +11,11 @@ from weightwell_service.generators.philox.quantile import Singles
 def narrowed(values: Singles, dtype: DType) -> Patterns:
     """Return what ``formats.encode`` returns for float32 values (n) in a narrower dtype."""
     patterns: Patterns = np.empty(values.size, UNSIGNED[dtype.itemsize])
-    kernels.encode_all(values, target(dtype), patterns)
+    kernels.encode_all(values, target_of(dtype), patterns)
     return patterns
 
 
-def target(dtype: DType) -> kernels.Target:
+def target_of(dtype: DType) -> kernels.Target:
     """Return what a kernel needs to round to a dtype that is narrower than float32."""
     form, single = FORMATS[dtype.name], FORMATS["float32"]
     rebias = single.bias - form.bias

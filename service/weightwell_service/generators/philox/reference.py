@@ -53,8 +53,8 @@ class Prepared:
                 normal = Prepared(Normal(0.0, self.law.std), self.dtype, self.seed, self.name)
                 return np.where(self._is_zero(self.law, at), np.uint64(0), normal.patterns(at))
             case Orthogonal():
-                place, tap = np.divmod(at, np.uint64(law.taps))
-                return np.where(tap == law.centre, self._matrix(law)[place], np.uint64(0))
+                place, tap = np.divmod(at, np.uint64(self.law.taps))
+                return np.where(tap == self.law.centre, self._matrix(self.law)[place], np.uint64(0))
             case law:
                 draw = settle(law, self.dtype)
                 return self._settled(self._variates(draw, at, Stream.DATA), draw)
