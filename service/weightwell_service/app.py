@@ -19,8 +19,9 @@ from weightwell_service.virtual_file import Workshop
 def create_app(settings: Settings) -> FastAPI:
     """Build the service for a deployment; raises ``DeviceUnavailable`` if its device is not there."""
     executor = ThreadPoolExecutor(settings.threads, thread_name_prefix="draw")
+    executor_of_wholes = ThreadPoolExecutor(settings.threads, thread_name_prefix="draw-whole")
     generators = make_generators(settings.device, threads=settings.threads)
-    workshop = Workshop(executor, Memory(settings.max_resident_bytes))
+    workshop = Workshop(executor, executor_of_wholes, Memory(settings.max_resident_bytes))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -29,7 +30,8 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.service.ready = True
         yield
         app.state.service.ready = False
-        executor.shutdown(wait=False, cancel_futures=True)
+        for pool in (executor, executor_of_wholes):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     # The pages of /docs come with the service: where jobs run there is often no way to a CDN.
     app = FastAPIOffline(

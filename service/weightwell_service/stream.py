@@ -3,9 +3,8 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
-from functools import partial
 
 import numpy as np
 
@@ -32,28 +31,29 @@ async def stream(
 ) -> AsyncGenerator[memoryview]:
     """Yield the bytes ``start ... stop - 1`` of a file in order.
 
-    A few chunks are drawn ahead of the reader, ``generator.concurrency`` of them at once. Closing the iterator stops
-    the drawing: what has not begun is cancelled. ``drawn`` is called when all is drawn and only the sending is left.
+    A few chunks are drawn ahead of the reader, ``generator.concurrency`` of them at once; of a file for which something
+    is drawn whole just one, as all would wait for the same thing. Closing the iterator stops the drawing: what has not
+    begun is cancelled, and what has is waited for. ``drawn`` is called when only the sending is left.
     """
     prefix = len(plan.header)
     drawing = generator.open(plan)
-    loop = asyncio.get_running_loop()
     spans = _spans(max(start - prefix, 0), stop - prefix)
-    ahead: deque[asyncio.Future[memoryview]] = deque()
+    ahead: deque[_Chunk] = deque()
 
     def draw_next() -> None:
         if (span := next(spans, None)) is not None:
-            ahead.append(loop.run_in_executor(executor, partial(draw, plan, drawing, *span)))
+            ahead.append(_Chunk(executor.submit(draw, plan, drawing, *span)))
 
     try:
-        for _ in range(generator.concurrency):
+        for _ in range(1 if generator.footprint(plan) else generator.concurrency):
             draw_next()
         if ahead:
-            await ahead[0]  # so that a failure to draw comes before the first byte
+            await ahead[0].ready()  # so that a failure to draw comes before the first byte
         if start < prefix:
             yield memoryview(plan.header)[start:stop]
         while ahead:
-            chunk = await ahead.popleft()
+            chunk = await ahead[0].ready()
+            ahead.popleft()
             draw_next()
             if not ahead:
                 drawing.close()
@@ -61,8 +61,30 @@ async def stream(
             yield chunk
     finally:
         drawing.close()
-        for future in ahead:
-            future.cancel()
+        for chunk_begun in [each for each in ahead if not each.cancel()]:
+            await chunk_begun.end()
+
+
+class _Chunk:
+    """A chunk in the drawing."""
+
+    def __init__(self, future: Future[memoryview]):
+        self._future = future
+        self._done = asyncio.wrap_future(future)
+
+    async def ready(self) -> memoryview:
+        """Return the chunk when it is drawn. Not to be waited for any more does not cancel it."""
+        await asyncio.wait({self._done})
+        return self._done.result()
+
+    def cancel(self) -> bool:
+        """Cancel the drawing, and return whether that was possible: it is not once it has begun."""
+        return self._future.cancel()
+
+    async def end(self) -> None:
+        """Wait for the end of the drawing; what came of it is nobody's concern any more."""
+        await asyncio.wait({self._done})
+        self._done.exception()
 
 
 def draw(plan: Plan, drawing: Drawing, start: int, stop: int) -> memoryview:
@@ -105,8 +127,8 @@ class Memory:
         """Raise ``TooLarge`` for more bytes than there ever are."""
         if nbytes > self.limit:
             raise TooLarge(
-                f"this law is drawn as a whole matrix or tensor, which takes {nbytes} bytes of memory here, and this "
-                f"server allows {self.limit}; ask for a smaller tensor or for generator=philox"
+                f"a tensor that is drawn whole, whatever part of it is wanted, takes {nbytes} bytes of memory here, "
+                f"and this server allows {self.limit} (WEIGHTWELL_MAX_RESIDENT_BYTES); ask for a smaller one"
             )
 
     @contextmanager

@@ -26,10 +26,18 @@ REVALIDATE = "no-cache"
 
 @dataclass(frozen=True)
 class Workshop:
-    """What drawing takes: threads, and memory for what is drawn whole."""
+    """What drawing takes: threads, others for files of which something is drawn whole, and memory for that.
+
+    A matrix can take many seconds. It has threads of its own, so that nobody who wants something else waits for it.
+    """
 
     executor: Executor
+    executor_of_wholes: Executor
     memory: Memory
+
+    def threads(self, footprint: int) -> Executor:
+        """Return the threads that draw a file which takes so many bytes for what is drawn whole."""
+        return self.executor_of_wholes if footprint else self.executor
 
 
 def respond(
@@ -109,8 +117,10 @@ class VirtualFile(Response):
 
     async def _send(self, send: Send) -> None:
         with ExitStack() as reserved:
-            reserved.enter_context(self._workshop.memory.reserve(self._generator.footprint(self._plan)))
-            chunks = stream(self._plan, self._generator, self._workshop.executor, *self._span, drawn=reserved.close)
+            footprint = self._generator.footprint(self._plan)
+            reserved.enter_context(self._workshop.memory.reserve(footprint))
+            threads = self._workshop.threads(footprint)
+            chunks = stream(self._plan, self._generator, threads, *self._span, drawn=reserved.close)
             async with aclosing(chunks):
                 chunk = await anext(chunks)
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})

@@ -10,6 +10,10 @@ from typing import Protocol
 from weightwell_service.plan import Piece, Plan
 
 
+class DrawingStopped(Exception):
+    """The reader went away while a piece was being drawn."""
+
+
 class Drawing(Protocol):
     """One file in the drawing."""
 

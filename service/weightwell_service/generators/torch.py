@@ -20,7 +20,7 @@ import torch
 
 from weightwell_service.dtypes import DTYPES, DType
 from weightwell_service.exceptions import UnsupportedSpec
-from weightwell_service.generators import deterministic
+from weightwell_service.generators import DrawingStopped, deterministic
 from weightwell_service.laws import Law, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
 from weightwell_service.plan import Piece, Plan, PlannedTensor
 
@@ -100,10 +100,6 @@ class TorchGenerator:
         if _is_streamed(tensor, self.device) or deterministic.is_deterministic(tensor.law):
             return 0
         return prod(tensor.region.shape) * tensor.dtype.itemsize * _COPIES[type(tensor.law)]
-
-
-class DrawingStopped(Exception):
-    """The reader went away while a piece was being drawn."""
 
 
 @dataclass(frozen=True, slots=True)

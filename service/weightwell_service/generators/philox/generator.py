@@ -1,13 +1,19 @@
 """The philox generator as the service has it: plans in, pieces out."""
 
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import lru_cache
 from threading import Lock
+from typing import ParamSpec, TypeVar
 
 from weightwell_service.exceptions import UnsupportedSpec
+from weightwell_service.generators import DrawingStopped
 from weightwell_service.generators.philox import VERSION, Prepared, prepare, warm_up
 from weightwell_service.laws import Orthogonal, Sparse
 from weightwell_service.plan import Piece, Plan, PlannedTensor
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # A mask numbers the rows of a column in 32 bits.
 _MAX_ROWS = 2**32
@@ -37,9 +43,10 @@ class PhiloxGenerator:
         """Raise ``UnsupportedSpec`` for a sparse matrix whose rows a mask cannot number."""
         for tensor in plan.tensors:
             if isinstance(tensor.law, Sparse) and tensor.law.rows > _MAX_ROWS:
-                raise UnsupportedSpec(
+                error = UnsupportedSpec(
                     "shape", got=tensor.law.rows, expected="at most 2^32 rows where columns are sparse"
                 )
+                raise error.within(f"tensors.{tensor.name}") if len(plan.tensors) > 1 else error
 
     def footprint(self, plan: Plan) -> int:
         """Return the bytes that are kept of the largest matrices, as many as are kept at once."""
@@ -55,7 +62,7 @@ class PhiloxDrawing:
     """One file in the drawing. Laws are prepared when they are first needed, and a few of them are kept."""
 
     def __init__(self, executor: Executor):
-        self._executor = executor
+        self._executor = _Stoppable(executor)
         self._lock = Lock()
         self._elements = lru_cache(_KEPT)(self._prepare)
         self._matrices = lru_cache(_KEPT_MATRICES)(self._prepare)
@@ -71,12 +78,35 @@ class PhiloxDrawing:
             filled += nbytes
 
     def close(self) -> None:
-        """Let go of what was prepared."""
+        """Let go of what was prepared, and stop what is being prepared."""
+        self._executor.stop()
         self._elements.cache_clear()
         self._matrices.cache_clear()
 
     def _prepare(self, tensor: PlannedTensor) -> Prepared:
         return prepare(tensor.law, tensor.dtype, tensor.seed, tensor.name, self._executor)
+
+
+class _Stoppable(Executor):
+    """An executor that can be told to begin nothing more."""
+
+    def __init__(self, executor: Executor):
+        self._executor = executor
+        self._stopped = False
+
+    def submit(self, task: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Submit a task that raises ``DrawingStopped`` if it is too late when its turn comes."""
+
+        def unless_stopped() -> T:
+            if self._stopped:
+                raise DrawingStopped
+            return task(*args, **kwargs)
+
+        return self._executor.submit(unless_stopped)
+
+    def stop(self) -> None:
+        """Begin nothing more."""
+        self._stopped = True
 
 
 def _is_matrix(tensor: PlannedTensor) -> bool:

@@ -11,7 +11,7 @@ from threading import Lock
 from weightwell_service.dtypes import DTYPES
 from weightwell_service.exceptions import WeightwellError
 from weightwell_service.generators.philox import cpu
-from weightwell_service.laws import Lattice, Law, Normal, Sparse, TruncatedNormal, Uniform
+from weightwell_service.laws import Lattice, Law, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
 from weightwell_service.regions import Runs
 
 
@@ -22,6 +22,7 @@ class GeneratorUnsound(WeightwellError):
 _SEED, _NAME = 20260101, "selfcheck"
 _FAR = Runs(first=(1 << 40) + 3, length=97, stride=1000, count=50)
 _WHOLE = Runs(first=0, length=64 * 48, stride=0, count=1)
+_MATRIX = Runs(first=0, length=96 * 80, stride=0, count=1)
 
 # The first 16 digits of the SHA-256 of the elements, little-endian; tests compare them with the reference.
 KNOWN_ANSWERS: tuple[tuple[Law, str, Runs, str], ...] = (
@@ -39,6 +40,10 @@ KNOWN_ANSWERS: tuple[tuple[Law, str, Runs, str], ...] = (
     (TruncatedNormal(0.0, 1.0, -0.001, 0.002), "float64", _FAR, "30539c6f4c994a6d"),
     (Sparse(64, 48, 20, 0.01), "float32", _WHOLE, "dd29e568639f6ef2"),
     (Sparse(64, 48, 20, 0.01), "float64", _WHOLE, "b234d484015f045d"),
+    (Orthogonal(96, 80, 0.7), "float32", _MATRIX, "65ffd8c140cecd6b"),
+    (Orthogonal(80, 96, 0.7), "float64", _MATRIX, "44189818be7c7aa9"),
+    (Orthogonal(80, 32, 0.7, 3, 1), "bfloat16", _MATRIX, "c6005a32aad6c9c5"),
+    (Orthogonal(80, 32, 0.7, 3, 1), "float8_e4m3fn", _MATRIX, "78d4817ec60e0340"),
     (Lattice(0.3, 5, (48, 1), (60, 3)), "float32", _WHOLE, "f34c19cbd7f7fa27"),
     (Lattice(0.3, 5, (48, 1), (60, 3)), "float64", _WHOLE, "4b836ad79b94f758"),
     (Lattice(0.3, 5, (48, 1), (60, 3)), "float16", _WHOLE, "c582c1bb07323a4c"),
