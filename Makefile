@@ -13,7 +13,7 @@ help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(INSTALLED)  ## serve on 127.0.0.1:8000, or as WEIGHTWELL_* says
-	$(BIN)/weightwell-service
+	@$(BIN)/python -m weightwell_service
 
 test: $(INSTALLED)  ## all tests
 	$(BIN)/python -m pytest
@@ -47,9 +47,9 @@ clean:  ## forget all of it
 # --group needs pip 25.1.
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing what Weightwell needs into $(VENV); the first time takes minutes."
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[service,numpy,torch]' --group dev
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[service,numpy,torch]' --group dev
 	@touch $@
 
 tool-%:

@@ -5,6 +5,7 @@ A slice has a start and a stop in every dimension: steps and single indices woul
 
 from collections.abc import Sequence
 from types import EllipsisType
+from typing import cast
 
 Index = slice | EllipsisType
 SliceLike = str | Index | Sequence[Index]
@@ -29,7 +30,8 @@ def _parsed(index: SliceLike) -> list[Index]:
     """Return the parts of any spelling of an index."""
     if isinstance(index, str):
         return [_part(text.strip()) for text in index.split(",")] if index.strip() else []
-    return [index] if isinstance(index, slice | EllipsisType) else list(index)
+    # An int is no slice, and _expanded says so.
+    return list(cast("Sequence[Index]", index)) if isinstance(index, Sequence) else [index]
 
 
 def _part(text: str) -> Index:

@@ -1,7 +1,10 @@
 """The command: ``weightwell-service`` or ``python -m weightwell_service``."""
 
 import logging
+import os
+import socket
 import sys
+from contextlib import suppress
 
 from pydantic import ValidationError
 from pydantic_settings import CliApp
@@ -15,8 +18,10 @@ from weightwell_service.settings import Settings
 def main(arguments: list[str] | None = None) -> int:
     """Serve until stopped; return 2, with a line that says why, if the configuration cannot be served."""
     logging.captureWarnings(capture=True)
+    _warn_of_unknown_variables()
     try:
         settings = CliApp.run(Settings, cli_args=sys.argv[1:] if arguments is None else arguments)
+        _check_address(settings.host, settings.port)
         app = create_app(settings)
     except ValidationError as error:
         for details in error.errors():
@@ -26,8 +31,28 @@ def main(arguments: list[str] | None = None) -> int:
     except DeviceUnavailable as error:
         print(f"weightwell-service: {error}", file=sys.stderr)
         return 2
-    make_server(app, settings).run()
+    except OSError as error:
+        where = f"{settings.host} port {settings.port}"
+        print(f"weightwell-service: cannot listen on {where}: {error.strerror}; see --host, --port", file=sys.stderr)
+        return 2
+    server = make_server(app, settings)
+    with suppress(KeyboardInterrupt):  # uvicorn has ended what was under way, and raises it again
+        server.run()
     return 0
+
+
+def _check_address(host: str, port: int) -> None:
+    """Raise ``OSError`` if nothing can listen there; asked before the start, which takes seconds."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
+
+
+def _warn_of_unknown_variables() -> None:
+    known = {f"WEIGHTWELL_{name.upper()}" for name in Settings.model_fields} | {"WEIGHTWELL_URL"}  # the client's
+    for name in sorted(name for name in os.environ if name.startswith("WEIGHTWELL_") and name not in known):
+        print(f"weightwell-service: {name} is no setting and changes nothing; see --help", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ def create_app(settings: Settings) -> FastAPI:
     # The pages of /docs come with the service: where jobs run there is often no way to a CDN.
     app = FastAPIOffline(
         redoc_url=None,
+        swagger_ui_parameters={"defaultModelsExpandDepth": -1},
         redirect_slashes=False,
         title="Weightwell",
         version=__version__,

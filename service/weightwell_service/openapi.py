@@ -212,12 +212,14 @@ _INIT: dict[str, Any] = {"tags": ["weights"], "response_class": Response}
 INIT_GET: dict[str, Any] = {
     **_INIT,
     "operation_id": "init",
+    "summary": "Draw one tensor",
     "responses": {200: _FILE, **_RANGED, **_NOT_MODIFIED, **_REFUSALS},
     "openapi_extra": {"parameters": _init_parameters() + _CONDITIONS},
 }
 INIT_HEAD: dict[str, Any] = {
     **_INIT,
     "operation_id": "init_head",
+    "summary": "Ask about the file of one tensor",
     "responses": {
         200: {"description": "what GET would say of the file", "headers": _FILE_HEADERS},
         **_NOT_MODIFIED,
@@ -228,6 +230,7 @@ INIT_HEAD: dict[str, Any] = {
 INIT_POST: dict[str, Any] = {
     **_INIT,
     "operation_id": "init_from_body",
+    "summary": "Draw one tensor or many",
     "responses": {200: _FILE, **_REFUSALS, 400: _problem("the body is not JSON")},
     "openapi_extra": {"requestBody": _body(), "parameters": _CONDITIONS[3:]},
 }
@@ -246,6 +249,7 @@ _TEXT, _NUMBER = {"type": "string"}, {"type": "number"}
 GAIN: dict[str, Any] = {
     "tags": ["gains"],
     "operation_id": "gain",
+    "summary": "The gain of a nonlinearity",
     "response_class": Response,
     "responses": {
         200: _json(
@@ -270,12 +274,14 @@ _LISTS = {name: {"type": "array", "items": {"type": "object"}} for name in ("sch
 CATALOGUE: dict[str, Any] = {
     "tags": ["weights"],
     "operation_id": "schemes",
+    "summary": "The catalogue",
     "response_class": Response,
     "responses": {200: _json("every scheme, dtype and generator", _object(**_LISTS))},
 }
 LIVE: dict[str, Any] = {
     "tags": ["health"],
     "operation_id": "live",
+    "summary": "Whether the process runs",
     "response_class": Response,
     "responses": {200: _json("the process runs", _object(status=_TEXT))},
 }
@@ -283,6 +289,7 @@ _READINESS = _object(status=_TEXT, version=_TEXT, device=_TEXT, generators={"typ
 READY: dict[str, Any] = {
     "tags": ["health"],
     "operation_id": "ready",
+    "summary": "Whether requests are served",
     "response_class": Response,
     "responses": {200: _json("requests are served", _READINESS), 503: _json("not yet, or no longer", _READINESS)},
 }

@@ -80,7 +80,7 @@ def _echo(value: object) -> object:
 async def _http(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise TypeError(f"expected an HTTPException, got {type(error).__name__}")
-    headers = dict(error.headers or {})
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
     if error.status_code == 405 and (methods := request.app.state.methods.get(request.url.path)):
         headers["allow"] = ", ".join(sorted(methods))
     return problem(error.status_code, "about:blank", error.detail, error.detail, headers)

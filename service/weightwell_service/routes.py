@@ -40,15 +40,15 @@ class Service:
 router = APIRouter()
 
 
-@router.get("/", include_in_schema=False)
 @router.head("/", include_in_schema=False)
+@router.get("/", include_in_schema=False)
 async def hello(request: Request) -> PlainTextResponse:
     """Say what this is to somebody who has only its address."""
     return PlainTextResponse(openapi.hello(str(request.base_url).rstrip("/")))
 
 
-@router.get("/init", **openapi.INIT_GET)
 @router.head("/init", **openapi.INIT_HEAD)
+@router.get("/init", **openapi.INIT_GET)
 async def init(request: Request) -> Response:
     """Draw one tensor, described by the query, as a safetensors file."""
     return _answer(request, *_service(request).plan(read_query(request.query_params.multi_items())))
@@ -64,8 +64,8 @@ async def init_from_body(request: Request) -> Response:
     return _answer(request, *planned)
 
 
-@router.get("/gain", **openapi.GAIN)
 @router.head("/gain", include_in_schema=False)
+@router.get("/gain", **openapi.GAIN)
 async def gain(request: Request) -> JSONResponse:
     """Return the gain of a nonlinearity, or the table of all."""
     query = read_gain_query(request.query_params.multi_items())
@@ -97,22 +97,22 @@ def _measured(query: GainQuery) -> dict[str, Any]:
     return asdict(activation_gain(query.nonlinearity, param=query.param))
 
 
-@router.get("/schemes", **openapi.CATALOGUE)
 @router.head("/schemes", include_in_schema=False)
+@router.get("/schemes", **openapi.CATALOGUE)
 async def schemes(request: Request) -> JSONResponse:
     """Return the catalogue: every scheme, dtype and generator."""
     return JSONResponse(catalogue.catalogue(_service(request).generators))
 
 
-@router.get("/health/live", **openapi.LIVE)
 @router.head("/health/live", include_in_schema=False)
+@router.get("/health/live", **openapi.LIVE)
 async def live() -> JSONResponse:
     """Say that the process runs."""
     return JSONResponse({"status": "live"})
 
 
-@router.get("/health/ready", **openapi.READY)
 @router.head("/health/ready", include_in_schema=False)
+@router.get("/health/ready", **openapi.READY)
 async def ready(request: Request) -> JSONResponse:
     """Say whether requests should be sent here, and what would serve them."""
     service = _service(request)

@@ -29,7 +29,7 @@ class Settings(BaseSettings):
     )
     max_request_bytes: PositiveInt = Field(default=16 * 2**20, description="largest JSON body that is read, in bytes")
     stall_timeout: PositiveFloat = Field(
-        default=60.0, description="seconds after which a reader who reads nothing is given up"
+        default=60.0, allow_inf_nan=False, description="seconds after which a reader who reads nothing is given up"
     )
     keep_alive: PositiveInt = Field(
         default=75, description="seconds that an idle connection is kept; more than a client keeps it"

@@ -7,8 +7,10 @@ models, the one leniently, since all that it holds is text, the other strictly.
 
 import json
 import re
+import reprlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema, create_model
@@ -248,7 +250,10 @@ def _kind(value: object) -> str:
 def _model_of(fields: Mapping[str, object], models: Mapping[str, type[E]]) -> type[E]:
     scheme = fields.get("scheme")
     if not isinstance(scheme, str) or scheme not in ALIASES:
-        raise InvalidSpec("scheme", got=scheme, expected=f"one of {', '.join(ALIASES)}")
+        like = get_close_matches(str(scheme).lower(), ALIASES, 1)
+        hint = f"; did you mean {like[0]}?" if like else ""
+        detail = f"scheme must be one of {', '.join(ALIASES)}, got {reprlib.repr(scheme)}{hint}"
+        raise InvalidSpec("scheme", got=scheme, expected="the name of a scheme; /schemes lists them", detail=detail)
     return models[ALIASES[scheme]]
 
 

@@ -233,6 +233,25 @@ def test_a_failure_is_in_the_log(probing: Probing, caplog: pytest.LogCaptureFixt
     assert "secret" in caplog.text
 
 
+def test_what_is_drawn_whole_holds_up_nobody_and_ends_with_its_reader(serve: Serve) -> None:
+    app = create_app(Settings(threads=1))
+    with serve(app) as url, httpx.Client(base_url=url, trust_env=False) as client, ThreadPoolExecutor(1) as elsewhere:
+        large = {"shape": "4000,4000", "scheme": "orthogonal"}
+        drawing = elsewhere.submit(httpx.get, f"{url}/init", params=large, timeout=PATIENCE, trust_env=False)
+        while not app.state.service.workshop.memory.used:
+            client.get("/health/live")
+        small = client.get("/init", params={"shape": "3", "scheme": "normal"})
+        assert small.status_code == 200
+        assert not drawing.done()
+        assert len(drawing.result().content) > 4 * 4000**2
+        with reader(client, large):
+            while not app.state.service.workshop.memory.used:
+                client.get("/health/live")
+        while app.state.service.workshop.memory.used:
+            client.get("/health/live")
+        assert client.get("/init", params={"shape": "64,64", "scheme": "orthogonal"}).status_code == 200
+
+
 # Memory --------------------------------------------------------------------------------------------------------------
 
 

@@ -20,8 +20,8 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise DeviceUnavailable(f"device must be cpu, cuda or cuda:<index>, got {name!r}") from None
-    if device.type == "cpu":
-        return torch.device("cpu")
+    if device == torch.device("cpu"):
+        return device
     if device.type != "cuda" or str(device) != name != "cuda":  # torch wraps cuda:256 to cuda:0
         raise DeviceUnavailable(f"device must be cpu, cuda or cuda:<index>, got {name!r}")
     count = torch.cuda.device_count()
