@@ -15,6 +15,9 @@ WeightwellError
 import reprlib
 from collections.abc import Sequence
 
+# An answer that lists more of what is wrong helps nobody, and could be made longer than its question.
+MOST_ERRORS = 20
+
 # What was got can be megabytes long or nested a thousand deep; who sent it needs no more than to recognise it.
 _BRIEF = reprlib.Repr()
 _BRIEF.maxstring = _BRIEF.maxlong = 100
@@ -41,7 +44,8 @@ class InvalidSpec(WeightwellError, ValueError):
 
     def within(self, prefix: str) -> "InvalidSpec":
         """Return the same error for a field that lies inside ``prefix``."""
-        return type(self)(f"{prefix}.{self.field}", got=self.got, expected=self.expected, detail=self.detail)
+        detail = f"{prefix}: {self.detail}"
+        return type(self)(f"{prefix}.{self.field}", got=self.got, expected=self.expected, detail=detail)
 
 
 class UnsupportedSpec(InvalidSpec):
@@ -52,8 +56,10 @@ class InvalidSpecs(WeightwellError, ValueError):
     """Several fields have values that they cannot have; ``errors`` holds one ``InvalidSpec`` for each."""
 
     def __init__(self, errors: Sequence[InvalidSpec]):
-        self.errors = tuple(errors)
-        super().__init__("; ".join(error.detail for error in self.errors))
+        self.errors = tuple(errors[:MOST_ERRORS])
+        told = "; ".join(error.detail for error in self.errors)
+        more = len(errors) - len(self.errors)
+        super().__init__(f"{told}; and {more} more" if more else told)
 
 
 class MalformedBody(WeightwellError, ValueError):

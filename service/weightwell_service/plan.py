@@ -69,13 +69,14 @@ class Plan:
 
     ``identity`` says which generator draws, in which version, and whatever else the numbers depend on. It is in the
     header's metadata with the canonical spec, so the header determines every byte of the file, and its digest is the
-    file's ETag.
+    file's ``etag``, its strong validator, quoted as HTTP wants it.
     """
 
     generator: str
     identity: str
     header: bytes
     tensors: tuple[PlannedTensor, ...]
+    etag: str
 
     @cached_property
     def nbytes(self) -> int:
@@ -86,11 +87,6 @@ class Plan:
     def data_nbytes(self) -> int:
         """Size of the file's data, which follows the header, in bytes."""
         return sum(tensor.nbytes for tensor in self.tensors)
-
-    @cached_property
-    def etag(self) -> str:
-        """The strong validator of the file, quoted as HTTP wants it."""
-        return f'"{hashlib.sha256(self.header).hexdigest()[:32]}"'
 
     def pieces(self, start: int, stop: int) -> Iterator[Piece]:
         """Yield what the bytes ``start ... stop - 1`` of the data hold, both at multiples of 8 bytes or at the end."""
@@ -146,6 +142,7 @@ def make_plan(spec: Spec, identity: str, *, portable: bool, max_bytes: int) -> P
         identity=identity,
         header=head,
         tensors=tuple(_at(planned[entry.name], offset) for entry, offset in placed),
+        etag=f'"{hashlib.sha256(head).hexdigest()[:32]}"',
     )
 
 

@@ -29,10 +29,8 @@ def select_range(header: str | None, size: int) -> tuple[int, int] | None:
     return start, stop
 
 
-def etag_in(header: str | None, etag: str, *, weak: bool) -> bool:
+def etag_in(header: str, etag: str, *, weak: bool) -> bool:
     """Whether an entity tag is listed in an If-Match (strong comparison) or If-None-Match (weak) header."""
-    if header is None:
-        return False
     listed = [tag.strip() for tag in header.split(",")]
     return "*" in listed or etag in listed or (weak and f"W/{etag}" in listed)
 

@@ -13,7 +13,7 @@ from weightwell_service.exceptions import TooLarge
 from weightwell_service.generators import Generator
 from weightwell_service.nonlinearities import NONLINEARITIES, calculate_gain, nonlinearity
 from weightwell_service.plan import Plan, make_plan
-from weightwell_service.quadrature import ACTIVATIONS, activation_gain
+from weightwell_service.quadrature import activation_gain, activation_gains
 from weightwell_service.settings import Settings
 from weightwell_service.spec import Spec
 from weightwell_service.virtual_file import Workshop, respond
@@ -93,7 +93,7 @@ def _recommended(query: GainQuery) -> dict[str, Any]:
 
 def _measured(query: GainQuery) -> dict[str, Any]:
     if query.nonlinearity is None:
-        return {"gains": {name: asdict(activation_gain(name)) for name in ACTIVATIONS}}
+        return {"gains": {name: asdict(gain) for name, gain in activation_gains().items()}}
     return asdict(activation_gain(query.nonlinearity, param=query.param))
 
 

@@ -34,26 +34,33 @@ def _protocol(patience: float) -> type[HttpToolsProtocol]:
     """
 
     class Protocol(HttpToolsProtocol):
-        _stall: asyncio.TimerHandle | None = None
+        _watch: asyncio.TimerHandle | None = None
 
         def pause_writing(self) -> None:
             super().pause_writing()
-            self._stall = asyncio.get_running_loop().call_later(patience, self._give_up)
+            self._watch_from(self.transport.get_write_buffer_size())
 
         def resume_writing(self) -> None:
             super().resume_writing()
-            self._calm()
+            self._stop_watching()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._calm()
+            self._stop_watching()
             super().connection_lost(exc)
 
-        def _calm(self) -> None:
-            if self._stall is not None:
-                self._stall.cancel()
+        def _watch_from(self, size: int) -> None:
+            self._watch = asyncio.get_running_loop().call_later(patience, self._look, size)
 
-        def _give_up(self) -> None:
-            log.warning("a reader took nothing for %g s and was given up", patience)
-            self.transport.abort()
+        def _look(self, size: int) -> None:
+            left = self.transport.get_write_buffer_size()
+            if left < size:
+                self._watch_from(left)
+            else:
+                log.warning("a reader took nothing for %g s and was given up", patience)
+                self.transport.abort()
+
+        def _stop_watching(self) -> None:
+            if self._watch is not None:
+                self._watch.cancel()
 
     return Protocol

@@ -8,6 +8,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 GIB = 2**30
 
 
+def _cpus() -> int:
+    """Return the number of CPUs that this process may use, as far as the system says."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Settings(BaseSettings):
     """Configuration of one service process; every field is a flag and an environment variable."""
 
@@ -22,7 +27,7 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     device: str = Field(default="cpu", description="where numbers are drawn: cpu, or cuda:0 and so on")
-    threads: PositiveInt = Field(default_factory=lambda: os.cpu_count() or 1, description="threads that draw numbers")
+    threads: PositiveInt = Field(default_factory=_cpus, description="threads that draw numbers")
     max_bytes: PositiveInt = Field(default=16 * GIB, description="largest file that is served, in bytes")
     max_resident_bytes: PositiveInt = Field(
         default=4 * GIB, description="memory for tensors that can only be drawn whole, over all requests, in bytes"

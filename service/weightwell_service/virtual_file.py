@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
 
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -41,7 +42,7 @@ class Workshop:
 
 
 def respond(
-    method: str, request: Mapping[str, str], plan: Plan, generator: Generator, workshop: Workshop
+    method: str, request: Headers, plan: Plan, generator: Generator, workshop: Workshop
 ) -> "Response | VirtualFile":
     """Answer a request for a planned file, given its method and headers.
 
@@ -50,9 +51,9 @@ def respond(
     """
     workshop.memory.admit(generator.footprint(plan))
     headers = _headers(plan, generator)
-    if "if-match" in request and not etag_in(request["if-match"], plan.etag, weak=False):
+    if "if-match" in request and not etag_in(_listed(request, "if-match"), plan.etag, weak=False):
         raise PreconditionFailed(plan.etag)
-    if method != "POST" and etag_in(request.get("if-none-match"), plan.etag, weak=True):
+    if method != "POST" and etag_in(_listed(request, "if-none-match"), plan.etag, weak=True):
         return Response(status_code=304, headers=headers)
     wanted = None
     if method == "GET" and range_applies(request.get("if-range"), plan.etag):
@@ -64,6 +65,11 @@ def respond(
     if wanted:
         headers["content-range"] = f"bytes {start}-{stop - 1}/{plan.nbytes}"
     return VirtualFile(plan, generator, workshop, 206 if wanted else 200, headers, (start, stop))
+
+
+def _listed(request: Headers, name: str) -> str:
+    """Return a header whose value is a list, which may be spread over several lines."""
+    return ", ".join(request.getlist(name))
 
 
 def _headers(plan: Plan, generator: Generator) -> dict[str, str]:
@@ -117,7 +123,8 @@ class VirtualFile(Response):
 
     async def _send(self, send: Send) -> None:
         with ExitStack() as reserved:
-            footprint = self._generator.footprint(self._plan)
+            draws = self._span[1] > len(self._plan.header)
+            footprint = self._generator.footprint(self._plan) if draws else 0
             reserved.enter_context(self._workshop.memory.reserve(footprint))
             threads = self._workshop.threads(footprint)
             chunks = stream(self._plan, self._generator, threads, *self._span, drawn=reserved.close)

@@ -250,7 +250,7 @@ def _kind(value: object) -> str:
 def _model_of(fields: Mapping[str, object], models: Mapping[str, type[E]]) -> type[E]:
     scheme = fields.get("scheme")
     if not isinstance(scheme, str) or scheme not in ALIASES:
-        like = get_close_matches(str(scheme).lower(), ALIASES, 1)
+        like = get_close_matches(scheme.lower(), ALIASES, 1) if isinstance(scheme, str) and len(scheme) < 40 else []
         hint = f"; did you mean {like[0]}?" if like else ""
         detail = f"scheme must be one of {', '.join(ALIASES)}, got {reprlib.repr(scheme)}{hint}"
         raise InvalidSpec("scheme", got=scheme, expected="the name of a scheme; /schemes lists them", detail=detail)

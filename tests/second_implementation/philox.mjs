@@ -1,4 +1,5 @@
-// The philox generator a second time, from the text of docs/generator.md alone: slow, small, and without dependencies.
+// The philox generator a second time, from the text of docs/generator.md and docs/orthogonal.md alone: slow, small, and
+// without dependencies.
 //
 // Reads one JSON object a line, {law, dtype, seed, name, runs}, and answers each with the SHA-256 of the elements.
 
@@ -321,12 +322,36 @@ function encode(format, x) {
 
 // -- laws -------------------------------------------------------------------------------------------------------------
 
+const carrierOf = (dtype) => (dtype === "float64" ? "float64" : "float32");
+const rounding = { float32: f, float64: (x) => x };
 const clamp = (x, low, high) => Math.max(low, Math.min(x, high));
 
-function independent(law, dtype, seed, name) {
+// What makes an element's bits of its variate.
+function settle(dtype, carrier, scale, shift, low, high) {
   const format = formats[dtype];
-  const ordinary = dtype === "float64" ? "float64" : "float32";
-  let [carrier, scale, shift] = [ordinary, law.std, law.mean];
+  const ordinary = carrierOf(dtype);
+  let [a, b] = [roundTo(format, low, Math.ceil), roundTo(format, high, Math.floor)];
+  if (format.width === 64) [a, b] = [clamp(low, -format.max, format.max), clamp(high, -format.max, format.max)];
+  if (a > b) a = b = roundTo(format, clamp(shift, low, high), nearestInteger);
+  const m = Math.max(Math.abs(scale), Math.abs(shift));
+  let e = 0;
+  if (m > 0 && m < 2 ** (ordinary === "float64" ? -900 : -60)) {
+    while (m * 2 ** Math.min(e, 1000) * 2 ** Math.max(e - 1000, 0) < 1) e++;
+  }
+  const enlarge = (x) => x * 2 ** Math.min(e, 1000) * 2 ** Math.max(e - 1000, 0);
+  const round = rounding[carrier];
+  const prepare = (x) => round(clamp(enlarge(x), -formats[carrier].max, formats[carrier].max)) + 0;
+  [scale, shift, a, b] = [scale, shift, a, b].map(prepare);
+  return (v) => {
+    let y = clamp(round(round(v * scale) + shift), a, b);
+    if (ordinary === "float32") y = f(f(y) * 2 ** -e);
+    else y *= 2 ** -e;
+    return encode(format, y);
+  };
+}
+
+function independent(law, dtype, seed, name) {
+  let [carrier, scale, shift] = [carrierOf(dtype), law.std, law.mean];
   let [low, high, variate] = [-Infinity, Infinity, "normal"];
   if (law.kind !== "normal") [low, high] = [law.low, law.high];
   let cut;
@@ -339,18 +364,7 @@ function independent(law, dtype, seed, name) {
     else variate = cut.kind;
     if (cut.kind === "narrow") carrier = "float64";
   }
-  let [a, b] = [roundTo(format, low, Math.ceil), roundTo(format, high, Math.floor)];
-  if (format.width === 64) [a, b] = [clamp(low, -format.max, format.max), clamp(high, -format.max, format.max)];
-  if (a > b) a = b = roundTo(format, clamp(shift, low, high), nearestInteger);
-  const m = Math.max(scale, Math.abs(shift));
-  let e = 0;
-  if (m > 0 && m < 2 ** (ordinary === "float64" ? -900 : -60)) {
-    while (m * 2 ** Math.min(e, 1000) * 2 ** Math.max(e - 1000, 0) < 1) e++;
-  }
-  const enlarge = (x) => x * 2 ** Math.min(e, 1000) * 2 ** Math.max(e - 1000, 0);
-  const round = carrier === "float64" ? (x) => x : f;
-  const prepare = (x) => round(clamp(enlarge(x), -formats[carrier].max, formats[carrier].max)) + 0;
-  [scale, shift, a, b] = [scale, shift, a, b].map(prepare);
+  const element = settle(dtype, carrier, scale, shift, low, high);
   const data = words(seed, name, "data");
   const lower = words(seed, name, "low");
   const draw = (i) => (BigInt(data(i)) << 32n) | BigInt(lower(i));
@@ -369,12 +383,7 @@ function independent(law, dtype, seed, name) {
     },
   };
   const v = variates[carrier][variate];
-  return (i) => {
-    let y = clamp(round(round(v(i) * scale) + shift), a, b);
-    if (ordinary === "float32") y = f(f(y) * 2 ** -e);
-    else y *= 2 ** -e;
-    return encode(format, y);
-  };
+  return (i) => element(v(i));
 }
 
 function constant(value, format) {
@@ -405,6 +414,83 @@ function sparse(law, dtype, seed, name) {
   return (index) => (zeros.has(Number(index)) ? 0n : normal(index));
 }
 
+// -- orthogonal matrices: arrays of rows ------------------------------------------------------------------------------
+
+const row = (cols, at) => Float64Array.from({ length: cols }, (_, j) => at(j));
+const matrix = (rows, cols, at) => Array.from({ length: rows }, (_, i) => row(cols, (j) => at(i, j)));
+const transpose = (a) => matrix(a[0].length, a.length, (i, j) => a[j][i]);
+
+function orderedSum(count, term, round) {
+  let total = 0;
+  for (let start = 0; start < count; start += 64) {
+    let sum = 0;
+    for (let k = start; k < Math.min(start + 64, count); k++) sum = round(sum + round(term(k)));
+    total = round(total + sum);
+  }
+  return total;
+}
+
+const times = (a, b, round) =>
+  matrix(a.length, b[0].length, (i, j) => orderedSum(b.length, (k) => a[i][k] * b[k][j], round));
+const sign = (x) => (x < 0 || Object.is(x, -0) ? -1 : 1);
+const exactly = rounding.float64;
+
+// V, T and d for the rows s, s + 1, ... of the columns of a block.
+function reflectors(x, round) {
+  const w = x[0].length;
+  const v = matrix(x.length, w, (i, j) => (i > j ? x[i][j] : 0));
+  const [c, d] = [[], []];
+  for (let j = 0; j < w; j++) {
+    const tau = orderedSum(x.length, (i) => v[i][j] * v[i][j], exactly);
+    const h = x[j][j];
+    if (tau !== 0) v[j][j] = round(h + sign(h) * Math.sqrt(h * h + tau));
+    c.push(tau === 0 ? 1 : (v[j][j] * v[j][j] + tau) / 2);
+    d.push(tau === 0 ? sign(h) : -sign(h));
+  }
+  const s = times(transpose(v), v, exactly);
+  const t = matrix(w, w, () => 0);
+  for (let i = w - 1; i >= 0; i--)
+    for (let j = i; j < w; j++) {
+      const sum = orderedSum(w - i - 1, (k) => s[i][i + 1 + k] * t[i + 1 + k][j], exactly);
+      t[i][j] = ((i === j ? 1 : 0) - sum) / c[i];
+    }
+  return { v, t: t.map((row) => row.map(round)), d };
+}
+
+function haar(g, round) {
+  if (g.length < g[0].length) return transpose(haar(transpose(g), round));
+  const q = matrix(g.length, g[0].length, () => 0);
+  const blocks = [];
+  for (let s = 0; s < g[0].length; s += 64) {
+    const block = reflectors(g.slice(s).map((row) => row.slice(s, s + 64)), round);
+    block.d.forEach((sign, j) => (q[s + j][s + j] = sign));
+    blocks.unshift({ s, ...block });
+  }
+  for (const { s, v, t } of blocks) {
+    const change = times(v, times(t, times(transpose(v), q.slice(s), round), round), round);
+    change.forEach((row, i) => row.forEach((x, j) => (q[s + i][j] = round(q[s + i][j] - x))));
+  }
+  return q;
+}
+
+function orthogonal(law, dtype, seed, name) {
+  const carrier = carrierOf(dtype);
+  const gaussian = words(seed, name, "gaussian");
+  const low = words(seed, name, "low");
+  const normals = {
+    float32: (i) => normal32(gaussian(i)),
+    float64: (i) => normal64((BigInt(gaussian(i)) << 32n) | BigInt(low(i))),
+  };
+  const g = matrix(law.rows, law.cols, (r, c) => normals[carrier](BigInt(r * law.cols + c)));
+  const q = haar(g, rounding[carrier]);
+  const element = settle(dtype, carrier, law.gain, 0, -Infinity, Infinity);
+  return (index) => {
+    const place = Math.floor(Number(index) / law.taps);
+    if (Number(index) % law.taps !== law.centre) return 0n;
+    return element(q[Math.floor(place / law.cols)][place % law.cols]);
+  };
+}
+
 function elements({ law, dtype, seed, name }) {
   if (law.kind === "constant") {
     const bits = constant(law.value, formats[dtype]);
@@ -412,6 +498,7 @@ function elements({ law, dtype, seed, name }) {
   }
   if (law.kind === "lattice") return lattice(law, dtype);
   if (law.kind === "sparse") return sparse(law, dtype, seed, name);
+  if (law.kind === "orthogonal") return orthogonal(law, dtype, seed, name);
   return independent(law, dtype, seed, name);
 }
 

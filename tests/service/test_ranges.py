@@ -101,9 +101,9 @@ def test_a_listed_tag_matches(header: str, weak: bool) -> None:
     assert etag_in(header, ETAG, weak=weak)
 
 
-@pytest.mark.parametrize("header", [None, "", '"other"', "2f8b", '"2F8B"', 'w/"2f8b"', '"2f8b', '"*"'])
+@pytest.mark.parametrize("header", ["", '"other"', "2f8b", '"2F8B"', 'w/"2f8b"', '"2f8b', '"*"'])
 @pytest.mark.parametrize("weak", [True, False])
-def test_a_tag_that_is_not_listed_does_not_match(header: str | None, weak: bool) -> None:
+def test_a_tag_that_is_not_listed_does_not_match(header: str, weak: bool) -> None:
     assert not etag_in(header, ETAG, weak=weak)
 
 

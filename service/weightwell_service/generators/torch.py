@@ -12,8 +12,9 @@ one, and a truncated normal with std = 0 is a constant rather than a division by
 
 import platform
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from math import erf, prod, sqrt
 
 import torch
@@ -34,8 +35,11 @@ _FLOATS = ("float32", "float64", "float16", "bfloat16")
 # Proposals of torch's sampler for one truncated normal, each of which is a pass over the whole tensor.
 _PATIENCE = 100
 
+# Bytes of the two states that are kept of a tensor that may have to be gone back to.
+_STATE = 2 * 5056
+
 # Working copies of the whole tensor beside the result, at the peak of torch's own algorithm.
-_COPIES = {TruncatedNormal: 4, Orthogonal: 4, Sparse: 1, Uniform: 1, Normal: 1}
+_COPIES = {TruncatedNormal: 5, Orthogonal: 5, Sparse: 2, Uniform: 2, Normal: 2}
 
 
 class TorchGenerator:
@@ -90,7 +94,8 @@ class TorchGenerator:
 
     def footprint(self, plan: Plan) -> int:
         """Return the bytes of the largest tensor that has to be drawn as a whole, with torch's working copies."""
-        return max((self._resident(tensor) for tensor in plan.tensors), default=0)
+        states = 0 if _is_in_order(plan) else len(plan.tensors) * _STATE
+        return states + max((self._resident(tensor) for tensor in plan.tensors), default=0)
 
     def open(self, plan: Plan) -> "TorchDrawing":
         """Start drawing a file."""
@@ -119,8 +124,11 @@ class TorchDrawing:
         self._device = device
         self._generators = _Generators(device, self._tensors[0].seed if self._tensors else 0)
         # The generators' state at the beginning of every tensor that has been reached: the order of the file need not
-        # be the order of drawing, and going back to a tensor is cheap with its state.
-        self._states = [self._generators.state()]
+        # be the order of drawing, and going back to a tensor is cheap with its state. Where it is, the last will do.
+        self._states = {0: self._generators.state()}
+        self._reached = 0
+        self._drawing = -1
+        self._in_order = _is_in_order(plan)
         self._blocks: Iterator[_Block] = iter(())
         self._block: _Block | None = None
         self._lock = threading.Lock()
@@ -155,13 +163,28 @@ class TorchDrawing:
 
     def _rewind(self, order: int) -> None:
         """Put the generators to where they are when the tensor begins, through all that come before if need be."""
-        while len(self._states) <= order:
-            self._generators.restore(self._states[-1])
-            for _ in self._draw(self._tensors[len(self._states) - 1]):
-                pass
-            self._states.append(self._generators.state())
+        while self._reached < order:
+            self._advance()
+        self._begin(order)
+
+    def _advance(self) -> None:
+        """Draw on to the beginning of the first tensor that has not been reached."""
+        if self._drawing != self._reached:
+            self._begin(self._reached)
+        for _ in self._blocks:
+            pass
+        if self._in_order:
+            self._states.clear()
+        self._reached += 1
+        self._states[self._reached] = self._generators.state()
+
+    def _begin(self, order: int) -> None:
         self._generators.restore(self._states[order])
-        self._blocks = self._draw(self._tensors[order])
+        self._drawing, self._blocks = order, self._draw(self._tensors[order])
+
+    def _go_on(self) -> None:
+        if self._closed:
+            raise DrawingStopped
 
     def _draw(self, tensor: PlannedTensor) -> Iterator[_Block]:
         """Yield a tensor block by block, as the generators draw it."""
@@ -169,9 +192,8 @@ class TorchDrawing:
             return
         for start, stop in _bounds(tensor, self._device):
             values = torch.empty(stop - start, dtype=getattr(torch, tensor.dtype.name), device=self._device)
-            self._generators.draw(tensor.law, values)
-            if self._closed:
-                raise DrawingStopped
+            self._generators.draw(tensor.law, values, self._go_on)
+            self._go_on()
             yield _Block(tensor.order, start, _wanted(values, tensor).cpu())
 
 
@@ -195,8 +217,8 @@ class _Generators:
         if self._host is not self._main:
             self._host.set_state(state[1])
 
-    def draw(self, law: Law, values: torch.Tensor) -> None:
-        """Fill a flat tensor with draws from a law."""
+    def draw(self, law: Law, values: torch.Tensor, go_on: Callable[[], None]) -> None:
+        """Fill a flat tensor with draws from a law; what takes long asks ``go_on``, which may raise, now and then."""
         match law:
             case Uniform(low, high):
                 values.uniform_(low, high, generator=self._main)
@@ -211,7 +233,13 @@ class _Generators:
             case Sparse(rows, cols, zeros, std):
                 matrix = values.normal_(0, std, generator=self._main).view(rows, cols)
                 for column in range(cols):
+                    go_on()
                     matrix[torch.randperm(rows, generator=self._host)[:zeros].to(values.device), column] = 0
+
+
+def _is_in_order(plan: Plan) -> bool:
+    """Whether the order of the file is the order of drawing."""
+    return all(one.order < other.order for one, other in pairwise(plan.tensors))
 
 
 def _is_streamed(tensor: PlannedTensor, device: torch.device) -> bool:
@@ -263,6 +291,7 @@ def _ends(law: TruncatedNormal, dtype: DType) -> bool:
 def _describe(device: torch.device) -> str:
     """Return all that torch's numbers depend on in a device."""
     if device.type == "cpu":
-        return f"cpu {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+        capability = torch.backends.cpu.get_cpu_capability()
+        return f"cpu {platform.machine()} {capability}, {torch.get_num_threads()} threads"
     card = torch.cuda.get_device_properties(device)
     return f"cuda {card.name}, {card.multi_processor_count} SMs of {card.max_threads_per_multi_processor} threads"

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from weightwell_service.dtypes import DTYPES
 from weightwell_service.exceptions import UnsupportedSpec
+from weightwell_service.generators import DrawingStopped
 from weightwell_service.generators import torch as module
 from weightwell_service.generators.devices import make_generators
-from weightwell_service.generators.torch import DrawingStopped, TorchGenerator
+from weightwell_service.generators.torch import TorchGenerator
 from weightwell_service.laws import Law
 from weightwell_service.plan import Plan, make_plan
 from weightwell_service.schemes import SCHEMES, TRUNCATED_AT_2_STD
@@ -303,9 +304,9 @@ def draws(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     whole = module._Generators.draw
 
-    def counted(self: Any, law: Law, values: torch.Tensor) -> None:
+    def counted(self: Any, law: Law, values: torch.Tensor, go_on: Callable[[], None]) -> None:
         sizes.append(len(values))
-        whole(self, law, values)
+        whole(self, law, values, go_on)
 
     monkeypatch.setattr(module._Generators, "draw", counted)
     return sizes
@@ -436,11 +437,17 @@ def test_any_ranges_in_any_order_of_one_drawing_are_the_bytes_of_the_file(
             assert bytes(draw(planned, drawing, start, stop)) == data[start:stop]
 
 
-def test_going_back_to_a_tensor_does_not_draw_those_before_it_again(draws: list[int]) -> None:
+def test_a_file_in_the_order_of_drawing_is_drawn_once(draws: list[int]) -> None:
     planned = plan(tensors={name: {"shape": [32], "scheme": "normal"} for name in "abcd"})
+    draw(planned, GENERATOR.open(planned), 0, planned.data_nbytes)
+    assert draws == [32] * 4
+
+
+def test_going_back_to_a_tensor_does_not_draw_those_before_it_again(draws: list[int]) -> None:
+    planned = plan(tensors={name: {"shape": [32], "scheme": "normal"} for name in "dcba"})
     drawing = GENERATOR.open(planned)
     draw(planned, drawing, 0, planned.data_nbytes)
-    assert draws == [32] * 7  # the last of them took the three before it once more
+    assert draws == [32] * 7  # the file's first is drawn last, and so the others twice
     draw(planned, drawing, planned.tensors[2].offset, planned.tensors[2].offset + 8)
     assert len(draws) == 8
 

@@ -4,6 +4,7 @@ Whatever is prepared is immutable, or guarded, and drawing holds no lock of Pyth
 parts of a tensor at once.
 """
 
+from collections.abc import Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from threading import Lock
@@ -25,6 +26,8 @@ from weightwell_service.regions import Runs
 
 # Words of a sparse matrix's mask that are ranked together, in panels of whole columns.
 _PANEL = 1 << 18
+# Columns of a panel at most, since each takes a histogram of 256 bins, and locks for the panels.
+_WIDEST, _LOCKS = 1 << 12, 64
 
 
 class Prepared(Protocol):
@@ -127,29 +130,32 @@ class Columns:
         self._law = law
         self._elements = elements
         self._key = derive_key(seed, name, Stream.MASK)
-        self._width = max(4, _PANEL // max(law.rows, 1))
+        self._width = min(max(4, _PANEL // max(law.rows, 1)), _WIDEST)
         self._limits = np.zeros(law.cols, np.uint64)
-        self._locks = [Lock() for _ in range(0, law.cols, self._width)]
-        self._known = [False] * len(self._locks)
+        self._known = bytearray(-(-law.cols // self._width))
+        self._locks = [Lock() for _ in range(min(len(self._known), _LOCKS))]
 
     def fill(self, runs: Runs, out: memoryview) -> None:
         """Write the elements of ``runs`` into ``out``."""
         if not self._law.zeros or not runs.size:
             return self._elements.fill(runs, out)
         for panel in self._panels(runs):
-            with self._locks[panel]:
+            with self._locks[panel % _LOCKS]:
                 if not self._known[panel]:
                     self._rank(slice(panel * self._width, min((panel + 1) * self._width, self._law.cols)))
                     self._known[panel] = True
         mask = kernels.Mask(self._key, self._law.cols, self._limits)
         return replace(self._elements, law=self._elements.law._replace(mask=mask)).fill(runs, out)
 
-    def _panels(self, runs: Runs) -> range:
+    def _panels(self, runs: Runs) -> Iterable[int]:
         """Return the panels that hold the columns of runs."""
-        column = runs.first % self._law.cols
-        if (runs.stride % self._law.cols and runs.count > 1) or column + runs.length > self._law.cols:
-            return range(len(self._locks))
-        return range(column // self._width, (column + runs.length - 1) // self._width + 1)
+        cols, first = self._law.cols, runs.first % self._law.cols
+        stop = first + runs.length
+        if (runs.stride % cols and runs.count > 1) or runs.length >= cols:
+            return range(len(self._known))
+        if stop <= cols:
+            return range(first // self._width, (stop - 1) // self._width + 1)
+        return {*range((stop - cols - 1) // self._width + 1), *range(first // self._width, len(self._known))}
 
     def _rank(self, columns: slice) -> None:
         """Find the limits of some columns: radix selection by the first byte, then a sort of what shares it."""

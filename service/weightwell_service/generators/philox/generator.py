@@ -9,6 +9,7 @@ from typing import ParamSpec, TypeVar
 from weightwell_service.exceptions import UnsupportedSpec
 from weightwell_service.generators import DrawingStopped
 from weightwell_service.generators.philox import VERSION, Prepared, prepare, warm_up
+from weightwell_service.generators.philox.orthogonal import nbytes
 from weightwell_service.laws import Orthogonal, Sparse
 from weightwell_service.plan import Piece, Plan, PlannedTensor
 
@@ -32,6 +33,7 @@ class PhiloxGenerator:
     def __init__(self, threads: int):
         # One chunk for every thread, and one that waits for the first of them to be free.
         self.concurrency = threads + 1
+        self._threads = threads
         # Not the threads that draw chunks: those wait for the matrix.
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="matrix")
 
@@ -50,12 +52,25 @@ class PhiloxGenerator:
 
     def footprint(self, plan: Plan) -> int:
         """Return the bytes that are kept of the largest matrices, as many as are kept at once."""
-        return sum(sorted(map(_resident, plan.tensors))[-_KEPT_MATRICES:])
+        return sum(sorted(self._resident(tensor) for tensor in plan.tensors)[-_KEPT_MATRICES:])
 
     def open(self, plan: Plan) -> "PhiloxDrawing":
         """Start drawing a file."""
         del plan
         return PhiloxDrawing(self._executor)
+
+    def _resident(self, tensor: PlannedTensor) -> int:
+        """Return the bytes that are kept to draw a tensor, beside the chunks themselves."""
+        match tensor.law:
+            case Sparse(rows, cols):
+                # Limits and flags of all columns; of a few columns at a time words, their ranks and histograms.
+                return 9 * cols + self._threads * (64 * max(rows, 2**16) + 2**24)
+            case Orthogonal(rows, cols):
+                arithmetic = max(tensor.dtype.itemsize, 4)
+                return nbytes(rows, cols, arithmetic, self._threads) + rows * cols * (
+                    arithmetic + tensor.dtype.itemsize
+                )
+        return 0
 
 
 class PhiloxDrawing:
@@ -112,13 +127,3 @@ class _Stoppable(Executor):
 def _is_matrix(tensor: PlannedTensor) -> bool:
     """Whether a tensor is drawn with the help of what is kept of the whole matrix."""
     return isinstance(tensor.law, Sparse | Orthogonal)
-
-
-def _resident(tensor: PlannedTensor) -> int:
-    """Return the bytes that are kept to draw a tensor, beside the chunks themselves."""
-    match tensor.law:
-        case Sparse(rows, cols):
-            return 8 * cols + 16 * rows
-        case Orthogonal(rows, cols):
-            return 3 * rows * cols * max(tensor.dtype.itemsize, 4)
-    return 0

@@ -106,6 +106,16 @@ class Reflectors:
             target[...] = strip[: self.rows, : target.shape[1]]
 
 
+def nbytes(rows: int, cols: int, itemsize: int, threads: int) -> int:
+    """Return the bytes that reflectors and their product take at the most, multiplied out by so many threads."""
+    long, short = _round_up(max(rows, cols), TILE), min(rows, cols)
+    width = min(BLOCK, _round_up(short, LINE // itemsize))
+    vectors = -(-short // BLOCK) * long * width * itemsize
+    # A thread has a panel in the arithmetic's type, and while it prepares its block one in float64, and the normals.
+    panels = threads * long * width * (2 * itemsize + 8)
+    return vectors + panels + rows * cols * itemsize
+
+
 def _round_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 

@@ -15,7 +15,7 @@ from weightwell_service.dtypes import DTYPES, DType
 from weightwell_service.exceptions import InvalidSpec
 from weightwell_service.generators.philox import cpu, kernels, prepare, reference
 from weightwell_service.generators.philox.formats import UNSIGNED, encode
-from weightwell_service.laws import Constant, Lattice, Law, Normal, Sparse, TruncatedNormal, Uniform
+from weightwell_service.laws import Constant, Lattice, Law, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
 from weightwell_service.regions import Region, Runs
 
 ROWS, COLS = 90, 70
@@ -31,8 +31,9 @@ INDEPENDENT: list[Law] = [
     TruncatedNormal(0.0, 1.0, -0.001, 0.002),
 ]
 SPARSE = Sparse(ROWS, COLS, 23, 0.01)
+MATRICES: list[Law] = [Orthogonal(ROWS, COLS, 1.5), Orthogonal(28, 45, -0.5, taps=5, centre=2)]
 POSITIONAL: list[Law] = [Constant(0.1), Lattice(0.3, 5, (COLS + 1, 2), (80, 4))]
-LAWS: list[Law] = [*INDEPENDENT, SPARSE, *POSITIONAL]
+LAWS: list[Law] = [*INDEPENDENT, SPARSE, *MATRICES, *POSITIONAL]
 
 laws = st.sampled_from(LAWS)
 independent = st.sampled_from(INDEPENDENT)
@@ -93,7 +94,7 @@ def test_pieces_of_any_size_are_the_whole(law: Law, dtype: DType, cuts: list[int
 
 
 @pytest.mark.parametrize("threads", [1, 2, 7])
-@pytest.mark.parametrize("law", [Normal(0.0, 1.0), SPARSE], ids=["normal", "sparse"])
+@pytest.mark.parametrize("law", [Normal(0.0, 1.0), SPARSE, MATRICES[0]], ids=["normal", "sparse", "orthogonal"])
 def test_threads_that_draw_at_once_draw_the_whole(law: Law, threads: int) -> None:
     dtype = DTYPES["bfloat16"]
     prepared, drawn = prepare(law, dtype, 0, "weight"), np.empty(SHAPE, np.uint16)
@@ -104,13 +105,15 @@ def test_threads_that_draw_at_once_draw_the_whole(law: Law, threads: int) -> Non
 
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"])
-@pytest.mark.parametrize("law", [Normal(0.0, 0.02), TruncatedNormal(0.0, 1.0, 3.0, 8.0), Sparse(ROWS, COLS, 9, 1.0)])
+@pytest.mark.parametrize(
+    "law", [Normal(0.0, 0.02), TruncatedNormal(0.0, 1.0, 3.0, 8.0), Sparse(ROWS, COLS, 9, 1.0), *MATRICES]
+)
 def test_a_narrow_element_is_the_rounded_float32_element(law: Law, name: str) -> None:
     singles = _draw(law, DTYPES["float32"], whole).view(np.float32)
     np.testing.assert_array_equal(_draw(law, DTYPES[name], whole), encode(singles, DTYPES[name]))
 
 
-@pytest.mark.parametrize("law", [Uniform(-1.0, 3.0), Normal(0.0, 1.0), TruncatedNormal(0.0, 1.0, -2.0, 1.0)])
+@pytest.mark.parametrize("law", [Uniform(-1.0, 3.0), Normal(0.0, 1.0), TruncatedNormal(0.0, 1.0, -2.0, 1.0), *MATRICES])
 def test_a_float64_element_is_the_float32_element_to_more_digits(law: Law) -> None:
     singles = _draw(law, DTYPES["float32"], whole).view(np.float32)
     doubles = _draw(law, DTYPES["float64"], whole).view(np.float64)

@@ -1,4 +1,4 @@
-"""The golden file holds for ever: when this test fails, the code is wrong. The file is never made again to pass it."""
+"""The golden files hold for ever: when a test fails, the code is wrong. No file is ever made again to pass it."""
 
 import json
 from dataclasses import fields
@@ -10,10 +10,14 @@ import pytest
 
 from weightwell_service.dtypes import DTYPES
 from weightwell_service.generators.philox import VERSION, prepare
-from weightwell_service.laws import Constant, Lattice, Law, Normal, Sparse, TruncatedNormal, Uniform
+from weightwell_service.laws import Constant, Lattice, Law, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
 from weightwell_service.regions import Runs
 
-GOLDEN = Path(__file__).parents[3] / "golden" / "philox-v1.json"
+GOLDEN = Path(__file__).parents[3] / "golden"
+FILES = {
+    "philox-v1.json": "97032225c5ff29d221b16753c59f4097dc1075f56367f4e98ec871a63b00d737",
+    "philox-v1-orthogonal.json": "c0e19f341218b73ceaf5c7ce3ce2d907b9a688d0acaa17784965a4f156c6a7d9",
+}
 KINDS: dict[str, type[Any]] = {
     "constant": Constant,
     "uniform": Uniform,
@@ -21,7 +25,9 @@ KINDS: dict[str, type[Any]] = {
     "truncated_normal": TruncatedNormal,
     "lattice": Lattice,
     "sparse": Sparse,
+    "orthogonal": Orthogonal,
 }
+CASES: list[dict[str, Any]] = [case for file in FILES for case in json.loads((GOLDEN / file).read_text("utf-8"))]
 
 
 def _law(kind: str, **parameters: Any) -> Law:
@@ -37,26 +43,22 @@ def _digest(case: dict[str, Any]) -> str:
     return sha256(out).hexdigest()
 
 
-def test_the_golden_file_is_of_this_version() -> None:
+def test_the_golden_files_are_of_this_version() -> None:
     assert VERSION == "philox4x32-10/1"
 
 
-def test_the_golden_file_itself_is_what_it_was() -> None:
-    assert sha256(GOLDEN.read_bytes()).hexdigest() == GOLDEN_SHA256
+@pytest.mark.parametrize("file", FILES)
+def test_a_golden_file_itself_is_what_it_was(file: str) -> None:
+    assert sha256((GOLDEN / file).read_bytes()).hexdigest() == FILES[file]
 
 
-def test_the_golden_file_covers_every_law_and_dtype() -> None:
-    cases = json.loads(GOLDEN.read_text("utf-8"))
-    assert {(case["law"]["kind"], case["dtype"]) for case in cases} == {(k, d) for k in KINDS for d in DTYPES}
-    for case in cases:
+def test_the_golden_files_cover_every_law_and_dtype() -> None:
+    assert {(case["law"]["kind"], case["dtype"]) for case in CASES} == {(k, d) for k in KINDS for d in DTYPES}
+    for case in CASES:
         assert {field.name for field in fields(KINDS[case["law"]["kind"]])} == set(case["law"]) - {"kind"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_digest_is_golden(kind: str) -> None:
-    cases = [case for case in json.loads(GOLDEN.read_text("utf-8")) if case["law"]["kind"] == kind]
-    wrong = [case for case in cases if _digest(case) != case["sha256"]]
+    wrong = [case for case in CASES if case["law"]["kind"] == kind and _digest(case) != case["sha256"]]
     assert not wrong
-
-
-GOLDEN_SHA256 = "97032225c5ff29d221b16753c59f4097dc1075f56367f4e98ec871a63b00d737"

@@ -15,15 +15,15 @@ import torch
 from weightwell_service.dtypes import DTYPES
 from weightwell_service.generators.philox import GeneratorUnsound, cpu, prepare, reference, selfcheck
 from weightwell_service.generators.philox.formats import UNSIGNED
-from weightwell_service.laws import Law, Normal, TruncatedNormal, Uniform
+from weightwell_service.laws import Law, Normal, Orthogonal, TruncatedNormal, Uniform
 from weightwell_service.regions import Runs
 
 # Compiles the kernels anew for the processor that NUMBA_CPU_NAME and NUMBA_CPU_FEATURES describe, and prints digests of
 # what they draw, and what is in their machine code.
 _REPORT = """
 import json, re
-from weightwell_service.generators.philox import kernels, selfcheck
-entries = (kernels.fill_singles, kernels.fill_doubles)
+from weightwell_service.generators.philox import kernels, orthogonal_kernels, selfcheck
+entries = kernels.fill_singles, kernels.fill_doubles, orthogonal_kernels.prepare_block, orthogonal_kernels.multiply_out
 digests = [selfcheck.digest(*answer[:3]) for answer in selfcheck.KNOWN_ANSWERS if answer[1] in ("float32", "float64")]
 code = "".join(text for entry in entries for text in entry.inspect_asm().values())
 print(json.dumps({
@@ -93,6 +93,8 @@ _LAWS: list[Law] = [
     TruncatedNormal(0.0, 1.0, -2.0, 2.0),
     TruncatedNormal(0.0, 1.0, 3.0, 4.0),
     TruncatedNormal(0.0, 1e-40, 2e-40, 3e-40),
+    Orthogonal(100, 50, 1.5),
+    Orthogonal(50, 100, -1e-40),
 ]
 
 

@@ -1,14 +1,8 @@
 import hashlib
-import json
-import os
-import platform
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,18 +37,6 @@ KNOWN = {
     ("float64", 200, 130): "15b54c06ed0b07a60c1e75b636dbbecd2d772daa25dee94e162e5a77e71e67c5",
     ("float64", 130, 200): "c1ea8bee3fc2376cc977d1a3a628c43b2377f5362120a8b14d8ae3bc4e3301b3",
 }
-
-ELSEWHERE = """
-import hashlib, json, sys
-import numpy as np
-from weightwell_service.generators.philox import orthogonal, orthogonal_kernels
-rows, cols = 200, 130
-index = np.arange(rows * cols, dtype=np.int64).reshape(rows, cols)
-grid = ((index * 2654435761 % 2**24 * 2 + 1 - 2**24) * 2.0**-22).astype(np.float32)
-digest = hashlib.sha256(orthogonal.haar(grid, gain=1.25).tobytes()).hexdigest()
-kernels = orthogonal_kernels.prepare_block, orthogonal_kernels.multiply_out
-json.dump([digest, "".join(text for kernel in kernels for text in kernel.inspect_asm().values())], sys.stdout)
-"""
 
 
 def normals(rows: int, cols: int, dtype: str = "float64", seed: int = 0) -> Matrix:
@@ -236,20 +218,6 @@ def test_flushing_subnormal_numbers_to_zero_does_not_change_the_bits() -> None:
         assert haar(gaussian).tobytes() == expected
     finally:
         torch.set_flush_denormal(False)
-
-
-@pytest.mark.skipif(platform.machine() not in {"x86_64", "AMD64"}, reason="the processors named here are x86-64")
-@pytest.mark.parametrize("processor", ["", "haswell", "generic"])
-def test_neither_vectors_nor_fused_operations_of_a_processor_change_the_bits(processor: str, tmp_path: Path) -> None:
-    variables = {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    if processor:
-        variables |= {"NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": ""}
-    program = [sys.executable, "-c", ELSEWHERE]
-    done = subprocess.run(program, env=os.environ | variables, capture_output=True, text=True, check=True)
-    digest, assembly = json.loads(done.stdout)
-    assert digest == KNOWN["float32", 200, 130]
-    assert "mulps" in assembly
-    assert "fmadd" not in assembly
 
 
 # -- its parts --------------------------------------------------------------------------------------------------------
