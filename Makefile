@@ -32,6 +32,7 @@ format: $(INSTALLED)  ## let ruff mend what it can
 
 bench: tool-curl tool-nginx $(INSTALLED)  ## speed, as ratios to torch and to nginx (minutes)
 	$(BIN)/python -m benchmarks.generators
+	$(BIN)/python -m benchmarks.orthogonal
 	$(BIN)/python -m benchmarks.http
 
 verify: tool-dieharder $(INSTALLED)  ## the generator's exhaustive and statistical proof (minutes)
