@@ -5,13 +5,14 @@ The plan decides everything and generation decides nothing: whatever can be wron
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from weightwell_service.dtypes import DTYPES, DType
 from weightwell_service.exceptions import InvalidSpec, TooLarge
 from weightwell_service.laws import Constant, Lattice, Law, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
-from weightwell_service.regions import Region
+from weightwell_service.regions import Region, Runs
 from weightwell_service.safetensors import Entry, header, layout
 from weightwell_service.schemes import SCHEMES
 from weightwell_service.spec import Spec, TensorSpec
@@ -62,6 +63,14 @@ class Piece:
         """Number of bytes."""
         return (self.stop - self.start) * self.tensor.dtype.itemsize
 
+    def parts(self, out: memoryview) -> Iterator[tuple[Runs, memoryview]]:
+        """Yield the piece as runs of the whole tensor, each with its part of ``out``, which holds the piece."""
+        filled = 0
+        for runs in self.tensor.region.runs(self.start, self.stop):
+            nbytes = runs.size * self.tensor.dtype.itemsize
+            yield runs, out[filled : filled + nbytes]
+            filled += nbytes
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -110,6 +119,15 @@ class Plan:
             yield tensor
 
 
+@contextmanager
+def naming(name: str, *, several: bool) -> Iterator[None]:
+    """Name the tensor in the field of an ``InvalidSpec`` that is raised about it, if there are several tensors."""
+    try:
+        yield
+    except InvalidSpec as error:
+        raise error.within(f"tensors.{name}") if several else error from None
+
+
 def make_plan(spec: Spec, identity: str, *, portable: bool, max_bytes: int) -> Plan:
     """Settle a spec into a plan for the generator that calls itself ``identity``, with ``portable`` laws or torch's.
 
@@ -119,10 +137,8 @@ def make_plan(spec: Spec, identity: str, *, portable: bool, max_bytes: int) -> P
     several = len(spec.tensors) > 1
     planned: dict[str, PlannedTensor] = {}
     for order, tensor in enumerate(spec.tensors):
-        try:
+        with naming(tensor.name, several=several):
             planned[tensor.name] = _plan_tensor(tensor, order, portable)
-        except InvalidSpec as error:
-            raise error.within(f"tensors.{tensor.name}") if several else error from None
     placed = layout(Entry(t.name, t.dtype, t.region.extent) for t in planned.values())
     nbytes = sum(tensor.nbytes for tensor in planned.values())
     if nbytes > max_bytes:
@@ -141,13 +157,9 @@ def make_plan(spec: Spec, identity: str, *, portable: bool, max_bytes: int) -> P
         generator=spec.generator,
         identity=identity,
         header=head,
-        tensors=tuple(_at(planned[entry.name], offset) for entry, offset in placed),
+        tensors=tuple(replace(planned[entry.name], offset=offset) for entry, offset in placed),
         etag=f'"{hashlib.sha256(head).hexdigest()[:32]}"',
     )
-
-
-def _at(tensor: PlannedTensor, offset: int) -> PlannedTensor:
-    return PlannedTensor(tensor.name, tensor.seed, tensor.dtype, tensor.law, tensor.region, tensor.order, offset)
 
 
 def _plan_tensor(tensor: TensorSpec, order: int, portable: bool) -> PlannedTensor:

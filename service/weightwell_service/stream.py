@@ -27,13 +27,14 @@ async def stream(
     start: int,
     stop: int,
     *,
+    whole: bool = False,
     drawn: Callable[[], object] = lambda: None,
 ) -> AsyncGenerator[memoryview]:
     """Yield the bytes ``start ... stop - 1`` of a file in order.
 
     A few chunks are drawn ahead of the reader, ``generator.concurrency`` of them at once; of a file for which something
-    is drawn whole just one, as all would wait for the same thing. Closing the iterator stops the drawing: what has not
-    begun is cancelled, and what has is waited for. ``drawn`` is called when only the sending is left.
+    is drawn ``whole`` just one, as all would wait for the same thing. Closing the iterator stops the drawing: what has
+    not begun is cancelled, and what has is waited for. ``drawn`` is called when only the sending is left.
     """
     prefix = len(plan.header)
     drawing = generator.open(plan)
@@ -45,7 +46,7 @@ async def stream(
             ahead.append(_Chunk(executor.submit(draw, plan, drawing, *span)))
 
     try:
-        for _ in range(1 if generator.footprint(plan) else generator.concurrency):
+        for _ in range(1 if whole else generator.concurrency):
             draw_next()
         if ahead:
             await ahead[0].ready()  # so that a failure to draw comes before the first byte

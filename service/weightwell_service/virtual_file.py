@@ -49,7 +49,8 @@ def respond(
     Preconditions are looked at in the order of RFC 9110, section 13.2.2. Ranges belong to GET alone. Nothing is drawn
     for HEAD, 304, 412 and 416. Raises ``PreconditionFailed``, ``RangeNotSatisfiable`` and ``TooLarge``.
     """
-    workshop.memory.admit(generator.footprint(plan))
+    footprint = generator.footprint(plan)
+    workshop.memory.admit(footprint)
     headers = _headers(plan, generator)
     if "if-match" in request and not etag_in(_listed(request, "if-match"), plan.etag, weak=False):
         raise PreconditionFailed(plan.etag)
@@ -64,7 +65,9 @@ def respond(
         return Response(headers=headers)
     if wanted:
         headers["content-range"] = f"bytes {start}-{stop - 1}/{plan.nbytes}"
-    return VirtualFile(plan, generator, workshop, 206 if wanted else 200, headers, (start, stop))
+    if stop <= len(plan.header):
+        footprint = 0
+    return VirtualFile(plan, generator, workshop, footprint, 206 if wanted else 200, headers, (start, stop))
 
 
 def _listed(request: Headers, name: str) -> str:
@@ -97,6 +100,7 @@ class VirtualFile(Response):
         plan: Plan,
         generator: Generator,
         workshop: Workshop,
+        footprint: int,
         status: int,
         headers: Mapping[str, str],
         span: tuple[int, int],
@@ -105,6 +109,7 @@ class VirtualFile(Response):
         self._plan = plan
         self._generator = generator
         self._workshop = workshop
+        self._footprint = footprint
         self._span = span
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -123,11 +128,9 @@ class VirtualFile(Response):
 
     async def _send(self, send: Send) -> None:
         with ExitStack() as reserved:
-            draws = self._span[1] > len(self._plan.header)
-            footprint = self._generator.footprint(self._plan) if draws else 0
-            reserved.enter_context(self._workshop.memory.reserve(footprint))
-            threads = self._workshop.threads(footprint)
-            chunks = stream(self._plan, self._generator, threads, *self._span, drawn=reserved.close)
+            reserved.enter_context(self._workshop.memory.reserve(self._footprint))
+            threads, whole = self._workshop.threads(self._footprint), self._footprint > 0
+            chunks = stream(self._plan, self._generator, threads, *self._span, whole=whole, drawn=reserved.close)
             async with aclosing(chunks):
                 chunk = await anext(chunks)
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})

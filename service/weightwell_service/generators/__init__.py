@@ -4,7 +4,6 @@ A generator is opened for one file and then called, from any thread, for pieces 
 on is the plan: what a piece holds never depends on which other pieces were drawn, or when.
 """
 
-from collections.abc import Mapping
 from typing import Protocol
 
 from weightwell_service.plan import Piece, Plan
@@ -50,6 +49,3 @@ class Generator(Protocol):
 
     def open(self, plan: Plan) -> Drawing:
         """Start drawing a file. Cheap: whatever takes time happens in the first ``fill``."""
-
-
-Generators = Mapping[str, Generator]

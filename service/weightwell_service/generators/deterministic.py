@@ -12,9 +12,7 @@ def is_deterministic(law: Law) -> bool:
 
 def fill(piece: Piece, out: memoryview) -> None:
     """Write a piece of a constant or of a lattice into ``out``: its values, rounded as torch rounds them."""
-    tensor, filled = piece.tensor, 0
+    tensor = piece.tensor
     prepared = cpu.prepare(tensor.law, tensor.dtype, tensor.seed, tensor.name)
-    for runs in tensor.region.runs(piece.start, piece.stop):
-        nbytes = runs.size * tensor.dtype.itemsize
-        prepared.fill(runs, out[filled : filled + nbytes])
-        filled += nbytes
+    for runs, part in piece.parts(out):
+        prepared.fill(runs, part)

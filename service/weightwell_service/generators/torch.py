@@ -23,7 +23,7 @@ from weightwell_service.dtypes import DTYPES, DType
 from weightwell_service.exceptions import UnsupportedSpec
 from weightwell_service.generators import DrawingStopped, deterministic
 from weightwell_service.laws import Law, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
-from weightwell_service.plan import Piece, Plan, PlannedTensor
+from weightwell_service.plan import Piece, Plan, PlannedTensor, naming
 
 # Elements of a block. On the CPU torch fills normals in groups of 16, and draws the last 16 again where the size is no
 # multiple of 16; so blocks that are multiples of 16, the last of them at least 16 long, draw what one call would.
@@ -60,10 +60,8 @@ class TorchGenerator:
     def check(self, plan: Plan) -> None:
         """Raise ``UnsupportedSpec`` for what torch has no kernel for or would not end with, and for several seeds."""
         for tensor in plan.tensors:
-            try:
+            with naming(tensor.name, several=len(plan.tensors) > 1):
                 self._check(tensor, seed=plan.tensors[0].seed)
-            except UnsupportedSpec as error:
-                raise error.within(f"tensors.{tensor.name}") if len(plan.tensors) > 1 else error from None
 
     def _check(self, tensor: PlannedTensor, *, seed: int) -> None:
         allowed = _dtypes(tensor.law)

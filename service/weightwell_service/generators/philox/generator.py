@@ -11,7 +11,7 @@ from weightwell_service.generators import DrawingStopped
 from weightwell_service.generators.philox import VERSION, Prepared, prepare, warm_up
 from weightwell_service.generators.philox.orthogonal import nbytes
 from weightwell_service.laws import Orthogonal, Sparse
-from weightwell_service.plan import Piece, Plan, PlannedTensor
+from weightwell_service.plan import Piece, Plan, PlannedTensor, naming
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -45,10 +45,9 @@ class PhiloxGenerator:
         """Raise ``UnsupportedSpec`` for a sparse matrix whose rows a mask cannot number."""
         for tensor in plan.tensors:
             if isinstance(tensor.law, Sparse) and tensor.law.rows > _MAX_ROWS:
-                error = UnsupportedSpec(
-                    "shape", got=tensor.law.rows, expected="at most 2^32 rows where columns are sparse"
-                )
-                raise error.within(f"tensors.{tensor.name}") if len(plan.tensors) > 1 else error
+                with naming(tensor.name, several=len(plan.tensors) > 1):
+                    expected = "at most 2^32 rows where columns are sparse"
+                    raise UnsupportedSpec("shape", got=tensor.law.rows, expected=expected)
 
     def footprint(self, plan: Plan) -> int:
         """Return the bytes that are kept of the largest matrices, as many as are kept at once."""
@@ -84,13 +83,10 @@ class PhiloxDrawing:
 
     def fill(self, piece: Piece, out: memoryview) -> None:
         """Write the elements of a piece into ``out``."""
-        tensor, filled = piece.tensor, 0
         with self._lock:
-            prepared = (self._matrices if _is_matrix(tensor) else self._elements)(tensor)
-        for runs in tensor.region.runs(piece.start, piece.stop):
-            nbytes = runs.size * tensor.dtype.itemsize
-            prepared.fill(runs, out[filled : filled + nbytes])
-            filled += nbytes
+            prepared = (self._matrices if _is_matrix(piece.tensor) else self._elements)(piece.tensor)
+        for runs, part in piece.parts(out):
+            prepared.fill(runs, part)
 
     def close(self) -> None:
         """Let go of what was prepared, and stop what is being prepared."""
