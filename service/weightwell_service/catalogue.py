@@ -5,8 +5,9 @@ from typing import Any
 
 from weightwell_service.dtypes import DTYPES
 from weightwell_service.generators import Generator
+from weightwell_service.presets import PRESETS, Preset
 from weightwell_service.schemes import SCHEMES, Scheme
-from weightwell_service.wire import SINGLES
+from weightwell_service.wire import SINGLES, schema_of
 
 
 def catalogue(generators: Mapping[str, Generator]) -> dict[str, Any]:
@@ -38,4 +39,26 @@ def _scheme(scheme: Scheme) -> dict[str, Any]:
             {"name": parameter.name, "required": parameter.default is ..., **properties[parameter.name]}
             for parameter in scheme.parameters
         ],
+    }
+
+
+# What a preset's parameters are in its example, where it has no defaults for them.
+_EXAMPLE = {"layers": 2, "width": 512, "base_width": 256, "names": "llama", "readout": "plain"}
+
+
+def presets() -> dict[str, Any]:
+    """Return every preset with its parameters, its sources, and its rules for an example."""
+    return {"presets": [_preset(preset) for preset in PRESETS.values()]}
+
+
+def _preset(preset: Preset) -> dict[str, Any]:
+    example = {each.name: _EXAMPLE[each.name] for each in preset.parameters if each.default is ...}
+    return {
+        "name": preset.name,
+        "summary": preset.summary,
+        "references": list(preset.references),
+        "parameters": [
+            {"name": each.name, "required": each.default is ..., **schema_of(each)} for each in preset.parameters
+        ],
+        "example": {"preset": {"name": preset.name, **example}, "rules": list(preset.rules(**example))},
     }

@@ -5,8 +5,7 @@ The plan decides everything and generation decides nothing: whatever can be wron
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from weightwell_service.dtypes import DTYPES, DType
@@ -15,10 +14,13 @@ from weightwell_service.laws import Constant, Lattice, Law, Normal, Orthogonal, 
 from weightwell_service.regions import Region, Runs
 from weightwell_service.safetensors import Entry, header, layout
 from weightwell_service.schemes import SCHEMES
-from weightwell_service.spec import Spec, TensorSpec
+from weightwell_service.spec import METADATA, Spec, TensorSpec
 
 # The safetensors library reads no longer header (its MAX_HEADER_SIZE).
 _MAX_HEADER = 100_000_000
+
+# What a plan that is only looked at may hold.
+UNLIMITED = 2**127
 
 # The number of elements and of bytes of a tensor must fit what every reader of the format counts in.
 _MAX_COUNT = 2**63 - 1
@@ -119,13 +121,20 @@ class Plan:
             yield tensor
 
 
-@contextmanager
-def naming(name: str, *, several: bool) -> Iterator[None]:
+class naming:  # noqa: N801 - reads as what it does: with naming(...)
     """Name the tensor in the field of an ``InvalidSpec`` that is raised about it, if there are several tensors."""
-    try:
-        yield
-    except InvalidSpec as error:
-        raise error.within(f"tensors.{name}") if several else error from None
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str, *, several: bool):
+        self._name = name if several else None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, InvalidSpec) and self._name is not None:
+            raise error.within(f"tensors.{self._name}") from None
 
 
 def make_plan(spec: Spec, identity: str, *, portable: bool, max_bytes: int) -> Plan:
@@ -135,19 +144,19 @@ def make_plan(spec: Spec, identity: str, *, portable: bool, max_bytes: int) -> P
     and ``TooLarge`` for a file of more than ``max_bytes``.
     """
     several = len(spec.tensors) > 1
-    planned: dict[str, PlannedTensor] = {}
+    laws: dict[tuple[object, ...], Law] = {}
+    settled: dict[str, tuple[int, TensorSpec, Law, Region]] = {}
     for order, tensor in enumerate(spec.tensors):
+        # The layers of a model are alike, and tensors that took the same rule share its parameters.
+        alike = tensor.scheme, tensor.shape, tensor.dtype, id(tensor.parameters)
         with naming(tensor.name, several=several):
-            planned[tensor.name] = _plan_tensor(tensor, order, portable)
-    placed = layout(Entry(t.name, t.dtype, t.region.extent) for t in planned.values())
-    nbytes = sum(tensor.nbytes for tensor in planned.values())
-    if nbytes > max_bytes:
-        raise TooLarge(
-            f"the file would hold {nbytes} bytes of tensors, and this server serves at most {max_bytes}; "
-            "ask for a slice, or for fewer tensors at once"
-        )
+            if alike not in laws:
+                laws[alike] = _law(tensor, portable)
+            settled[tensor.name] = order, tensor, laws[alike], _region(tensor)
+    placed = layout(Entry(name, DTYPES[t.dtype], region.extent) for name, (_, t, _, region) in settled.items())
+    check_size(sum(entry.nbytes for entry, _ in placed), max_bytes)
     # transformers and others load only files whose metadata names a format; "pt" is the layout of torch.
-    metadata = {"format": "pt", "weightwell": "1", "generator": identity, "spec": spec.canonical()}
+    metadata = dict(zip(METADATA, ("pt", "1", identity, spec.canonical()), strict=True)) | dict(spec.aliases)
     head = header(placed, metadata)
     if len(head) > _MAX_HEADER:
         raise TooLarge(
@@ -157,19 +166,30 @@ def make_plan(spec: Spec, identity: str, *, portable: bool, max_bytes: int) -> P
         generator=spec.generator,
         identity=identity,
         header=head,
-        tensors=tuple(replace(planned[entry.name], offset=offset) for entry, offset in placed),
+        tensors=tuple(_planned(*settled[entry.name], offset) for entry, offset in placed),
         etag=f'"{hashlib.sha256(head).hexdigest()[:32]}"',
     )
 
 
-def _plan_tensor(tensor: TensorSpec, order: int, portable: bool) -> PlannedTensor:
+def check_size(nbytes: int, max_bytes: int) -> None:
+    """Raise ``TooLarge`` for a file with more bytes of tensors than a deployment serves."""
+    if nbytes > max_bytes:
+        raise TooLarge(
+            f"the file would hold {nbytes} bytes of tensors, and this server serves at most {max_bytes}; "
+            "ask for a slice, or for fewer tensors at once"
+        )
+
+
+def _planned(order: int, tensor: TensorSpec, law: Law, region: Region, offset: int) -> PlannedTensor:
+    return PlannedTensor(tensor.name, tensor.seed, DTYPES[tensor.dtype], law, region, order, offset)
+
+
+def _law(tensor: TensorSpec, portable: bool) -> Law:
     dtype = DTYPES[tensor.dtype]
     _check_count(tensor.shape, dtype)
     law = SCHEMES[tensor.scheme].law(tensor.shape, tensor.parameters, portable=portable)
     _check_representable(tensor, law, dtype)
-    if 0 in tensor.shape:
-        law = Constant(0.0)  # nothing is drawn, so no generator has to be able to
-    return PlannedTensor(tensor.name, tensor.seed, dtype, law, _region(tensor), order)
+    return Constant(0.0) if 0 in tensor.shape else law  # nothing is drawn, so no generator has to be able to
 
 
 def _check_count(shape: tuple[int, ...], dtype: DType) -> None:
@@ -193,12 +213,24 @@ def _region(tensor: TensorSpec) -> Region:
 
 def _check_representable(tensor: TensorSpec, law: Law, dtype: DType) -> None:
     """Refuse a law whose numbers do not fit the dtype, by the parameter where it is one and by the dtype where not."""
+    if dtype.is_integer:
+        _check_whole(law, dtype)
     for field, value in _extremes(law):
         if abs(value) <= dtype.max:
             continue
         if tensor.parameters.get(field) == value:
-            raise InvalidSpec(field, got=value, expected=f"within +-{dtype.max:g}, the range of {dtype.name}")
+            largest = f"{dtype.max:.0f}" if dtype.is_integer else f"{dtype.max:g}"
+            raise InvalidSpec(field, got=value, expected=f"within +-{largest}, the range of {dtype.name}")
         raise InvalidSpec("dtype", got=dtype.name, expected=f"one that holds {value:g}, which the law comes to")
+
+
+def _check_whole(law: Law, dtype: DType) -> None:
+    """Refuse a law whose numbers are not all whole."""
+    if not isinstance(law, Constant | Lattice):
+        expected = "a floating-point type, as this scheme draws fractions"
+        raise InvalidSpec("dtype", got=dtype.name, expected=expected)
+    if not law.value.is_integer():
+        raise InvalidSpec("dtype", got=dtype.name, expected=f"a type that holds {law.value!r}, which is no integer")
 
 
 def _extremes(law: Law) -> tuple[tuple[str, float], ...]:

@@ -6,7 +6,16 @@ distances, which is the one shape that every generator understands.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
+from operator import sub
+
+# Below this many elements, drawing a run takes no longer than asking for one.
+_SHORT = 4096
+
+# Elements of a cover at most, so that little memory is needed however little of it is wanted.
+_COVER = 1 << 16
+
+Level = tuple[int, int]  # how many of a thing there are, and how far apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +34,25 @@ class Runs:
 
 
 @dataclass(frozen=True, slots=True)
+class Cover:
+    """Runs that hold more than is wanted, because drawing all of it is quicker than picking out what is wanted.
+
+    Of every run the elements at ``i * stride + j * stride' + ...`` are picked, for the ``(size, stride)`` of ``picks``,
+    outermost first; and of what is picked from all of the runs, those from ``begin`` to ``end - 1`` are wanted.
+    """
+
+    runs: Runs
+    picks: tuple[Level, ...]
+    begin: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        """Number of elements that are wanted."""
+        return self.end - self.begin
+
+
+@dataclass(frozen=True, slots=True)
 class Region:
     """The rectangle ``[starts[d], stops[d])`` in every dimension ``d`` of a tensor of the given ``shape``."""
 
@@ -40,7 +68,7 @@ class Region:
     @property
     def extent(self) -> tuple[int, ...]:
         """The shape of the region itself."""
-        return tuple(stop - start for start, stop in zip(self.starts, self.stops, strict=True))
+        return tuple(map(sub, self.stops, self.starts))
 
     @property
     def size(self) -> int:
@@ -62,21 +90,35 @@ class Region:
         count, stride = outer[0] if outer else (1, length)
         block = length * count
 
-        def origin(index: int) -> int:
-            """Flat index in the tensor of the block that holds element ``index`` of the region."""
-            position, rest = first, index // block
-            for size, step in outer[1:]:
-                rest, here = divmod(rest, size)
-                position += here * step
-            return position
-
         while start < stop:
             begin = start % block
             end = min(begin + stop - start, block)
-            yield from _block_runs(origin(start), length, stride, begin, end)
+            origin = first + _offset(outer[:0:-1], start // block)
+            yield from _block_runs(origin, length, stride, begin, end)
             start += end - begin
 
-    def _levels(self) -> tuple[list[tuple[int, int]], int]:
+    def covers(self, start: int, stop: int) -> Iterator[Runs | Cover]:
+        """Yield the elements ``start ... stop - 1`` as ``runs`` does, but a cover where those would be many and short.
+
+        A 2 x 2 crop of every 3 x 3 kernel has runs of 2 elements; it is drawn by the row of kernels.
+        """
+        levels, first = self._levels()
+        inner = _innermost(levels)
+        if not inner:
+            yield from self.runs(start, stop)
+            return
+        *outer, (count, stride) = levels[: -len(inner)]
+        size, span = prod(size for size, _ in inner), _span(inner)
+        while start < stop:
+            row, begin = divmod(start, size)
+            block, place = divmod(row, count)
+            rows = min(count - place, max(_COVER // span, 1), ceil((begin + stop - start) / size))
+            end = min(begin + stop - start, rows * size)
+            origin = first + _offset(outer, block) + place * stride
+            yield Cover(Runs(origin, span, stride, rows), tuple(inner), begin, end)
+            start += end - begin
+
+    def _levels(self) -> tuple[list[Level], int]:
         """Collapse the rectangle into ``(size, stride)`` levels, outermost first, and the flat index of its corner.
 
         A dimension that is taken whole merges into the one outside it, and one of which a single index is taken is no
@@ -92,6 +134,26 @@ class Region:
                 levels.append((stop - start, stride))
             stride *= length
         return levels[::-1], first
+
+
+def _innermost(levels: list[Level]) -> list[Level]:
+    """Return the innermost of at least three levels, as many as lie within a short span, if these are two or more."""
+    inner = [levels[i:] for i in range(1, len(levels) - 1) if _span(levels[i:]) <= _SHORT]
+    return inner[0] if inner else []
+
+
+def _span(levels: list[Level]) -> int:
+    """Return the number of elements from the first to the last of these levels."""
+    return 1 + sum((size - 1) * stride for size, stride in levels)
+
+
+def _offset(levels: list[Level], index: int) -> int:
+    """Return how far thing number ``index`` of these levels, outermost first, is from the first."""
+    offset = 0
+    for size, stride in reversed(levels):
+        index, here = divmod(index, size)
+        offset += here * stride
+    return offset
 
 
 def _block_runs(origin: int, length: int, stride: int, begin: int, end: int) -> Iterator[Runs]:

@@ -1,7 +1,8 @@
 """The routes: parse, plan, respond."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
@@ -11,13 +12,17 @@ from starlette.routing import Route
 from weightwell_service import __version__, catalogue, openapi
 from weightwell_service.exceptions import TooLarge
 from weightwell_service.generators import Generator
+from weightwell_service.generators.devices import Device
 from weightwell_service.nonlinearities import NONLINEARITIES, calculate_gain, nonlinearity
-from weightwell_service.plan import Plan, make_plan
+from weightwell_service.outline import outline
+from weightwell_service.plan import UNLIMITED, Plan, check_size, make_plan
 from weightwell_service.quadrature import activation_gain, activation_gains
 from weightwell_service.settings import Settings
 from weightwell_service.spec import Spec
 from weightwell_service.virtual_file import Workshop, respond
 from weightwell_service.wire import GainQuery, read_body, read_gain_query, read_query
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -25,16 +30,37 @@ class Service:
     """What the routes work with, one for each application."""
 
     settings: Settings
+    device: Device
     generators: dict[str, Generator]
     workshop: Workshop
     ready: bool = False
 
     def plan(self, spec: Spec) -> tuple[Plan, Generator]:
         """Settle a spec with the generator that it names; raises whatever is wrong with it."""
+        return self._plan(spec, self.settings.max_bytes)
+
+    def outline(self, spec: Spec) -> dict[str, Any]:
+        """Tell what a spec's file holds, be it too large for this deployment or not; raises what else is wrong."""
+        plan, generator = self._plan(spec, UNLIMITED)
+        try:
+            check_size(plan.data_nbytes, self.settings.max_bytes)
+            self.workshop.memory.admit(generator.footprint(plan))
+        except TooLarge as error:
+            return outline(spec, plan, generator, refusal=str(error))
+        return outline(spec, plan, generator, refusal=None)
+
+    def _plan(self, spec: Spec, max_bytes: int) -> tuple[Plan, Generator]:
         generator = self.generators[spec.generator]
-        plan = make_plan(spec, generator.identity, portable=generator.portable, max_bytes=self.settings.max_bytes)
+        plan = make_plan(spec, generator.identity, portable=generator.portable, max_bytes=max_bytes)
         generator.check(plan)
         return plan, generator
+
+    def unreadiness(self) -> str | None:
+        """Return why no requests should be sent here, or None if they should."""
+        if not self.ready:
+            return "starting or stopping"
+        trouble = self.device.trouble()
+        return trouble and f"the device is lost: {trouble}"
 
 
 router = APIRouter()
@@ -50,18 +76,29 @@ async def hello(request: Request) -> PlainTextResponse:
 @router.head("/init", **openapi.INIT_HEAD)
 @router.get("/init", **openapi.INIT_GET)
 async def init(request: Request) -> Response:
-    """Draw one tensor, described by the query, as a safetensors file."""
-    return _answer(request, *_service(request).plan(read_query(request.query_params.multi_items())))
+    """Draw what the query describes, one tensor or a manifest of many, as a safetensors file."""
+    return _answer(request, *await _made_of_spec(request, _service(request).plan))
 
 
 @router.post("/init", **openapi.INIT_POST)
 async def init_from_body(request: Request) -> Response:
-    """Draw one tensor or many, described by a JSON body, as a safetensors file."""
+    """Draw what a JSON body describes, one tensor or many, as a safetensors file."""
+    return _answer(request, *await _made_of_spec(request, _service(request).plan))
+
+
+@router.head("/plan", include_in_schema=False)
+@router.get("/plan", **openapi.PLAN_GET)
+async def plan(request: Request) -> Response:
+    """Tell what the file holds that ``/init`` draws for the same query."""
     service = _service(request)
-    body = await _body(request, service.settings.max_request_bytes)
-    # A manifest may hold many thousands of tensors; reading it must not hold up everybody else.
-    planned = await run_in_threadpool(lambda: service.plan(read_body(body)))
-    return _answer(request, *planned)
+    return await _made_of_spec(request, lambda spec: JSONResponse(service.outline(spec)))
+
+
+@router.post("/plan", **openapi.PLAN_POST)
+async def plan_from_body(request: Request) -> Response:
+    """Tell what the file holds that ``/init`` draws for the same body."""
+    service = _service(request)
+    return await _made_of_spec(request, lambda spec: JSONResponse(service.outline(spec)))
 
 
 @router.head("/gain", include_in_schema=False)
@@ -104,6 +141,13 @@ async def schemes(request: Request) -> JSONResponse:
     return JSONResponse(catalogue.catalogue(_service(request).generators))
 
 
+@router.head("/presets", include_in_schema=False)
+@router.get("/presets", **openapi.PRESETS)
+async def presets() -> JSONResponse:
+    """Return every preset."""
+    return JSONResponse(catalogue.presets())
+
+
 @router.head("/health/live", include_in_schema=False)
 @router.get("/health/live", **openapi.LIVE)
 async def live() -> JSONResponse:
@@ -116,13 +160,15 @@ async def live() -> JSONResponse:
 async def ready(request: Request) -> JSONResponse:
     """Say whether requests should be sent here, and what would serve them."""
     service = _service(request)
+    reason = await run_in_threadpool(service.unreadiness)
     body = {
-        "status": "ready" if service.ready else "starting or stopping",
+        "status": "not ready" if reason else "ready",
+        **({"reason": reason} if reason else {}),
         "version": __version__,
-        "device": service.settings.device,
+        "device": str(service.device),
         "generators": {generator.name: generator.identity for generator in service.generators.values()},
     }
-    return JSONResponse(body, 200 if service.ready else 503, {"cache-control": "no-store"})
+    return JSONResponse(body, 503 if reason else 200, {"cache-control": "no-store"})
 
 
 def _service(request: Request) -> Service:
@@ -132,6 +178,21 @@ def _service(request: Request) -> Service:
 
 def _answer(request: Request, plan: Plan, generator: Generator) -> Response:
     return respond(request.method, request.headers, plan, generator, _service(request).workshop)
+
+
+async def _made_of_spec(request: Request, make: Callable[[Spec], T]) -> T:
+    """Return what is made of the spec that a request's query or body means.
+
+    A manifest may hold many thousands of tensors; reading it must not hold up everybody else.
+    """
+    limit = _service(request).settings.max_request_bytes
+    if request.method == "POST":
+        body = await _body(request, limit)
+        return await run_in_threadpool(lambda: make(read_body(body)))
+    query = request.query_params.multi_items()
+    if "manifest" in request.query_params:
+        return await run_in_threadpool(lambda: make(read_query(query, max_manifest=limit)))
+    return make(read_query(query))
 
 
 async def _body(request: Request, limit: int) -> bytes:

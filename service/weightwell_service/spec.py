@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Parameter = float | int | str | bool
 
 # What a spec can name in its ``generator`` field, the default first.
 GENERATORS = ("philox", "torch")
+
+# What the metadata of every file has. An alias is metadata as well, so it can have none of these names.
+METADATA = ("format", "weightwell", "generator", "spec")
 
 # The largest integer that every JSON reader keeps exactly (RFC 8259, section 6); larger ones are written as strings.
 _EXACT_IN_JSON = 2**53 - 1
@@ -18,6 +21,7 @@ class TensorSpec:
     """One tensor: its whole ``shape``, the ``scheme`` by its own name and all its ``parameters``, and who draws it.
 
     ``slice`` holds ``(start, stop)`` for every dimension, or is None for the whole tensor. ``seed`` is 0 ... 2^64-1.
+    ``rule`` is the path of the rule that the scheme was taken from, such as ``rules.0``: how it was said, not what.
     """
 
     name: str
@@ -27,6 +31,7 @@ class TensorSpec:
     scheme: str
     parameters: Mapping[str, Parameter]
     slice: tuple[tuple[int, int], ...] | None = None
+    rule: str | None = field(default=None, compare=False)
 
     def canonical(self) -> dict[str, object]:
         """Return the fields as a JSON object in which every default is spelled out."""
@@ -44,14 +49,21 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """One file: tensors, in the order in which they were asked for, and the generator that draws them."""
+    """One file: tensors, in the order in which they were asked for, and the generator that draws them.
+
+    ``aliases`` are pairs of a further name and the name of its tensor, sorted: tied weights, which are stored once.
+    ``unused`` are the places of the rules that no tensor took: how it was said, not what.
+    """
 
     generator: str
     tensors: tuple[TensorSpec, ...]
+    aliases: tuple[tuple[str, str], ...] = ()
+    unused: tuple[int, ...] = field(default=(), compare=False)
 
     def canonical(self) -> str:
         """Return the one JSON text of this spec, which can be posted to ``/init`` to make the same file again."""
-        tensors = {tensor.name: tensor.canonical() for tensor in self.tensors}
+        tensors: dict[str, object] = {tensor.name: tensor.canonical() for tensor in self.tensors}
+        tensors |= {alias: {"alias": target} for alias, target in self.aliases}
         return json.dumps(
             {"generator": self.generator, "tensors": tensors},
             ensure_ascii=False,

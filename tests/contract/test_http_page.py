@@ -29,7 +29,7 @@ ADDRESS = "http://127.0.0.1:8000"
 # A section is a session in one shell, and begins in a directory that holds nothing but the examples.
 SECTIONS = {text.partition("\n")[0]: text for text in PAGE.split("\n## ")[1:]}
 SESSIONS = [name for name, text in SECTIONS.items() if "```sh\n" in text]
-TOOLS = ("curl", "jq", "npm", "node")
+TOOLS = ("curl", "jq", "npm", "node", "python3")
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`([^`]+)`")

@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "http.md").read_text()
 
 # The dtypes that the library reads; the page says so as well.
-READABLE = ("float64", "float32", "float16")
+DRAWN = ("float64", "float32", "float16")
+READABLE = (*DRAWN, "int64")
 
 # Prints every value of every tensor. JavaScript writes a number with the digits that tell it from every other double,
 # and every float32 and float16 is a double, so what Python reads has the bits that JavaScript saw.
@@ -87,7 +88,7 @@ def as_read(name: str, tensor: Tensor) -> Read:
     return Read(name, code, list(tensor.shape), tensor.double().flatten().tolist())
 
 
-@pytest.mark.parametrize("dtype", READABLE)
+@pytest.mark.parametrize("dtype", DRAWN)
 def test_a_tensor_has_the_values_that_torch_draws(example: Example, dtype: str) -> None:
     read = example.read(f"shape=24,5,3,3&scheme=kaiming_normal&seed=7&name=conv.weight&dtype={dtype}")
     assert read == [as_read("conv.weight", kaiming_normal(24, 5, 3, 3, dtype=dtype, seed=7))]
@@ -141,6 +142,11 @@ def test_the_program_says_what_the_server_finds_wrong(example: Example) -> None:
     done = example.draw("shape=3&scheme=normal&std=-1")
     assert done.returncode != 0
     assert "std must be greater than or equal to 0, got '-1'" in done.stderr
+
+
+def test_integers_are_read_with_all_their_digits(example: Example) -> None:
+    done = example.draw("shape=2&scheme=constant&val=-9007199254740991&dtype=int64")
+    assert done.stdout == "weight I64 [2] -9007199254740991 -9007199254740991\n"
 
 
 @pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if dtype not in READABLE])

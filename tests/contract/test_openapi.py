@@ -53,7 +53,8 @@ def test_every_scheme_and_dtype_can_be_asked_for(document: dict[str, Any]) -> No
 
 
 def test_every_field_is_a_query_parameter_and_says_what_it_is(document: dict[str, Any]) -> None:
-    assert set(parameters(document)) == {field for model in SINGLES.values() for field in model.model_fields}
+    fields = {field for model in SINGLES.values() for field in model.model_fields}
+    assert set(parameters(document)) == fields | {"manifest"}
     assert all(each["description"] for each in parameters(document).values())
 
 
@@ -78,20 +79,31 @@ def test_the_limits_of_a_field_are_in_the_document(document: dict[str, Any], nam
 
 
 def test_the_examples_of_the_query_work(http: httpx.Client, document: dict[str, Any]) -> None:
-    examples = {name: each["example"] for name, each in parameters(document).items() if each["required"]}
-    assert http.get("/init", params=examples).status_code == 200
-    for name, each in parameters(document).items():
-        if "example" in each:
-            response = http.get("/init", params={**examples, name: each["example"]})
+    examples = {name: each["example"] for name, each in parameters(document).items() if "example" in each}
+    manifest = {"manifest": examples.pop("manifest")}
+    shape_and_scheme = {name: examples.pop(name) for name in ("shape", "scheme")}
+    for query in (manifest, shape_and_scheme, *({**shape_and_scheme, name: examples[name]} for name in examples)):
+        for path in ("/init", "/plan"):
+            response = http.get(path, params=query)
             assert response.status_code == 200, response.text
 
 
 def test_the_examples_of_the_body_work(http: httpx.Client, document: dict[str, Any]) -> None:
-    content = document["paths"]["/init"]["post"]["requestBody"]["content"]["application/json"]
-    for example in content["examples"].values():
-        schema = OAS31Validator({**content["schema"], "components": document["components"]})
-        assert list(schema.iter_errors(example["value"])) == []
-        assert http.post("/init", json=example["value"]).status_code == 200
+    for path in ("/init", "/plan"):
+        content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+        for example in content["examples"].values():
+            schema = OAS31Validator({**content["schema"], "components": document["components"]})
+            assert list(schema.iter_errors(example["value"])) == []
+            assert http.post(path, json=example["value"]).status_code == 200
+
+
+def test_the_rules_of_every_preset_are_rules_as_the_document_has_them(
+    http: httpx.Client, document: dict[str, Any]
+) -> None:
+    rules = document["components"]["schemas"]["Manifest"]["properties"]["rules"]
+    schema = OAS31Validator({**rules, "components": document["components"]})
+    for preset in http.get("/presets").json()["presets"]:
+        assert list(schema.iter_errors(preset["example"]["rules"])) == []
 
 
 def test_the_document_can_be_read_in_a_browser(http: httpx.Client) -> None:
@@ -120,8 +132,9 @@ def described(serve: Serve) -> Iterator[Any]:
 
 OPERATIONS = {
     **{(method, "/init"): ("as described", "otherwise") for method in ("GET", "HEAD", "POST")},
+    **{(method, "/plan"): ("as described", "otherwise") for method in ("GET", "POST")},
     ("GET", "/gain"): ("as described", "otherwise"),
-    **{("GET", path): ("as described",) for path in ("/schemes", "/health/live", "/health/ready")},
+    **{("GET", path): ("as described",) for path in ("/schemes", "/presets", "/health/live", "/health/ready")},
 }
 MODES = {"as described": GenerationMode.POSITIVE, "otherwise": GenerationMode.NEGATIVE}
 

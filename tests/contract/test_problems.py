@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx
 import pytest
-import torch
 from fastapi import FastAPI
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,6 +27,7 @@ from weightwell_service.exceptions import (
     UnsupportedSpec,
     WeightwellError,
 )
+from weightwell_service.generators.devices import Cpu
 from weightwell_service.generators.torch import TorchGenerator
 from weightwell_service.plan import Plan
 from weightwell_service.problems import PROBLEMS
@@ -94,7 +94,7 @@ def _busy(app: FastAPI, http: httpx.Client) -> httpx.Response:
 
 def _lost(app: FastAPI, http: httpx.Client) -> httpx.Response:
     generators = app.state.service.generators
-    kept, generators["torch"] = generators["torch"], LostDevice(torch.device("cpu"))
+    kept, generators["torch"] = generators["torch"], LostDevice(Cpu())
     try:
         return http.get("/init", params=QUERY)
     finally:

@@ -6,7 +6,7 @@ A probe stands in for the generator: it says what was drawn of it, and waits or 
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
@@ -31,11 +31,12 @@ FEW = 32
 
 
 class Probe:
-    """A generator that draws nothing in particular; ``at`` is called in its thread with the number of each piece."""
+    """A generator that draws nothing in particular; ``at`` is called in its thread with the number of each chunk."""
 
     name = "torch"
     identity = "probe"
     portable = True
+    chunk = 2**20
     concurrency = 1
 
     def __init__(self, at: Callable[[int], None], nbytes: int):
@@ -68,11 +69,11 @@ class Probe:
         def __init__(self, probe: "Probe"):
             self._probe = probe
 
-        def fill(self, piece: Piece, out: memoryview) -> None:
-            """Count a piece."""
-            del piece, out
+        def draw(self, pieces: Sequence[Piece]) -> memoryview:
+            """Count a chunk."""
             self._probe.drawn += 1
             self._probe.at(self._probe.drawn - 1)
+            return memoryview(bytes(sum(piece.nbytes for piece in pieces)))
 
         def close(self) -> None:
             """Notice that nothing more will be drawn."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import init
 
-from weightwell_service.dtypes import DTYPES
+from weightwell_service.dtypes import FLOATS
 from weightwell_service.schemes import ALIASES, SCHEMES, Scheme
 
 pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensors is a no-op:UserWarning")
@@ -233,13 +233,26 @@ def test_every_scheme_has_cases_and_a_reference() -> None:
     assert set(BEYOND_TORCH) == {scheme for scheme in SCHEMES if not hasattr(init, f"{scheme}_")}
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_tensor_has_the_bits_of_torch_or_is_refused_by_both(http: httpx.Client, scheme: str, dtype: str) -> None:
     assert list(differences(http, scheme, dtype)) == []
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+WHOLE: tuple[tuple[str, Parameters], ...] = (
+    *(("zeros", {}), ("ones", {}), ("constant", {"val": -3}), ("constant", {"val": 2**53 - 1})),
+    *(("eye", {}), ("dirac", {"groups": 2}), ("identity", {"gain": 5})),
+)
+
+
+@pytest.mark.parametrize(("scheme", "parameters"), WHOLE)
+def test_whole_numbers_have_the_bits_of_torch(http: httpx.Client, scheme: str, parameters: Parameters) -> None:
+    for shape in ((), (4,), (4, 3), (4, 3, 3)):
+        response = ask(http, scheme, shape, "int64", **parameters)
+        assert difference(at_home(scheme, shape, "int64", 0, parameters), response) is None
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
 def test_a_tensor_without_elements_is_served_wherever_it_has_the_right_rank(
     http: httpx.Client, scheme: Scheme, dtype: str

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weightwell_service.dtypes import DTYPES
+from weightwell_service.dtypes import DTYPES, FLOATS
 from weightwell_service.exceptions import InvalidSpec, TooLarge
 from weightwell_service.laws import Constant, Normal, TruncatedNormal
 from weightwell_service.plan import Plan, PlannedTensor, make_plan
@@ -42,12 +42,13 @@ def files(draw: st.DrawFn) -> Plan:
     for order in range(draw(st.integers(0, 5))):
         shape = tuple(draw(st.lists(st.integers(0, 4), max_size=3)))
         bounds = tuple((start, draw(st.integers(start, n))) for n in shape for start in [draw(st.integers(0, n))])
+        dtype = draw(st.sampled_from(list(DTYPES)))
         tensors.append(
             replace(
-                WEIGHT,
+                WEIGHT if dtype in FLOATS else replace(WEIGHT, scheme="ones", parameters={}),
                 name=f"{draw(st.sampled_from('abc'))}{order}",
                 shape=shape,
-                dtype=draw(st.sampled_from(list(DTYPES))),
+                dtype=dtype,
                 slice=None if bounds == tuple((0, n) for n in shape) else bounds,
             )
         )
@@ -195,6 +196,16 @@ def test_an_etag_is_a_strong_quoted_tag() -> None:
     assert set(etag[1:-1]) <= set("0123456789abcdef")
 
 
+def test_an_alias_is_metadata_that_names_its_tensor() -> None:
+    tied = Spec("philox", (WEIGHT,), aliases=(("head", "w"), ("tail", "w")))
+    planned = make_plan(tied, IDENTITY, portable=True, max_bytes=2**40)
+    found = metadata(planned)
+    assert list(found) == ["format", "weightwell", "generator", "spec", "head", "tail"]
+    assert (found["head"], found["tail"]) == ("w", "w")
+    assert [tensor.name for tensor in planned.tensors] == ["w"]
+    assert read_body(found["spec"].encode()) == tied
+
+
 # Limits --------------------------------------------------------------------------------------------------------------
 
 
@@ -237,7 +248,7 @@ def test_a_slice_is_a_region_of_the_whole_tensor() -> None:
     assert tensor.nbytes == 0
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize(
     ("scheme", "field"),
     [("constant", "val"), ("normal", "std"), ("normal", "mean"), ("trunc_normal", "std"), ("uniform", "b")],
@@ -271,6 +282,25 @@ def test_a_number_that_follows_from_the_parameters_is_refused_by_the_dtype_that_
     ) as caught:
         posted(**parameters)
     assert caught.value.field == "dtype"
+
+
+@pytest.mark.parametrize("scheme", ["normal", "uniform", "orthogonal", "lecun_normal"])
+def test_what_draws_fractions_has_no_whole_numbers(scheme: str) -> None:
+    with pytest.raises(InvalidSpec, match="dtype must be a floating-point type") as caught:
+        posted(scheme=scheme, dtype="int64")
+    assert caught.value.field == "dtype"
+
+
+@pytest.mark.parametrize(("scheme", "fields"), [("constant", {"val": 0.5}), ("identity", {"gain": -1.5})])
+def test_a_whole_dtype_takes_no_other_number(scheme: str, fields: dict[str, float]) -> None:
+    with pytest.raises(InvalidSpec, match="which is no integer"):
+        posted(scheme=scheme, dtype="int64", **fields)
+
+
+def test_a_whole_number_that_a_double_may_have_rounded_is_refused() -> None:
+    assert posted(scheme="constant", dtype="int64", val=2**53 - 1)
+    with pytest.raises(InvalidSpec, match=r"val must be within \+-9007199254740991, the range of int64"):
+        posted(scheme="constant", dtype="int64", val=2**53 + 1)
 
 
 def test_what_is_wrong_in_a_manifest_is_told_with_the_name_of_the_tensor() -> None:

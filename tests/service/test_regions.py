@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weightwell_service.regions import Region, Runs
+from weightwell_service.regions import Cover, Region, Runs
 
 
 @st.composite
@@ -19,6 +19,16 @@ def flat(runs: Runs) -> np.ndarray:
     return (runs.first + runs.stride * np.arange(runs.count)[:, None] + np.arange(runs.length)).ravel()
 
 
+def covered(part: Runs | Cover) -> np.ndarray:
+    """Return the flat indices that are wanted of runs, or of a cover."""
+    if isinstance(part, Runs):
+        return flat(part)
+    picked = np.zeros(1, int)
+    for size, stride in part.picks:
+        picked = (picked[:, None] + stride * np.arange(size)).ravel()
+    return flat(part.runs).reshape(part.runs.count, -1)[:, picked].ravel()[part.begin : part.end]
+
+
 def sliced(region: Region) -> np.ndarray:
     """Return the flat indices of a region, by numpy."""
     indices = np.arange(np.prod(region.shape, dtype=int)).reshape(region.shape)
@@ -30,6 +40,25 @@ def test_runs_are_the_flat_indices_of_a_numpy_slice_in_order(region: Region, dat
     start, stop = sorted(data.draw(st.tuples(*[st.integers(0, region.size)] * 2)))
     runs = [flat(each) for each in region.runs(start, stop)]
     np.testing.assert_array_equal(np.concatenate([*runs, np.empty(0, int)]), sliced(region)[start:stop])
+
+
+@given(regions(), st.data())
+def test_covers_hold_what_runs_are_in_the_same_order(region: Region, data: st.DataObject) -> None:
+    start, stop = sorted(data.draw(st.tuples(*[st.integers(0, region.size)] * 2)))
+    parts = list(region.covers(start, stop))
+    np.testing.assert_array_equal(np.concatenate([*map(covered, parts), np.empty(0, int)]), sliced(region)[start:stop])
+    assert sum(part.size for part in parts) == stop - start
+
+
+def test_a_crop_of_many_small_kernels_is_few_covers_of_little_memory() -> None:
+    covers = list(Region((512, 512, 3, 3), (0, 0, 0, 0), (512, 512, 2, 2)).covers(0, 2**20))
+    assert all(isinstance(cover, Cover) and cover.runs.size <= 2**16 for cover in covers)
+    assert len(covers) < 100
+
+
+def test_a_crop_of_large_planes_is_not_covered() -> None:
+    region = Region((8, 1000, 1000), (0, 0, 0), (8, 500, 500))
+    assert list(region.covers(0, region.size)) == list(region.runs(0, region.size))
 
 
 @given(regions())

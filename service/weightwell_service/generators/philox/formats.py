@@ -84,6 +84,8 @@ def pattern(value: float, dtype: DType) -> int:
 
     Tiny numbers are scaled up on the way, since not even this may depend on whether subnormal numbers are flushed.
     """
+    if dtype.is_integer:
+        return int(value) % (1 << 8 * dtype.itemsize)
     if dtype.name == "float64":
         return int(np.float64(value).view(np.uint64))
     single = max(-dtype.max, min(nearest(value, DTYPES["float32"]), dtype.max))

@@ -30,6 +30,8 @@ FIELDS = sorted(
         "name",
         "generator",
         "tensors",
+        "rules",
+        "preset",
         *(p.name for s in SCHEMES.values() for p in s.parameters),
     }
 )

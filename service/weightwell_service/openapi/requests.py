@@ -1,0 +1,126 @@
+"""Requests: query parameters, headers and bodies, as OpenAPI describes them, from the models of the wire."""
+
+import json
+
+from weightwell_service.openapi.schemas import Schema, any_of
+from weightwell_service.schemes import ALIASES
+from weightwell_service.wire import MAX_URL, SINGLES, Manifest, pack
+
+
+def query_of_init() -> list[Schema]:
+    """Describe the fields of every scheme's model as one flat set of query parameters."""
+    found: dict[str, dict[str, Schema]] = {"shape": {}, "scheme": {}}
+    for name, model in SINGLES.items():
+        for field, schema in model.model_json_schema()["properties"].items():
+            found.setdefault(field, {})[name] = flat(schema)
+    return [_SHAPE, _SCHEME, _LINKED] + [
+        query_of(field, schemas) for field, schemas in found.items() if field not in ("shape", "scheme")
+    ]
+
+
+def query_of(field: str, schemas: dict[str, Schema]) -> Schema:
+    """Describe a query parameter, given what it is for each of the schemes that have it."""
+    users: dict[str, list[str]] = {}
+    for name, schema in schemas.items():
+        users.setdefault(schema.pop("description"), []).append(name)
+    named = len(users) > 1 or schemas.keys() < SINGLES.keys()
+    texts = [f"{text} ({', '.join(names)})" if named else text for text, names in users.items()]
+    examples = [example for schema in schemas.values() for example in schema.pop("examples", [])]
+    unique = [schema for at, schema in enumerate(schemas.values()) if schema not in list(schemas.values())[:at]]
+    return {
+        "name": field,
+        "in": "query",
+        "required": False,
+        "description": "; ".join(texts),
+        "schema": unique[0] if len(unique) == 1 else {"anyOf": unique},
+        **({"example": examples[0]} if examples else {}),
+    }
+
+
+_SHAPE: Schema = {
+    "name": "shape",
+    "in": "query",
+    "required": False,
+    "description": "sizes of the whole tensor, separated by commas, empty for a scalar; required without a manifest",
+    "schema": {"type": "string", "pattern": "^([0-9]{1,19}(,[0-9]{1,19})*)?$"},
+    "example": "512,784",
+}
+_SCHEME: Schema = {
+    "name": "scheme",
+    "in": "query",
+    "required": False,
+    "description": "how the tensor is initialized; `/schemes` says what each one is; required without a manifest",
+    "schema": {"type": "string", "enum": list(ALIASES)},
+    "example": "kaiming_normal",
+}
+
+
+_TENSOR = {"shape": [512, 784], "scheme": "kaiming_normal", "seed": 42}
+_MANIFEST = {
+    "seed": 42,
+    "dtype": "bfloat16",
+    "tensors": {
+        "fc1.weight": {"shape": [512, 784], "scheme": "kaiming_uniform", "a": 2.23606797749979},
+        "fc1.bias": {"shape": [512], "scheme": "zeros"},
+        "fc2.weight": {"shape": [10, 512], "scheme": "xavier_normal", "dtype": "float32"},
+    },
+}
+_MANIFEST_OF_RULES = {
+    "seed": 42,
+    "rules": [
+        {"match": "*.bias", "scheme": "zeros"},
+        {"module": "Linear", "scheme": "xavier_uniform"},
+    ],
+    "preset": "torch",
+    "tensors": {
+        "embed.weight": {"shape": [1000, 64], "module": "Embedding"},
+        "fc.weight": {"shape": [256, 64], "module": "Linear", "slice": "0:128,:"},
+        "fc.bias": {"shape": [256], "module": "Linear"},
+        "norm.num_batches_tracked": {"shape": [], "module": "BatchNorm1d"},
+        "head.weight": {"alias": "embed.weight"},
+    },
+}
+_LINKED: Schema = {
+    "name": "manifest",
+    "in": "query",
+    "required": False,
+    "description": "instead of all other fields: what could be posted, in JSON, compressed with zlib, in base64url; "
+    f"`/plan` makes it. Not everything on the way of a URL need take more than {MAX_URL} characters",
+    "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]*={0,2}$"},
+    "example": pack(json.dumps(_MANIFEST_OF_RULES)),
+}
+
+
+def flat(schema: Schema) -> Schema:
+    """Return a property's schema without its title, its default and its null, none of which a query can say."""
+    kept = {key: value for key, value in schema.items() if key not in ("title", "default")}
+    alternatives = [each for each in kept.pop("anyOf", []) if each != {"type": "null"}]
+    return kept | (alternatives[0] if len(alternatives) == 1 else {"anyOf": alternatives} if alternatives else {})
+
+
+CONDITIONS: list[Schema] = [
+    {"name": name, "in": "header", "required": False, "description": text, "schema": {"type": "string"}}
+    for name, text in {
+        "Range": "one range of bytes, such as `bytes=0-1023`",
+        "If-Range": "honour Range only if the file still has this ETag",
+        "If-None-Match": "answer 304 if the file has this ETag",
+        "If-Match": "answer 412 unless the file has this ETag",
+    }.items()
+]
+
+
+def body() -> Schema:
+    """Describe the JSON that can be posted."""
+    return {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": any_of([*SINGLES.values(), Manifest]),
+                "examples": {
+                    "one tensor": {"value": _TENSOR},
+                    "many tensors": {"value": _MANIFEST},
+                    "many tensors by rules": {"value": _MANIFEST_OF_RULES},
+                },
+            }
+        },
+    }

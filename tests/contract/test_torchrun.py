@@ -1,0 +1,46 @@
+"""examples/torchrun: however many ranks there are, they start with the same model, and none of them draws all of it."""
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+import weightwell
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "torchrun" / "train.py"
+
+
+def run(world_size: int, server: str) -> dict[str, str]:
+    """What the script prints when that many ranks run it."""
+    program = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world_size}"]
+    quiet = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "WEIGHTWELL_URL": server}
+    done = subprocess.run([*program, SCRIPT], capture_output=True, text=True, env=os.environ | quiet, check=False)
+    assert done.returncode == 0, done.stderr
+    return dict(line.split() for line in done.stdout.splitlines())
+
+
+@pytest.fixture(scope="module")
+def runs(server: str) -> dict[int, dict[str, str]]:
+    """What is printed by one rank, by two and by four."""
+    return {world_size: run(world_size, server) for world_size in (1, 2, 4)}
+
+
+def test_any_number_of_ranks_starts_with_the_same_parameters(runs: dict[int, dict[str, str]]) -> None:
+    assert runs[1]["start"] == runs[2]["start"] == runs[4]["start"]
+
+
+def test_what_the_ranks_start_with_is_what_one_process_draws(runs: dict[int, dict[str, str]], server: str) -> None:
+    example = runpy.run_path(str(SCRIPT))
+    model = example["build"](width=50, layers=3)
+    with weightwell.Client(server) as client:
+        client.init_module_(model, {nn.Linear: {"weight": "kaiming_normal", "bias": "zeros"}}, seed=42, device="cpu")
+    assert example["digest"](model) == runs[1]["start"]
+
+
+def test_the_ranks_train_what_they_started_with(runs: dict[int, dict[str, str]]) -> None:
+    first, *others = (float(printed["loss"]) for printed in runs.values())
+    assert others == pytest.approx([first] * 2, rel=1e-3)
