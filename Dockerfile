@@ -2,6 +2,7 @@
 #     docker build -t weightwell .
 # and with torch for CUDA, which is what PyPI has for Linux:
 #     docker build -t weightwell:cuda --build-arg TORCH_INDEX= .
+# That one has a C compiler: Triton makes its bridge to the GPU's driver where it meets it, when the service starts.
 
 FROM python:3.11-slim AS build
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -21,16 +22,23 @@ RUN cd /opt/weightwell/lib/python3.*/site-packages \
     && find numpy sympy networkx -type d -name tests -prune -exec rm -r {} +
 
 FROM python:3.11-slim
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+RUN if [ -z "$TORCH_INDEX" ]; then \
+        apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*; \
+    fi
 LABEL org.opencontainers.image.title="Weightwell" \
       org.opencontainers.image.description=\
 "Initialized weight tensors over HTTP: the same spec is the same bytes, everywhere." \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/weightwell /opt/weightwell
-# The root file system may be read-only; /tmp holds the kernels that numba compiles for this machine's CPU.
+# The root file system may be read-only; /tmp holds the kernels that numba compiles for this machine's CPU, and Triton for
+# its GPU. What Triton compiles is loaded from there as a library: a tmpfs has to be mounted with exec.
 ENV PATH=/opt/weightwell/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     NUMBA_CACHE_DIR=/tmp/numba \
+    TRITON_CACHE_DIR=/tmp/triton \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     WEIGHTWELL_HOST=0.0.0.0 \
     WEIGHTWELL_PORT=8000
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin weightwell

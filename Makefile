@@ -6,17 +6,26 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export PATH := $(PATH):/usr/sbin
 
+# Where the targets for a GPU run: on device GPU, with the Python of .venv, or, with nothing installed, with AMBIENT.
+GPU ?= cuda:0
+AMBIENT ?=
+GPU_NEEDS := $(if $(AMBIENT),,$(INSTALLED))
+ON_GPU = PYTHONPATH=$(CURDIR)/client:$(CURDIR)/service $(or $(AMBIENT),$(BIN)/python)
+
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint format bench verify build clean
+.PHONY: help run test test-cuda check lint format bench bench-cuda verify build clean
 
 help:  ## what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(INSTALLED)  ## serve on 127.0.0.1:8000, or as WEIGHTWELL_* says
 	@$(BIN)/python -m weightwell_service
 
 test: $(INSTALLED)  ## all tests
 	$(BIN)/python -m pytest
+
+test-cuda: $(GPU_NEEDS)  ## what only a GPU can show; docs/cuda.md
+	$(ON_GPU) -m pytest tests/cuda --gpu $(GPU)
 
 check: lint test  ## all that a commit has to pass
 
@@ -35,7 +44,10 @@ bench: tool-curl tool-nginx $(INSTALLED)  ## speed, as ratios to torch and to ng
 	$(BIN)/python -m benchmarks.orthogonal
 	$(BIN)/python -m benchmarks.http
 
-verify: tool-dieharder $(INSTALLED)  ## the generator's exhaustive and statistical proof (minutes)
+bench-cuda: $(GPU_NEEDS)  ## speed on a GPU, as ratios to torch and to plain copies (minutes)
+	$(ON_GPU) -m benchmarks.cuda --gpu $(GPU)
+
+verify: tool-dieharder $(INSTALLED)  ## the generator's exhaustive and statistical proof (hours)
 	$(BIN)/python -m benchmarks.verify
 
 build: $(INSTALLED)  ## the wheel and the source distribution, into dist/

@@ -4,7 +4,7 @@
 
 ``map`` takes every input of the float32 normal's map to float64, ``casts`` every float32 to every narrow type beside
 torch, ``statistics`` draws a thousand million normals, and ``dieharder`` pipes words, chained in the ways that this
-layout of keys and counters could go wrong, into the program of that name. Any failure makes the exit status 1.
+layout of keys and counters could go wrong, into the program of that name (hours). A failure makes the exit status 1.
 """
 
 import math
@@ -149,27 +149,64 @@ def _sample(name: str, first: int, size: int, seed: int = 0) -> Singles:
     return values
 
 
+# The tests of dieharder's whole battery (-a), by number, with their n-tuples; 14 is left out, as there: it is known to
+# be wrong. Each takes a fifth of the battery's p-values, which would need many hours, most of them for the lagged sums.
+BATTERY = {
+    **dict.fromkeys((*range(14), 15, 16, 17, 100, 101, 102, 204, 205, 206, 207, 209), (0,)),
+    200: tuple(range(1, 13)),
+    201: tuple(range(2, 6)),
+    202: tuple(range(2, 6)),
+    203: tuple(range(33)),
+    208: (0, 1),
+}
+P_VALUES = 20
+
+
 def verify_dieharder() -> bool:
-    """Pipe words, chained in three ways, into dieharder's whole battery; the streams never end, and nothing rewinds."""
-    sound = True
-    for what, stream in STREAMS.items():
-        verdicts = _battery(stream())
-        counts = {verdict: sum(verdict in line for line in verdicts) for verdict in ("PASSED", "WEAK", "FAILED")}
-        print(f"dieharder, {what}: {counts}")
-        print("".join(line for line in verdicts if "WEAK" in line or "FAILED" in line), end="")
-        sound &= bool(counts["PASSED"]) and not counts["FAILED"]
-    return sound
+    """Pipe words, chained in three ways, through dieharder's tests; a stream never ends, and nothing rewinds.
+
+    With so few p-values dieharder finds too many of its results too good to be true: its own AES generator, which goes
+    first, shows how many.
+    """
+    _count("its own AES generator, for comparison", lambda test, n: _dieharder(AES, test, n))
+    sound = [_count(what, _from(stream())) for what, stream in STREAMS.items()]
+    return all(sound)
 
 
-def _battery(blocks: Iterator[Words]) -> list[str]:
-    """Return the lines of dieharder, which reads as many words as it likes."""
+def _count(what: str, verdicts_of: Callable[[int, int], list[str]]) -> bool:
+    """Take the whole battery, print what was found, and return whether all came to an end and nothing failed."""
+    verdicts = [line for test, tuples in BATTERY.items() for n in tuples for line in verdicts_of(test, n)]
+    counts = {verdict: sum(verdict in line for line in verdicts) for verdict in ("PASSED", "WEAK", "FAILED")}
+    print(f"dieharder, {what}: {counts}")
+    print("".join(line for line in verdicts if "WEAK" in line or "FAILED" in line), end="", flush=True)
+    return sum(counts.values()) >= sum(map(len, BATTERY.values())) and not counts["FAILED"]
+
+
+def _from(blocks: Iterator[Words]) -> Callable[[int, int], list[str]]:
+    """Return what asks dieharder about a stream of words, of which every test reads as many as it likes."""
+
+    def write(into: IO[bytes]) -> None:
+        for block in blocks:
+            into.write(block.tobytes())
+
+    return lambda test, n: _dieharder(STDIN, test, n, write)
+
+
+AES, STDIN = 205, 200
+"""What dieharder calls these generators."""
+
+
+def _dieharder(
+    generator: int, test: int, ntuple: int, write: Callable[[IO[bytes]], None] = lambda _into: None
+) -> list[str]:
+    """Return the lines in which a test of dieharder says what it found."""
+    options = {"-g": generator, "-d": test, "-n": ntuple, "-p": P_VALUES, "-k": 2}
+    command = ["dieharder", *(str(word) for option in options.items() for word in option)]
     with TemporaryFile("w+") as said:
-        command = ("dieharder", "-a", "-g", "200", "-k", "1")
-        with suppress(BrokenPipeError), subprocess.Popen(command, stdin=subprocess.PIPE, stdout=said) as battery:
-            for block in blocks:
-                cast(IO[bytes], battery.stdin).write(block.tobytes())
+        with suppress(BrokenPipeError), subprocess.Popen(command, stdin=subprocess.PIPE, stdout=said) as running:
+            write(cast(IO[bytes], running.stdin))
         said.seek(0)
-        return said.readlines()
+        return [line for line in said if line.count("|") == 5 and "p-value" not in line]
 
 
 def _words(seed: int, name: str, runs: Runs) -> Words:

@@ -9,7 +9,8 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from weightwell_service import __version__, openapi, problems
-from weightwell_service.generators.devices import make_generators
+from weightwell_service.generators.devices import find_device
+from weightwell_service.generators.roster import make_generators
 from weightwell_service.routes import Service, methods, router
 from weightwell_service.settings import Settings
 from weightwell_service.stream import Memory
@@ -20,7 +21,8 @@ def create_app(settings: Settings) -> FastAPI:
     """Build the service for a deployment; raises ``DeviceUnavailable`` if its device is not there."""
     executor = ThreadPoolExecutor(settings.threads, thread_name_prefix="draw")
     executor_of_wholes = ThreadPoolExecutor(settings.threads, thread_name_prefix="draw-whole")
-    generators = make_generators(settings.device, threads=settings.threads)
+    device = find_device(settings.device)
+    generators = make_generators(device, threads=settings.threads)
     workshop = Workshop(executor, executor_of_wholes, Memory(settings.max_resident_bytes))
 
     @asynccontextmanager
@@ -45,7 +47,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
-    app.state.service = Service(settings, generators, workshop)
+    app.state.service = Service(settings, device, generators, workshop)
     app.state.methods = methods()
     app.include_router(router)
     problems.install(app)

@@ -30,7 +30,7 @@ class Settings(BaseSettings):
     threads: PositiveInt = Field(default_factory=_cpus, description="threads that draw numbers")
     max_bytes: PositiveInt = Field(default=16 * GIB, description="largest file that is served, in bytes")
     max_resident_bytes: PositiveInt = Field(
-        default=4 * GIB, description="memory for tensors that can only be drawn whole, over all requests, in bytes"
+        default=4 * GIB, description="the device's memory for tensors that are drawn whole, over all requests, in bytes"
     )
     max_request_bytes: PositiveInt = Field(default=16 * 2**20, description="largest JSON body that is read, in bytes")
     stall_timeout: PositiveFloat = Field(

@@ -6,18 +6,13 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 
-import numpy as np
-
 from weightwell_service.exceptions import Busy, TooLarge
 from weightwell_service.generators import Drawing, Generator
 from weightwell_service.plan import Plan
 
-# Large enough that the per-chunk cost of the event loop is lost in the copy, small enough that a reader who goes away
-# is noticed soon and that many readers share the machine fairly (docs/performance.md). A multiple of every item size.
-CHUNK = 2**20
-
-_ALIGNMENT = 8
-_CACHE_LINE = 64
+# Four elements of the largest: every tensor of a file begins at a multiple of its item size, so this is on the border
+# of an element whatever the dtypes, and in most files on that of the four that the philox generator draws together.
+_ALIGNMENT = 32
 
 
 async def stream(
@@ -38,7 +33,7 @@ async def stream(
     """
     prefix = len(plan.header)
     drawing = generator.open(plan)
-    spans = _spans(max(start - prefix, 0), stop - prefix)
+    spans = _spans(max(start - prefix, 0), stop - prefix, generator.chunk)
     ahead: deque[_Chunk] = deque()
 
     def draw_next() -> None:
@@ -91,28 +86,17 @@ class _Chunk:
 def draw(plan: Plan, drawing: Drawing, start: int, stop: int) -> memoryview:
     """Return the bytes ``start ... stop - 1`` of a file's data.
 
-    Whole elements are drawn, from the multiple of 8 bytes before the start to the one after the stop: every tensor of a
-    file begins at a multiple of its item size, so that is on the border of an element whatever the dtypes.
+    Whole elements are drawn, from the multiple of 32 bytes before the start to the one after the stop.
     """
     begin = start - start % _ALIGNMENT
     end = min(stop + -stop % _ALIGNMENT, plan.data_nbytes)
-    buffer, filled = _allocate(end - begin), 0
-    for piece in plan.pieces(begin, end):
-        drawing.fill(piece, buffer[filled : filled + piece.nbytes])
-        filled += piece.nbytes
-    return buffer[start - begin : stop - begin]
+    return drawing.draw(tuple(plan.pieces(begin, end)))[start - begin : stop - begin]
 
 
-def _allocate(nbytes: int) -> memoryview:
-    """Return memory that begins on a cache line: vectors that straddle lines cost twice."""
-    memory = np.empty(nbytes + _CACHE_LINE, np.uint8)
-    return memory[-memory.ctypes.data % _CACHE_LINE :][:nbytes].data
-
-
-def _spans(start: int, stop: int) -> Iterator[tuple[int, int]]:
+def _spans(start: int, stop: int, chunk: int) -> Iterator[tuple[int, int]]:
     """Cut a range at the multiples of the chunk size."""
     while start < stop:
-        end = min(start - start % CHUNK + CHUNK, stop)
+        end = min(start - start % chunk + chunk, stop)
         yield start, end
         start = end
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import uvicorn
 
+from weightwell_service import __version__
 from weightwell_service.__main__ import main
 from weightwell_service.settings import Settings
 
@@ -41,6 +42,12 @@ def test_without_flags_it_serves_this_machine_alone(served: Served) -> None:
     assert main([]) == 0
     assert (served["host"], served["port"]) == ("127.0.0.1", 8000)
     assert served["app"].state.service.settings.device == "cpu"
+
+
+@pytest.mark.usefixtures("served")
+def test_the_start_says_what_draws(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert capsys.readouterr().err == f"weightwell-service: version {__version__} draws on cpu\n"
 
 
 VALUES: dict[str, tuple[str, Any]] = {

@@ -1,6 +1,6 @@
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from itertools import pairwise
@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weightwell_service import stream as module
-from weightwell_service.dtypes import DTYPES
+from weightwell_service.dtypes import FLOATS
 from weightwell_service.exceptions import Busy, TooLarge
+from weightwell_service.generators import places
 from weightwell_service.plan import Piece, Plan, make_plan
 from weightwell_service.spec import Spec, TensorSpec
 from weightwell_service.stream import Memory, draw, stream
@@ -29,11 +29,12 @@ class Counting:
     name = "counting"
     identity = "counting"
     portable = True
+    chunk = 64
 
     def __init__(self, concurrency: int = 1, *, failing: int | None = None, held_at: int | None = None):
         self.concurrency = concurrency
         self.failing = failing
-        self.fills = 0
+        self.draws = 0
         self.closed = False
         self.held_at = held_at
         self.free = threading.Event()
@@ -54,13 +55,19 @@ class Counting:
     def close(self) -> None:
         self.closed = True
 
-    def fill(self, piece: Piece, out: memoryview) -> None:
+    def draw(self, pieces: Sequence[Piece]) -> memoryview:
         with self._lock:
-            self.fills += 1
-            if self.failing is not None and self.fills > self.failing:
+            self.draws += 1
+            if self.failing is not None and self.draws > self.failing:
                 raise RuntimeError("out of order")
-        if self.fills == self.held_at:
+        if self.draws == self.held_at:
             self.free.wait(10)
+        memory = memoryview(bytearray(sum(piece.nbytes for piece in pieces)))
+        for piece, place in places(pieces, memory):
+            self._fill(piece, place)
+        return memory
+
+    def _fill(self, piece: Piece, out: memoryview) -> None:
         size = piece.tensor.dtype.itemsize
         for i in range(piece.stop - piece.start):
             element = (piece.tensor.order + 1) * 1_000_003 + piece.start + i
@@ -80,12 +87,6 @@ FILE = PLAN.header + bytes(draw(PLAN, Counting(), 0, PLAN.data_nbytes))
 def executor() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(4) as pool:
         yield pool
-
-
-@pytest.fixture(autouse=True)
-def chunk(monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(module, "CHUNK", 64)
-    return 64
 
 
 def run(work: Callable[[], Awaitable[T]]) -> T:
@@ -128,7 +129,7 @@ def test_any_span_is_drawn_as_the_bytes_of_the_whole(one: int, other: int) -> No
     assert bytes(draw(PLAN, Counting(), start, stop)) == FILE[len(PLAN.header) :][start:stop]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", FLOATS)
 def test_an_odd_number_of_elements_of_any_dtype_is_cut_anywhere(executor: ThreadPoolExecutor, dtype: str) -> None:
     plan = make((13, dtype))
     whole = b"".join(collected(Counting(), executor, 0, plan.nbytes, plan))
@@ -136,18 +137,18 @@ def test_an_odd_number_of_elements_of_any_dtype_is_cut_anywhere(executor: Thread
         assert b"".join(collected(Counting(), executor, cut, plan.nbytes, plan)) == whole[cut:]
 
 
-def test_chunks_are_cut_where_every_reader_s_are(executor: ThreadPoolExecutor, chunk: int) -> None:
+def test_chunks_are_cut_where_every_reader_s_are(executor: ThreadPoolExecutor) -> None:
     first = len(PLAN.header) + 10
     sizes = [len(part) for part in collected(Counting(), executor, first, PLAN.nbytes)]
-    assert sizes[0] == chunk - 10
-    assert set(sizes[1:-1]) == {chunk}
+    assert sizes[0] == Counting.chunk - 10
+    assert set(sizes[1:-1]) == {Counting.chunk}
 
 
 @pytest.mark.parametrize("stop", [1, 8, len(PLAN.header)])
 def test_the_header_alone_draws_nothing(executor: ThreadPoolExecutor, stop: int) -> None:
     generator = Counting()
     assert b"".join(collected(generator, executor, 0, stop)) == FILE[:stop]
-    assert generator.fills == 0
+    assert generator.draws == 0
 
 
 def test_a_file_without_data_is_its_header(executor: ThreadPoolExecutor) -> None:
@@ -168,7 +169,7 @@ def test_no_more_is_drawn_than_a_few_chunks_ahead_of_the_reader(concurrency: int
                 await anext(chunks)
                 # Whatever was given to the pool before this is drawn before this returns.
                 await asyncio.gather(*[asyncio.wrap_future(pool.submit(int)) for _ in range(4)])
-                assert generator.fills <= taken + concurrency
+                assert generator.draws <= taken + concurrency
 
     with ThreadPoolExecutor(1) as pool:
         run(lambda: work(pool))
@@ -187,7 +188,7 @@ def test_drawing_stops_when_the_stream_is_closed(concurrency: int) -> None:
         run(lambda: work(pool))
         generator.free.set()
     assert generator.closed
-    assert generator.fills <= 4  # the one that may have been under way
+    assert generator.draws <= 4  # the one that may have been under way
 
 
 def test_a_stream_that_ends_closes_its_drawing(executor: ThreadPoolExecutor) -> None:
@@ -211,7 +212,7 @@ def test_a_reader_who_leaves_before_the_first_chunk_stops_the_drawing() -> None:
 
     with ThreadPoolExecutor(1) as pool:
         run(lambda: work(pool))
-    assert generator.fills == 0
+    assert generator.draws == 0
     assert generator.closed
 
 
@@ -231,7 +232,7 @@ def test_a_failure_to_draw_comes_before_the_first_byte(executor: ThreadPoolExecu
     assert generator.closed
 
 
-def test_a_later_failure_comes_after_all_that_was_drawn_before_it(executor: ThreadPoolExecutor, chunk: int) -> None:
+def test_a_later_failure_comes_after_all_that_was_drawn_before_it(executor: ThreadPoolExecutor) -> None:
     plan, received = make((10_000, "float32")), bytearray()
 
     async def work() -> None:
@@ -241,7 +242,7 @@ def test_a_later_failure_comes_after_all_that_was_drawn_before_it(executor: Thre
 
     with pytest.raises(RuntimeError, match="out of order"):
         run(work)
-    assert len(received) == 3 * chunk
+    assert len(received) == 3 * Counting.chunk
 
 
 # Memory --------------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ A generator is opened for one file and then called, from any thread, for pieces 
 on is the plan: what a piece holds never depends on which other pieces were drawn, or when.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from weightwell_service.plan import Piece, Plan
@@ -16,11 +17,11 @@ class DrawingStopped(Exception):
 class Drawing(Protocol):
     """One file in the drawing."""
 
-    def fill(self, piece: Piece, out: memoryview) -> None:
-        """Write the elements of a piece, little-endian, into ``out``, which is exactly ``piece.nbytes`` long."""
+    def draw(self, pieces: Sequence[Piece]) -> memoryview:
+        """Return the elements of pieces, little-endian, one piece after the other, in memory that is the caller's."""
 
     def close(self) -> None:
-        """Take note that nobody wants the rest: a ``fill`` under way may raise instead of going on."""
+        """Take note that nobody wants the rest: a ``draw`` under way may raise instead of going on."""
 
 
 class Generator(Protocol):
@@ -35,8 +36,11 @@ class Generator(Protocol):
     portable: bool
     """Whether every machine draws the same numbers, for ever."""
 
+    chunk: int
+    """How many bytes of a file are best drawn at once; a multiple of 32."""
+
     concurrency: int
-    """How many pieces of one file can be drawn at once; 1 if they have to come in the order of the file."""
+    """How many chunks of one file can be drawn at once; 1 if they have to come in the order of the file."""
 
     def warm_up(self) -> None:
         """Do now what would otherwise delay the first drawing; raise if this generator cannot be trusted here."""
@@ -45,7 +49,15 @@ class Generator(Protocol):
         """Raise ``UnsupportedSpec`` for a plan that this generator cannot draw."""
 
     def footprint(self, plan: Plan) -> int:
-        """Return how many bytes must be kept in memory for as long as the plan is being drawn."""
+        """Return how many bytes of its device's memory must be kept for as long as the plan is being drawn."""
 
     def open(self, plan: Plan) -> Drawing:
-        """Start drawing a file. Cheap: whatever takes time happens in the first ``fill``."""
+        """Start drawing a file. Cheap: whatever takes time happens in the first ``draw``."""
+
+
+def places(pieces: Sequence[Piece], memory: memoryview) -> Iterator[tuple[Piece, memoryview]]:
+    """Yield each piece with its part of ``memory``, which has room for all of them, one after the other."""
+    begin = 0
+    for piece in pieces:
+        yield piece, memory[begin : begin + piece.nbytes]
+        begin += piece.nbytes

@@ -12,7 +12,7 @@ one, and a truncated normal with std = 0 is a constant rather than a division by
 
 import platform
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import erf, prod, sqrt
@@ -21,7 +21,8 @@ import torch
 
 from weightwell_service.dtypes import DTYPES, DType
 from weightwell_service.exceptions import UnsupportedSpec
-from weightwell_service.generators import DrawingStopped, deterministic
+from weightwell_service.generators import DrawingStopped, deterministic, places
+from weightwell_service.generators.devices import Device
 from weightwell_service.laws import Law, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
 from weightwell_service.plan import Piece, Plan, PlannedTensor, naming
 
@@ -49,13 +50,15 @@ class TorchGenerator:
     portable = False
     concurrency = 1
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: Device):
         self.device = device
-        self.identity = f"torch {torch.__version__}; {_describe(device)}"
+        self.chunk = device.chunk
+        self.identity = f"torch {torch.__version__}; {_describe(device.place)}"
 
     def warm_up(self) -> None:
         """Start torch's threads and, on a GPU, its context."""
-        torch.empty(_BLOCK, device=self.device).normal_(generator=torch.Generator(self.device))
+        with self.device.guarded():
+            torch.empty(_BLOCK, device=self.device.place).normal_(generator=torch.Generator(self.device.place))
 
     def check(self, plan: Plan) -> None:
         """Raise ``UnsupportedSpec`` for what torch has no kernel for or would not end with, and for several seeds."""
@@ -97,17 +100,18 @@ class TorchGenerator:
 
     def open(self, plan: Plan) -> "TorchDrawing":
         """Start drawing a file."""
-        return TorchDrawing(plan, self.device)
+        with self.device.guarded():
+            return TorchDrawing(plan, self.device)
 
     def _resident(self, tensor: PlannedTensor) -> int:
-        if _is_streamed(tensor, self.device) or deterministic.is_deterministic(tensor.law):
+        if _is_streamed(tensor, self.device.place) or deterministic.is_deterministic(tensor.law):
             return 0
         return prod(tensor.region.shape) * tensor.dtype.itemsize * _COPIES[type(tensor.law)]
 
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """Elements of a tensor that have been drawn: ``values`` begins at ``start``."""
+    """Elements of a tensor that have been drawn and are on the device: ``values`` begins at ``start``."""
 
     order: int
     start: int
@@ -117,10 +121,10 @@ class _Block:
 class TorchDrawing:
     """One file in the drawing: a generator, how far it has come, and the block that it drew last."""
 
-    def __init__(self, plan: Plan, device: torch.device):
+    def __init__(self, plan: Plan, device: Device):
         self._tensors = sorted(plan.tensors, key=lambda tensor: tensor.order)
         self._device = device
-        self._generators = _Generators(device, self._tensors[0].seed if self._tensors else 0)
+        self._generators = _Generators(device.place, self._tensors[0].seed if self._tensors else 0)
         # The generators' state at the beginning of every tensor that has been reached: the order of the file need not
         # be the order of drawing, and going back to a tensor is cheap with its state. Where it is, the last will do.
         self._states = {0: self._generators.state()}
@@ -136,8 +140,15 @@ class TorchDrawing:
         """Stop drawing, even on the way to an element far into the file."""
         self._closed = True
 
-    def fill(self, piece: Piece, out: memoryview) -> None:
-        """Write the elements of a piece into ``out``."""
+    def draw(self, pieces: Sequence[Piece]) -> memoryview:
+        """Return the elements of pieces, one piece after the other."""
+        with self._device.guarded():
+            memory = self._device.allocate(sum(piece.nbytes for piece in pieces))
+            for piece, place in places(pieces, memory):
+                self._fill(piece, place)
+            return memory
+
+    def _fill(self, piece: Piece, out: memoryview) -> None:
         if deterministic.is_deterministic(piece.tensor.law):
             deterministic.fill(piece, out)
             return
@@ -177,6 +188,7 @@ class TorchDrawing:
         self._states[self._reached] = self._generators.state()
 
     def _begin(self, order: int) -> None:
+        self._block = None  # so that it is gone before the next is drawn
         self._generators.restore(self._states[order])
         self._drawing, self._blocks = order, self._draw(self._tensors[order])
 
@@ -188,11 +200,11 @@ class TorchDrawing:
         """Yield a tensor block by block, as the generators draw it."""
         if deterministic.is_deterministic(tensor.law):
             return
-        for start, stop in _bounds(tensor, self._device):
-            values = torch.empty(stop - start, dtype=getattr(torch, tensor.dtype.name), device=self._device)
+        for start, stop in _bounds(tensor, self._device.place):
+            values = torch.empty(stop - start, dtype=getattr(torch, tensor.dtype.name), device=self._device.place)
             self._generators.draw(tensor.law, values, self._go_on)
             self._go_on()
-            yield _Block(tensor.order, start, _wanted(values, tensor).cpu())
+            yield _Block(tensor.order, start, _wanted(values, tensor))
 
 
 class _Generators:
@@ -292,4 +304,5 @@ def _describe(device: torch.device) -> str:
         capability = torch.backends.cpu.get_cpu_capability()
         return f"cpu {platform.machine()} {capability}, {torch.get_num_threads()} threads"
     card = torch.cuda.get_device_properties(device)
-    return f"cuda {card.name}, {card.multi_processor_count} SMs of {card.max_threads_per_multi_processor} threads"
+    threads = f"{card.multi_processor_count} SMs of {card.max_threads_per_multi_processor} threads"
+    return f"cuda {card.name}, compute capability {card.major}.{card.minor}, {threads}"

@@ -5,13 +5,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weightwell_service.dtypes import DTYPES
+from weightwell_service.dtypes import DTYPES, FLOATS
 from weightwell_service.generators import deterministic
 from weightwell_service.laws import Constant, Lattice, Law, Normal, Uniform
 from weightwell_service.plan import Piece, PlannedTensor
 from weightwell_service.regions import Region
 
 NUMPY = {
+    "int64": np.int64,
     "float64": np.float64,
     "float32": np.float32,
     "float16": np.float16,
@@ -39,12 +40,18 @@ def test_what_is_random_needs_one_even_without_width(law: Law) -> None:
     assert not deterministic.is_deterministic(law)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", FLOATS)
 @given(value=st.floats(-1, 1))
 def test_a_constant_is_rounded_as_torch_rounds_it(dtype: str, value: float) -> None:
     [found] = filled(Constant(value), Region.whole(()), 0, 1, dtype)
     expected = torch.nn.init.constant_(torch.empty((), dtype=getattr(torch, dtype)), value).to(torch.float64).item()
     assert float(found).hex() == float(expected).hex()
+
+
+@given(value=st.integers(1 - 2**53, 2**53 - 1))
+def test_a_whole_constant_is_what_it_is(value: int) -> None:
+    [found] = filled(Constant(float(value)), Region.whole(()), 0, 1, "int64")
+    assert found == value
 
 
 # Just above what lies halfway between 1 and the next of the dtype: float32 does not see that it is above.
@@ -56,7 +63,7 @@ def test_a_constant_of_a_narrow_dtype_is_rounded_by_way_of_float32(dtype: str, d
     assert float(found) == 1.0
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", FLOATS)
 @given(data=st.data())
 def test_a_piece_of_a_lattice_is_that_of_the_whole(dtype: str, data: st.DataObject) -> None:
     rows, cols = data.draw(st.tuples(st.integers(1, 7), st.integers(1, 7)))

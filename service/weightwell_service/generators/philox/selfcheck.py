@@ -1,9 +1,10 @@
 """The self-check: a few known answers, compared before the first number is handed out.
 
-They go through every kernel. A fused multiply-add, another rounding mode, a compiler's mistake: all of them show, and
-then this generator refuses to work on this machine. It never gives other numbers.
+They go through every kernel, of the CPU and of the GPU. A fused multiply-add, another rounding mode, a compiler's
+mistake: all of them show, and then this generator refuses to work on this machine. It never gives other numbers.
 """
 
+from collections.abc import Callable
 from functools import cache
 from hashlib import sha256
 from threading import Lock
@@ -19,7 +20,7 @@ class GeneratorUnsound(WeightwellError):
     """The generator's known answers do not come out right on this machine."""
 
 
-_SEED, _NAME = 20260101, "selfcheck"
+SEED, NAME = 20260101, "selfcheck"
 _FAR = Runs(first=(1 << 40) + 3, length=97, stride=1000, count=50)
 _WHOLE = Runs(first=0, length=64 * 48, stride=0, count=1)
 _MATRIX = Runs(first=0, length=96 * 80, stride=0, count=1)
@@ -54,28 +55,39 @@ _lock = Lock()
 
 
 def require_sound() -> None:
-    """Check the known answers, once in a process; raise ``GeneratorUnsound`` if any differs."""
+    """Check the CPU's answers, once in a process; raise ``GeneratorUnsound`` if any differs."""
     with _lock:
         _check()
 
 
 @cache
 def _check() -> None:
+    compare(digest)
+
+
+def digest(law: Law, dtype: str, runs: Runs) -> str:
+    """Return the digest of some elements as the CPU draws them."""
+    out = bytearray(runs.size * DTYPES[dtype].itemsize)
+    cpu.prepare(law, DTYPES[dtype], SEED, NAME).fill(runs, memoryview(out))
+    return digest_of(out)
+
+
+def digest_of(elements: bytearray | memoryview) -> str:
+    """Return the first 16 digits of the SHA-256 of elements."""
+    return sha256(elements).hexdigest()[:16]
+
+
+def compare(digest: Callable[[Law, str, Runs], str]) -> None:
+    """Compare a device's digests with the known answers; raise ``GeneratorUnsound`` if any differs."""
     for law, dtype, runs, expected in KNOWN_ANSWERS:
         got = digest(law, dtype, runs)
         if got != expected:
             raise GeneratorUnsound(
                 f"the philox generator drew {dtype} elements of {law} with digest {got} where {expected} is expected: "
                 "its arithmetic is not that of IEEE 754 on this machine. Nothing will be drawn with it. Remove a stale "
-                "compile cache (NUMBA_CACHE_DIR), or report the processor and the versions of numba and llvmlite"
+                "compile cache (NUMBA_CACHE_DIR, TRITON_CACHE_DIR), or report the processor or GPU and the versions of "
+                "numba and llvmlite, or of triton"
             )
-
-
-def digest(law: Law, dtype: str, runs: Runs) -> str:
-    """Return the first 16 digits of the SHA-256 of some elements."""
-    out = bytearray(runs.size * DTYPES[dtype].itemsize)
-    cpu.prepare(law, DTYPES[dtype], _SEED, _NAME).fill(runs, memoryview(out))
-    return sha256(out).hexdigest()[:16]
 
 
 def warm_up() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from weightwell_service.dtypes import DTYPES
+from weightwell_service.dtypes import DTYPES, FLOATS
 from weightwell_service.generators.philox import VERSION, prepare
 from weightwell_service.laws import Constant, Lattice, Law, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
 from weightwell_service.regions import Runs
@@ -53,7 +53,7 @@ def test_a_golden_file_itself_is_what_it_was(file: str) -> None:
 
 
 def test_the_golden_files_cover_every_law_and_dtype() -> None:
-    assert {(case["law"]["kind"], case["dtype"]) for case in CASES} == {(k, d) for k in KINDS for d in DTYPES}
+    assert {(case["law"]["kind"], case["dtype"]) for case in CASES} == {(k, d) for k in KINDS for d in FLOATS}
     for case in CASES:
         assert {field.name for field in fields(KINDS[case["law"]["kind"]])} == set(case["law"]) - {"kind"}
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from weightwell_service.dtypes import DTYPES, DType
+from weightwell_service.dtypes import DTYPES, FLOATS, DType
 from weightwell_service.generators.philox import prepare, reference
 from weightwell_service.generators.philox.draws import carrier_of, settle
 from weightwell_service.generators.philox.formats import UNSIGNED, encode
@@ -36,7 +36,7 @@ GAINS = [0.0, -0.0, -0.1, 1e-19, 3e-40, -1e-310, 448.0]
 
 # How many versions of each kernel there are, after the warm-up and after matrices of every kind.
 _COMPILED = """
-from weightwell_service.dtypes import DTYPES
+from weightwell_service.dtypes import DTYPES, FLOATS
 from weightwell_service.generators.philox import kernels, orthogonal_kernels, prepare, warm_up
 from weightwell_service.laws import Orthogonal
 from weightwell_service.regions import Runs
@@ -44,7 +44,7 @@ entries = kernels.encode_all, orthogonal_kernels.prepare_block, orthogonal_kerne
 warm_up()
 print(*(len(entry.signatures) for entry in entries))
 for law in (Orthogonal(70, 9, 1.0), Orthogonal(9, 70, 1.0), Orthogonal(9, 10, 1e-40, 7, 3)):
-    for dtype in DTYPES.values():
+    for dtype in FLOATS.values():
         prepare(law, dtype, 0, "weight").fill(Runs(0, 630, 0, 1), memoryview(bytearray(630 * dtype.itemsize)))
 print(*(len(entry.signatures) for entry in entries))
 """
@@ -73,14 +73,14 @@ def runs_within(draw: st.DrawFn, law: Orthogonal) -> Runs:
 
 
 @pytest.mark.parametrize("law", LAWS, ids=str)
-@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+@pytest.mark.parametrize("dtype", FLOATS.values(), ids=FLOATS)
 def test_a_matrix_is_what_the_reference_draws(law: Orthogonal, dtype: DType) -> None:
     expected = _draw(reference.Prepared(law, dtype, 2**64 - 1, "ö").fill, _whole(law), dtype)
     np.testing.assert_array_equal(_draw(prepare(law, dtype, 2**64 - 1, "ö").fill, _whole(law), dtype), expected)
 
 
 @pytest.mark.parametrize("gain", GAINS)
-@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+@pytest.mark.parametrize("dtype", FLOATS.values(), ids=FLOATS)
 def test_a_gain_is_what_the_reference_makes_of_it(gain: float, dtype: DType) -> None:
     law = Orthogonal(20, 9, gain)
     expected = _draw(reference.Prepared(law, dtype, 0, "weight").fill, _whole(law), dtype)
@@ -111,7 +111,7 @@ def test_a_kernel_has_the_plain_matrix_at_its_centre_and_zeros_elsewhere() -> No
     np.testing.assert_array_equal(kernels, expected.ravel())
 
 
-@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+@pytest.mark.parametrize("dtype", FLOATS.values(), ids=FLOATS)
 def test_no_element_is_beyond_the_largest_number_of_its_dtype(dtype: DType) -> None:
     class NearlyAlone:
         """Two normals so far apart that the first element of the vector is 1, and rounded to a little more."""

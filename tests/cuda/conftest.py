@@ -1,0 +1,67 @@
+"""What only a GPU can show: ``make test-cuda``. Unless pytest is told to test this folder, it passes it by.
+
+So it must: what is here needs Triton's compiler, and other tests its interpreter, and a process has one of them.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from fastapi import FastAPI
+
+from weightwell_service.app import create_app
+from weightwell_service.exceptions import DeviceUnavailable
+from weightwell_service.generators.devices import Gpu, find_device
+from weightwell_service.settings import Settings
+
+Serve = Callable[[FastAPI], AbstractContextManager[str]]
+
+HERE = Path(__file__).parent
+PATIENCE = 120.0
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--gpu``, which pytest knows if it is told to test this folder."""
+    parser.addoption("--gpu", metavar="DEVICE", default="cuda:0", help="the device that is tested; it has to be there")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Pass these tests by if they are not what pytest was told to test."""
+    del collection_path
+    told = [Path(config.invocation_params.dir, argument.partition("::")[0]).resolve() for argument in config.args]
+    return None if any(HERE in (path, *path.parents) for path in told) else True
+
+
+@pytest.fixture(scope="session", autouse=True)
+def gpu(request: pytest.FixtureRequest) -> Gpu:
+    """The GPU. Everything ends at once where it is asked for and is not there."""
+    name = request.config.getoption("--gpu")
+    try:
+        found = find_device(name)
+    except DeviceUnavailable as error:
+        pytest.exit(f"no test has run: {error}", returncode=1)
+    if not isinstance(found, Gpu):
+        pytest.exit(f"no test has run: {name} is no GPU", returncode=1)
+    return found
+
+
+@pytest.fixture(scope="session")
+def place(gpu: Gpu) -> torch.device:
+    """The GPU, as torch calls it."""
+    return gpu.place
+
+
+@pytest.fixture(scope="session")
+def gpu_app(place: torch.device) -> FastAPI:
+    """A service that draws on the GPU, and serves what is too large for the usual one."""
+    return create_app(Settings(device=str(place), threads=4, max_bytes=2**36, max_resident_bytes=2**34))
+
+
+@pytest.fixture(scope="session")
+def on_gpu(gpu_app: FastAPI, serve: Serve) -> Iterator[httpx.Client]:
+    """A client of that service."""
+    with serve(gpu_app) as url, httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False) as client:
+        yield client
