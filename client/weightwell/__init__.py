@@ -8,10 +8,12 @@ with weightwell.Client("http://127.0.0.1:8000") as client:
 
 from weightwell.async_client import AsyncClient
 from weightwell.client import Client
+from weightwell.comparison import Difference, Verdict
 from weightwell.exceptions import (
     AccessDenied,
     Busy,
     ConnectionFailed,
+    FileChanged,
     InvalidFile,
     InvalidRequest,
     MissingFramework,
@@ -24,6 +26,8 @@ from weightwell.exceptions import (
     UnexpectedResponse,
     WeightwellError,
 )
+from weightwell.manifest import Manifest
+from weightwell.plans import Plan
 from weightwell.problems import FieldError, Problem
 
 __all__ = [
@@ -32,11 +36,15 @@ __all__ = [
     "Busy",
     "Client",
     "ConnectionFailed",
+    "Difference",
     "FieldError",
+    "FileChanged",
     "InvalidFile",
     "InvalidRequest",
+    "Manifest",
     "MissingFramework",
     "NotFound",
+    "Plan",
     "Problem",
     "ServerProblem",
     "TimedOut",
@@ -44,5 +52,6 @@ __all__ = [
     "TransportError",
     "TruncatedBody",
     "UnexpectedResponse",
+    "Verdict",
     "WeightwellError",
 ]

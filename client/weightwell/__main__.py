@@ -1,7 +1,7 @@
 """The ``weightwell`` command: the verbs of the client in a shell.
 
-Exit codes: 0 done; 1 not done (no server, a broken transfer, a full disk); 2 asked wrongly (the command line, or a
-request that the server refuses); 130 interrupted.
+Exit codes: 0 done; 1 not done (no server, a broken transfer, a full disk), or verified and found different; 2 asked
+wrongly (the command line, or a request that the server refuses); 130 interrupted.
 """
 
 import argparse
@@ -10,13 +10,15 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, BinaryIO
 
 from weightwell.client import Client
 from weightwell.connection import DEFAULT_URL, installed_version
 from weightwell.exceptions import AccessDenied, InvalidRequest, NotFound, TooLarge, WeightwellError
+from weightwell.manifest import Manifest
 
-FAILED, WRONG, INTERRUPTED = 1, 2, 130
+DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 REFUSED = (InvalidRequest, TooLarge, NotFound, AccessDenied, ValueError)
 FIELDS = {"path", "shape", "scheme", "seed", "dtype", "name", "generator", "slice"}  # what is no scheme's parameter
 
@@ -27,13 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="weightwell: %(message)s", level=logging.WARNING)
     try:
         with Client(options.url, retries=options.retries, progress=options.progress) as client:
-            options.run(client, options)
+            code: int = options.run(client, options) or DONE
             sys.stdout.flush()
     except (WeightwellError, ValueError, OSError) as error:
         return _failed(error)
     except KeyboardInterrupt:
         return INTERRUPTED
-    return 0
+    return code
 
 
 def gain(client: Client, options: argparse.Namespace) -> None:
@@ -73,6 +75,40 @@ def init(client: Client, options: argparse.Namespace) -> None:
     )
 
 
+def save(client: Client, options: argparse.Namespace) -> None:
+    """Write the safetensors file of a manifest to a path, or to standard output."""
+    client.save(_manifest(options.manifest), _output(options.output))
+
+
+def plan(client: Client, options: argparse.Namespace) -> None:
+    """Print what a manifest would draw, without drawing it."""
+    told = client.plan(_manifest(options.manifest))
+    if options.json:
+        print(json.dumps(asdict(told), indent=2, ensure_ascii=False))
+        return
+    print(told)
+    for rule in told.unused:
+        print(f"no tensor takes the rule {json.dumps(rule, ensure_ascii=False)}")
+    if told.refusal:
+        print(f"this server would not draw it: {told.refusal}")
+    print(told.url or told.url_note)
+
+
+def verify(client: Client, options: argparse.Namespace) -> int:
+    """Draw a safetensors file anew from its metadata, and say whether every byte is so."""
+    verdict = client.verify(options.file)
+    print(verdict)
+    return DONE if verdict.same else FAILED
+
+
+def _manifest(path: str) -> Manifest:
+    """Read a manifest from a JSON file; ``-`` is standard input."""
+    try:
+        return Manifest.from_json(sys.stdin.read()) if path == "-" else Manifest.from_file(path)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no manifest: {error}") from error
+
+
 def _signature(parameter: Mapping[str, Any]) -> str:
     """Return a parameter as Python would write it, with its default where it has one."""
     default = parameter.get("default")
@@ -101,13 +137,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="weightwell",
         description="Draw initialized weight tensors from a Weightwell server.",
-        epilog="exit codes: 0 done; 1 not done; 2 asked wrongly; 130 interrupted",
+        epilog="exit codes: 0 done; 1 not done, or different; 2 asked wrongly; 130 interrupted",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"weightwell {installed_version()}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     _gain_arguments(_verb(verbs, gain))
     _init_arguments(_verb(verbs, init))
+    _save_arguments(_verb(verbs, save))
+    _plan_arguments(_verb(verbs, plan))
+    _verify_arguments(_verb(verbs, verify))
     _verb(verbs, schemes).add_argument(
         "--json", action="store_true", help="the whole catalogue, as the server tells it"
     )
@@ -137,7 +176,7 @@ def _init_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``init``."""
     parser.add_argument("shape", type=_shape, help="sizes joined by commas: 512,784; '' for a scalar")
     parser.add_argument("scheme", help="such as kaiming_normal; `weightwell schemes` lists them")
-    parser.add_argument("-o", "--output", help="the file to write; - is standard output")
+    _output_arguments(parser)
     parser.add_argument(
         "-p",
         "--parameter",
@@ -153,6 +192,36 @@ def _init_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="the tensor's name in the file, part of what it is drawn from")
     parser.add_argument("--generator", help="philox or torch")
     parser.add_argument("--slice", help="the part to draw: 0:128,:")
+
+
+def _save_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``save``."""
+    _manifest_argument(parser)
+    _output_arguments(parser)
+
+
+def _plan_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``plan``."""
+    _manifest_argument(parser)
+    parser.add_argument("--json", action="store_true", help="everything that the server tells")
+
+
+def _verify_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``verify``."""
+    parser.add_argument("file", help="a safetensors file that Weightwell made")
+    _bar_argument(parser)
+
+
+def _manifest_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("manifest", help="a manifest in JSON; - is standard input")
+
+
+def _output_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", help="the file to write; - is standard output")
+    _bar_argument(parser)
+
+
+def _bar_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-progress", dest="progress", action="store_false", help="show no progress bar")
 
 

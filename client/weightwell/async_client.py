@@ -1,26 +1,37 @@
 """The asynchronous client: the verbs of ``Client``, for asyncio and trio."""
 
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 import anyio
 import anyio.to_thread
 import httpx
 
-from weightwell import calls, wire
+from weightwell import calls
 from weightwell.calls import Call
-from weightwell.connection import TIMEOUT, http_options
-from weightwell.exceptions import WeightwellError
+from weightwell.comparison import Claim, Verdict
+from weightwell.connection import CONNECTIONS, TIMEOUT, http_options
+from weightwell.crew import AsyncCrew
+from weightwell.exceptions import FileChanged
+from weightwell.filling import Reset
+from weightwell.manifest import Manifest
 from weightwell.output import Target, opened
+from weightwell.plans import Plan
 from weightwell.progress import Progress
+from weightwell.recipes import Rules
 from weightwell.retry import Retry
 from weightwell.spec import ShapeLike, TensorSpec
 from weightwell.transfer import Transfer
-from weightwell.wire import Place
+
+if TYPE_CHECKING:
+    from torch import nn
 
 T = TypeVar("T")
+M = TypeVar("M", bound="nn.Module")
 
 
 class AsyncClient:
@@ -40,11 +51,13 @@ class AsyncClient:
         transport: httpx.AsyncBaseTransport | None = None,
         retries: int = 5,
         progress: bool | None = None,
+        connections: int = CONNECTIONS,
     ):
         options = http_options(base_url, timeout=timeout, headers=headers, auth=auth, transport=transport)
         self._http = httpx.AsyncClient(**options)
         self._retry = Retry(retries)
         self._progress = progress
+        self._connections = connections
         self._sleep: Callable[[float], Awaitable[None]] = anyio.sleep
 
     async def gain(self, nonlinearity: str, param: float | None = None, *, source: str | None = None) -> float:
@@ -71,15 +84,53 @@ class AsyncClient:
         """Draw a tensor and return it; ``Client.init`` says what ``spec`` may hold."""
         return await self._call(calls.init(TensorSpec.of(shape, scheme, **spec), framework, device))
 
-    async def save(self, path: Target, shape: ShapeLike, scheme: str, **spec: Any) -> None:
+    async def plan(self, manifest: Manifest) -> Plan:
+        """Return what a manifest would draw; see ``Client.plan``."""
+        return await self._call(calls.plan(manifest, self._http))
+
+    async def init_state_dict(
+        self, manifest: Manifest, *, framework: Literal["torch", "numpy"] | None = None, device: object = None
+    ) -> dict[str, Any]:
+        """Draw the tensors of a manifest, and return them by name; see ``Client.init_state_dict``."""
+        return await self._call(calls.init_state_dict(manifest, framework, device))
+
+    async def init_module_(
+        self,
+        module: M,
+        rules: Rules | Manifest | None = None,
+        *,
+        device: object = None,
+        reset_buffers: Reset | None = None,
+        **manifest: Any,
+    ) -> M:
+        """Fill a torch module in place, and return it; see ``Client.init_module_``."""
+        return await self._call(
+            calls.init_module(module, rules, device=device, reset_buffers=reset_buffers, **manifest)
+        )
+
+    @overload
+    async def save(self, path: Manifest, shape: Target, /) -> None: ...
+
+    @overload
+    async def save(self, path: Target, shape: ShapeLike, scheme: str, **spec: Any) -> None: ...
+
+    async def save(
+        self, path: Manifest | Target, shape: ShapeLike | Target, scheme: str | None = None, **spec: Any
+    ) -> None:
         """Draw a tensor into a safetensors file; see ``Client.save``. The event loop never waits for the disk."""
-        tensor = TensorSpec.of(shape, scheme, **spec)
-        output = opened(path)
+        file, target = calls.file_of(path, shape, scheme, spec)
+        output = await anyio.to_thread.run_sync(opened, target)
         try:
-            await self._call(calls.save(tensor, output.file))
+            await self._call(calls.save(file, output.destination))
             await anyio.to_thread.run_sync(output.commit)
         finally:
-            output.discard()
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(output.close)
+
+    async def verify(self, path: str | os.PathLike[str]) -> Verdict:
+        """Draw anew what the metadata of a safetensors file claims, and compare every byte; see ``Client.verify``."""
+        with closing(await anyio.to_thread.run_sync(Claim, Path(path))) as claim:
+            return await self._call(calls.verify(claim))
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -97,22 +148,13 @@ class AsyncClient:
         """Make a call, with as many attempts as it takes."""
         place = anyio.to_thread.run_sync if call.writes else _at_once
         with closing(Progress(call.label, self._progress if call.label else False)) as progress:
-            transfer = Transfer(call.request, call.destination, self._retry, progress)
+            transfer = Transfer(call.request, call.destination, self._retry, progress, self._connections)
             while not transfer.complete:
                 try:
-                    await self._attempt(transfer, place)
-                except (httpx.HTTPError, WeightwellError) as error:
-                    await self._sleep(transfer.wait_after(error))
+                    await AsyncCrew(self._http, transfer, place, self._sleep).bring()
+                except FileChanged as error:
+                    await self._sleep(transfer.start_over(error))
         return call.result()
-
-    async def _attempt(self, transfer: Transfer, place: Place) -> None:
-        """Send the next request of a transfer and receive what it brings."""
-        async with self._http.stream(**transfer.message) as response:
-            if response.is_error:
-                await response.aread()
-            transfer.begin(response)
-            await wire.areceive(response, transfer, place)
-        await place(transfer.end)
 
 
 async def _at_once(function: Callable[..., None], *args: Any) -> None:

@@ -1,16 +1,30 @@
 """Calls: each verb of the clients as a request, a destination and a way to read the result. No I/O is done here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from weightwell.destinations import Destination, Document, InFile, InMemory, SafetensorsFile
+import httpx
+
+from weightwell.comparison import Claim, Comparison, Verdict
+from weightwell.destinations import DataDestination, Destination, Document, InMemory, SafetensorsFile
+from weightwell.dtypes import BY_CODE
 from weightwell.exceptions import UnexpectedResponse
+from weightwell.filling import Reset, filling_of
 from weightwell.frameworks import viewer
-from weightwell.request import Request, asking
-from weightwell.spec import TensorSpec
+from weightwell.manifest import Manifest
+from weightwell.output import Target
+from weightwell.plans import Plan
+from weightwell.recipes import Rules
+from weightwell.request import Request, asking, asking_for_manifest
+from weightwell.safetensors import Entry
+from weightwell.spec import FileSpec, ManifestSpec, ShapeLike, TensorSpec
+
+if TYPE_CHECKING:
+    from torch import nn
 
 T = TypeVar("T")
+M = TypeVar("M", bound="nn.Module")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +64,78 @@ def init(spec: TensorSpec, framework: str | None, device: object) -> Call[Any]:
     return Call(spec.request, body, lambda: view(data.memory, spec.extent), spec.label)
 
 
-def save(spec: TensorSpec, file: BinaryIO) -> Call[None]:
-    """Return the call for a tensor's file."""
-    body = SafetensorsFile(spec.check, InFile(file))
+def save(spec: FileSpec, data: DataDestination) -> Call[None]:
+    """Return the call for a file whose data, and head, go somewhere."""
+    body = SafetensorsFile(spec.check, data)
     return Call(spec.request, body, lambda: None, spec.label, writes=True)
+
+
+def file_of(
+    first: Manifest | Target, second: ShapeLike | Target, scheme: str | None, fields: Mapping[str, Any]
+) -> tuple[FileSpec, Target]:
+    """Return what is to be saved, and where: from a manifest and a path, or from a path, a shape and a scheme."""
+    if isinstance(first, Manifest):
+        if scheme is not None or fields:
+            raise TypeError("save(manifest, path) takes no more: the manifest says the rest")
+        return ManifestSpec.of(first.document()), cast("Target", second)
+    if scheme is None:
+        raise TypeError("save takes (path, shape, scheme), or (manifest, path)")
+    return TensorSpec.of(cast("ShapeLike", second), scheme, **fields), first
+
+
+def verify(claim: Claim) -> Call[Verdict]:
+    """Return the call that compares a file with what its metadata claims."""
+    comparison = Comparison(claim)
+    body = SafetensorsFile(comparison.check, comparison)
+    request = asking_for_manifest("init", claim.document)
+    return Call(request, body, comparison.verdict, f"{len(claim.entries)} tensors", writes=True)
+
+
+def init_state_dict(manifest: Manifest, framework: str | None, device: object) -> Call[dict[str, Any]]:
+    """Return the call for the tensors of a manifest, by name; tied names have one tensor."""
+    spec = ManifestSpec.of(manifest.document())
+    viewer(framework, spec.dtype, device)  # says what is not installed before anything is drawn
+    views: dict[str, Callable[[memoryview], Any]] = {}
+
+    def check(entries: Mapping[str, Entry]) -> int:
+        size = spec.check(entries)
+        views.update({name: _view(entry, framework, device) for name, entry in entries.items()})
+        return size
+
+    def result() -> dict[str, Any]:
+        whole = memoryview(data.memory)
+        tensors = {name: view(whole) for name, view in views.items()}
+        return {name: tensors[spec.aliases.get(name, name)] for name in spec.names}
+
+    data = InMemory()
+    return Call(spec.request, SafetensorsFile(check, data), result, spec.label)
+
+
+def init_module(
+    module: M, rules: Rules | Manifest | None, *, device: object, reset_buffers: Reset | None, **said: Any
+) -> Call[M]:
+    """Return the call that fills a module; ``said`` is what ``Manifest.from_module`` takes beside the rules."""
+    manifest = rules if isinstance(rules, Manifest) else Manifest.from_module(module, rules, **said)
+    if manifest is rules and (twice := [key for key, value in said.items() if value]):
+        raise ValueError(f"{twice[0]} is said by the manifest: change it there")
+    spec, data = filling_of(module, ManifestSpec.of(manifest.document()), device=device, reset_buffers=reset_buffers)
+    return Call(spec.request, SafetensorsFile(spec.check, data), data.commit, spec.label)
+
+
+def plan(manifest: Manifest, http: httpx.Client | httpx.AsyncClient) -> Call[Plan]:
+    """Return the call for what a manifest would draw; ``http`` knows the address that its URL is relative to."""
+
+    def read(answer: Any) -> Plan:
+        url = answer["url"]
+        return Plan.of(answer, manifest, url and str(http.build_request("GET", url).url))
+
+    return _asked(Request("plan", manifest.document(), method="POST"), read)
+
+
+def _view(entry: Entry, framework: str | None, device: object) -> Callable[[memoryview], Any]:
+    """Return how a tensor is seen in the data of its file."""
+    view = viewer(framework, BY_CODE[entry.dtype], device)
+    return lambda data: view(data[entry.start : entry.stop], entry.shape)
 
 
 def _gain(row: Any) -> float:
@@ -62,6 +144,11 @@ def _gain(row: Any) -> float:
 
 
 def _document(path: str, read: Callable[[Any], T], **fields: Any) -> Call[T]:
+    """Return a call for the answer to some fields, which comes in JSON."""
+    return _asked(asking(path, **fields), read)
+
+
+def _asked(request: Request, read: Callable[[Any], T]) -> Call[T]:
     """Return a call that is answered in JSON."""
     document = Document()
 
@@ -70,6 +157,7 @@ def _document(path: str, read: Callable[[Any], T], **fields: Any) -> Call[T]:
         try:
             return read(answer)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UnexpectedResponse(f"/{path} answered in another form than expected: {answer!r:.200}") from error
+            text = f"/{request.path} answered in another form than expected: {answer!r:.200}"
+            raise UnexpectedResponse(text) from error
 
-    return Call(asking(path, **fields), document, result)
+    return Call(request, document, result)

@@ -1,25 +1,37 @@
 """The synchronous client: every verb is a call, and a call is a transfer over httpx."""
 
-import time
+import os
+import threading
 from collections.abc import Mapping
 from contextlib import closing
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, SupportsIndex, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, TypeVar, overload
 
 import httpx
 
-from weightwell import calls, wire
+from weightwell import calls
 from weightwell.calls import Call
-from weightwell.connection import TIMEOUT, http_options
-from weightwell.exceptions import WeightwellError
+from weightwell.comparison import Claim, Verdict
+from weightwell.connection import CONNECTIONS, TIMEOUT, http_options
+from weightwell.crew import Crew
+from weightwell.exceptions import FileChanged
+from weightwell.filling import Reset
+from weightwell.manifest import Manifest
 from weightwell.output import Target, opened
+from weightwell.plans import Plan
 from weightwell.progress import Progress
+from weightwell.recipes import Preset, Rules
 from weightwell.retry import Retry
 from weightwell.slices import SliceLike
 from weightwell.spec import ShapeLike, TensorSpec
 from weightwell.transfer import Transfer
 
+if TYPE_CHECKING:
+    from torch import nn
+
 T = TypeVar("T")
+M = TypeVar("M", bound="nn.Module")
 
 
 class Client:
@@ -34,6 +46,8 @@ class Client:
     is safe to repeat, and a broken body goes on where it broke.
     ``progress``: True for a bar on every tensor, False for none, None for bodies of 64 MiB and more where somebody is
     looking: on a terminal or in a notebook.
+    ``connections``: how many there may be at once for one long file. One is added after another for as long as that
+    raises the rate; 1 for never more than one.
 
     Every method raises the exceptions of ``weightwell.exceptions``, all of which are ``WeightwellError``, and TypeError
     or ValueError for an argument that cannot be sent at all.
@@ -49,12 +63,14 @@ class Client:
         transport: httpx.BaseTransport | None = None,
         retries: int = 5,
         progress: bool | None = None,
+        connections: int = CONNECTIONS,
     ):
         options = http_options(base_url, timeout=timeout, headers=headers, auth=auth, transport=transport)
         self._http = httpx.Client(**options)
         self._retry = Retry(retries)
         self._progress = progress
-        self._sleep = time.sleep
+        self._connections = connections
+        self._sleep = _sleep
 
     def gain(self, nonlinearity: str, param: float | None = None, *, source: str | None = None) -> float:
         """Return the gain that a nonlinearity asks for: ``torch.nn.init.calculate_gain``, bit for bit.
@@ -110,20 +126,81 @@ class Client:
         )
         return self._call(calls.init(spec, framework, device))
 
-    def save(self, path: Target, shape: ShapeLike, scheme: str, **spec: Any) -> None:
-        """Draw a tensor into a safetensors file, byte for byte the server's.
+    def plan(self, manifest: Manifest) -> Plan:
+        """Return what a manifest would draw: its size, its URL, and every tensor's law. Nothing is drawn."""
+        return self._call(calls.plan(manifest, self._http))
 
-        ``path`` becomes the whole file or is left as it was; or it is a binary file, which is written to. ``spec`` is
-        what ``init`` takes to describe the tensor: ``seed``, ``dtype``, ``name``, ``generator``, ``slice`` and the
-        scheme's parameters.
+    def init_state_dict(
+        self, manifest: Manifest, *, framework: Literal["torch", "numpy"] | None = None, device: object = None
+    ) -> dict[str, Any]:
+        """Draw the tensors of a manifest, and return them by name, in its order.
+
+        They are views of one memory, and an alias has the tensor that it stands for. ``framework`` and ``device`` are
+        those of ``init``.
         """
-        tensor = TensorSpec.of(shape, scheme, **spec)
-        output = opened(path)
+        return self._call(calls.init_state_dict(manifest, framework, device))
+
+    def init_module_(
+        self,
+        module: M,
+        rules: Rules | Manifest | None = None,
+        *,
+        preset: Preset | None = None,
+        seed: SupportsIndex = 0,
+        generator: str | None = None,
+        device: object = None,
+        reset_buffers: Reset | None = None,
+    ) -> M:
+        """Fill a torch module in place, and return it.
+
+        ``rules`` say how each tensor is drawn: a preset's name; or a list of rules; or a mapping of module types to
+        schemes, ``{nn.Linear: "xavier_uniform"}``, in which types that are not mentioned are drawn as torch does; or a
+        ``Manifest``, which fills the tensors that it names and leaves the others. ``preset`` comes after a list of
+        rules: ``"torch"``, ``{"name": "gpt2", "layers": 12}``. Without either, everything is drawn as torch does.
+        ``seed``, ``generator``: as in ``init``. Shapes, dtypes and names are the module's own.
+        ``device``: where parameters and buffers on the meta device shall be.
+        ``reset_buffers``: a function of a module that computes those of its buffers that are not initialized but
+        follow from a configuration, for buffers on the meta device; else the module's own ``reset_parameters``.
+
+        Tied parameters stay tied, each rank draws the shards that it holds of DTensors, and the row of an embedding
+        that stands for padding is zero. Raises ValueError, before a byte is written, where the module and the rules do
+        not fit. After a transfer that fails for good, parameters on the meta device are as they were, and others may be
+        half written.
+        """
+        said = {"preset": preset, "seed": seed, "generator": generator}
+        return self._call(calls.init_module(module, rules, device=device, reset_buffers=reset_buffers, **said))
+
+    @overload
+    def save(self, path: Manifest, shape: Target, /) -> None: ...
+
+    @overload
+    def save(self, path: Target, shape: ShapeLike, scheme: str, **spec: Any) -> None: ...
+
+    def save(self, path: Manifest | Target, shape: ShapeLike | Target, scheme: str | None = None, **spec: Any) -> None:
+        """Draw a tensor into a safetensors file, byte for byte the server's; or, by ``save(manifest, path)``, many.
+
+        ``path`` becomes the whole file or is left as it was; or it is a binary file, which is written to. What has come
+        when a save to a path is interrupted is kept in ``PATH.part``, and the next save of the same file goes on from
+        there. ``spec`` is what ``init`` takes to describe the tensor: ``seed``, ``dtype``, ``name``, ``generator``,
+        ``slice`` and the scheme's parameters. Raises OSError where the file cannot be written, BlockingIOError where
+        another process is saving to the same path.
+        """
+        file, target = calls.file_of(path, shape, scheme, spec)
+        output = opened(target)
         try:
-            self._call(calls.save(tensor, output.file))
+            self._call(calls.save(file, output.destination))
             output.commit()
         finally:
-            output.discard()
+            output.close()
+
+    def verify(self, path: str | os.PathLike[str]) -> Verdict:
+        """Draw anew what the metadata of a safetensors file claims, and compare every byte; the file is not changed.
+
+        The verdict is ``same``, or its text says what differs. Raises OSError where the file cannot be read, and
+        ValueError where it is no safetensors file or does not say how it was made.
+        """
+        with closing(Claim(Path(path))) as claim:
+            return self._call(calls.verify(claim))
 
     def close(self) -> None:
         """Close the connections."""
@@ -140,19 +217,15 @@ class Client:
     def _call(self, call: Call[T]) -> T:
         """Make a call, with as many attempts as it takes."""
         with closing(Progress(call.label, self._progress if call.label else False)) as progress:
-            transfer = Transfer(call.request, call.destination, self._retry, progress)
+            transfer = Transfer(call.request, call.destination, self._retry, progress, self._connections)
             while not transfer.complete:
                 try:
-                    self._attempt(transfer)
-                except (httpx.HTTPError, WeightwellError) as error:
-                    self._sleep(transfer.wait_after(error))
+                    Crew(self._http, transfer, self._sleep).bring()
+                except FileChanged as error:
+                    self._sleep(transfer.start_over(error), threading.Event())
         return call.result()
 
-    def _attempt(self, transfer: Transfer) -> None:
-        """Send the next request of a transfer and receive what it brings."""
-        with self._http.stream(**transfer.message) as response:
-            if response.is_error:
-                response.read()
-            transfer.begin(response)
-            wire.receive(response, transfer)
-        transfer.end()
+
+def _sleep(seconds: float, until: threading.Event) -> None:
+    """Sleep for some seconds, or until something happens."""
+    until.wait(seconds)

@@ -1,4 +1,7 @@
-"""The element types that a server draws: torch's name, the code in a safetensors header, the size of an element."""
+"""The element types that a server draws: torch's name, the code in a safetensors header, the size of an element.
+
+int64 holds whole numbers that are constant, such as the counters of BatchNorm.
+"""
 
 from dataclasses import dataclass
 
@@ -21,8 +24,11 @@ DTYPES: dict[str, DType] = {
         DType("bfloat16", "BF16", 2),
         DType("float8_e4m3fn", "F8_E4M3", 1),
         DType("float8_e5m2", "F8_E5M2", 1),
+        DType("int64", "I64", 8),
     )
 }
+
+BY_CODE = {dtype.code: dtype for dtype in DTYPES.values()}
 
 
 def dtype_of(dtype: object) -> DType:

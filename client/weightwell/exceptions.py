@@ -13,6 +13,7 @@ WeightwellError
  |    +-- Busy               429, 503: not now
  +-- UnexpectedResponse      the answer is none that a Weightwell server gives
  |    +-- InvalidFile        it is not the safetensors file that was asked for
+ |    +-- FileChanged        it became another file while it came, and did so every time
  +-- MissingFramework        the package that the result needs is not installed
 
 An argument that is wrong before anything is sent raises ``TypeError`` or ``ValueError``, as everywhere in Python.
@@ -95,6 +96,10 @@ class UnexpectedResponse(WeightwellError):
 
 class InvalidFile(UnexpectedResponse):
     """The body is not the safetensors file that was asked for."""
+
+
+class FileChanged(UnexpectedResponse):
+    """The file became another one while it came, every time, as it does where servers of two versions take turns."""
 
 
 class MissingFramework(WeightwellError, ImportError):

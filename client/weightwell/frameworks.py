@@ -9,7 +9,7 @@ from weightwell.dtypes import DType
 from weightwell.exceptions import MissingFramework
 from weightwell.memory import Memory
 
-View = Callable[[Memory, tuple[int, ...]], Any]
+View = Callable[[Memory | memoryview, tuple[int, ...]], Any]
 
 
 def viewer(framework: str | None, dtype: DType, device: object = None) -> View:
@@ -31,7 +31,7 @@ def _torch(dtype: DType, device: object) -> View:
     torch = _imported("torch", extra="torch")
     element = getattr(torch, dtype.name)
 
-    def view(memory: Memory, shape: tuple[int, ...]) -> Any:
+    def view(memory: Memory | memoryview, shape: tuple[int, ...]) -> Any:
         # torch.frombuffer refuses memory of no bytes.
         flat = torch.frombuffer(memory, dtype=element) if len(memory) else torch.empty(0, dtype=element)
         return flat.reshape(shape).to(device)
@@ -45,7 +45,7 @@ def _numpy(dtype: DType, _device: object) -> View:
     home = numpy if hasattr(numpy, dtype.name) else _imported("ml_dtypes", extra="numpy")
     element = numpy.dtype(getattr(home, dtype.name))
 
-    def view(memory: Memory, shape: tuple[int, ...]) -> Any:
+    def view(memory: Memory | memoryview, shape: tuple[int, ...]) -> Any:
         return numpy.frombuffer(memory, dtype=element).reshape(shape)
 
     return view

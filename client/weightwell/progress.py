@@ -24,6 +24,13 @@ class Progress:
         elif self._wanted or (self._wanted is None and total >= LONG and watched()):
             self._bar = _bar(self._label, total)
 
+    def skip(self, count: int) -> None:
+        """Take note of bytes that are there without having come: they say nothing of the rate."""
+        if self._bar is not None:
+            self._flush()
+            self._bar.initial = self._bar.n = self._bar.last_print_n = self._bar.n + count
+            self._bar.refresh()
+
     def advance(self, count: int) -> None:
         """Take note of ``count`` more bytes."""
         self._pending += count

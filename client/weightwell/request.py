@@ -1,5 +1,8 @@
 """Requests: the questions that a server answers, before any of them is sent."""
 
+import base64
+import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,6 +11,9 @@ import httpx
 
 # Well under the 8 KiB line that common proxies accept, and far beyond any spec written by hand.
 MAX_QUERY = 4096
+
+# Characters of a manifest in a URL: with the path, what RFC 9110, section 4.1, wants every recipient to support.
+MAX_MANIFEST = 7936
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,26 @@ def asking(path: str, /, **fields: Any) -> Request:
     if len(str(httpx.QueryParams(query))) <= MAX_QUERY:
         return Request(path, query)
     return Request(path, given, method="POST")
+
+
+def asking_for_manifest(path: str, manifest: Mapping[str, Any]) -> Request:
+    """Return the request for the file of a manifest: a GET of its compressed text, or a POST where that is too long.
+
+    A GET has a URL of its own, so that its answer can be resumed, come in parallel ranges, and be cached.
+    """
+    packed = packed_manifest(manifest)
+    if len(packed) <= MAX_MANIFEST:
+        return Request(path, {"manifest": packed})
+    return Request(path, manifest, method="POST")
+
+
+def packed_manifest(manifest: Mapping[str, Any]) -> str:
+    """Return a manifest as it stands in a query: its JSON, deflated by zlib, in base64url without padding.
+
+    Raises ValueError for infinities and NaN, which JSON does not have.
+    """
+    text = json.dumps(manifest, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return base64.urlsafe_b64encode(zlib.compress(text.encode(), 9)).rstrip(b"=").decode()
 
 
 def _query_text(value: Any) -> str:

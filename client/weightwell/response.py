@@ -68,13 +68,13 @@ def check_whole(response: httpx.Response) -> None:
     raise UnexpectedResponse(f"expected 200, got {got}; is base_url the address of a Weightwell server?")
 
 
-def check_rest(response: httpx.Response, *, start: int, total: int, etag: str) -> None:
-    """Raise ``UnexpectedResponse`` unless the response brings the bytes from ``start`` to the end of the same file."""
+def check_range(response: httpx.Response, *, start: int, stop: int, total: int, etag: str) -> None:
+    """Raise ``UnexpectedResponse`` unless the response brings the bytes ``[start, stop)`` of the same file."""
     got = (_content_range(response), length_of(response), strong_etag(response))
-    expected = ((start, total - 1, total), total - start, etag)
+    expected = ((start, stop - 1, total), stop - start, etag)
     if got != expected:
         raise UnexpectedResponse(
-            f"the rest of the file was asked for, and something else came: expected range, length and ETag "
+            f"a range of the file was asked for, and something else came: expected range, length and ETag "
             f"{expected}, got {got}"
         )
 

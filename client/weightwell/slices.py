@@ -26,6 +26,15 @@ def text_of(bounds: Bounds) -> str:
     return ",".join(f"{start}:{stop}" for start, stop in bounds)
 
 
+def chunk(length: int, parts: int, index: int) -> tuple[int, int]:
+    """Return where part ``index`` of a dimension starts and stops: the parts of ``torch.chunk``.
+
+    All have the length of the first but the last ones, which may be shorter or empty.
+    """
+    size = -(-length // parts)
+    return min(index * size, length), min((index + 1) * size, length)
+
+
 def _parsed(index: SliceLike) -> list[Index]:
     """Return the parts of any spelling of an index."""
     if isinstance(index, str):

@@ -1,18 +1,33 @@
-"""Specs: what names a tensor, how it is asked for, and whether a file is the one that was meant."""
+"""Specs: what names a tensor or several, how they are asked for, and whether a file is the one that was meant."""
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, SupportsIndex
+from typing import Any, Protocol, SupportsIndex
 
-from weightwell.dtypes import DType, dtype_of
+from weightwell.dtypes import BY_CODE, DType, dtype_of
 from weightwell.exceptions import InvalidFile
-from weightwell.request import Request, asking
+from weightwell.request import Request, asking, asking_for_manifest
 from weightwell.safetensors import Entry
 from weightwell.slices import Bounds, SliceLike, bounds_of, text_of
 
 ShapeLike = SupportsIndex | Sequence[SupportsIndex]
+
+
+class FileSpec(Protocol):
+    """What names a file."""
+
+    @property
+    def label(self) -> str:
+        """A few words for a progress bar."""
+
+    @property
+    def request(self) -> Request:
+        """The request that draws it."""
+
+    def check(self, entries: Mapping[str, Entry]) -> int:
+        """Return the size in bytes of the data of a file with these entries; raise ``InvalidFile`` if it is another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +57,16 @@ class TensorSpec:
         **parameters: Any,
     ) -> "TensorSpec":
         """Read the arguments of ``Client.init``; raise TypeError or ValueError for one that cannot be sent."""
-        sizes = _sizes(shape)
+        sizes = sizes_of(shape)
         return cls(
             shape=sizes,
             scheme=scheme,
-            seed=_integer("seed", seed),
+            seed=integer_of("seed", seed),
             dtype=dtype_of(dtype),
             name=name,
             generator=generator,
             bounds=None if slice is None else bounds_of(slice, sizes),
-            parameters={key: _plain(value) for key, value in parameters.items()},
+            parameters={key: plain_of(value) for key, value in parameters.items()},
         )
 
     @property
@@ -94,13 +109,108 @@ class TensorSpec:
         return self.nbytes
 
 
-def _sizes(shape: ShapeLike) -> tuple[int, ...]:
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One tensor of the file: the shape of what is drawn, and its dtype where that is not left to a rule."""
+
+    extent: tuple[int, ...]
+    dtype: DType | None
+
+    def matches(self, entry: Entry) -> bool:
+        """Whether an entry of a header is this tensor."""
+        found = BY_CODE.get(entry.dtype)
+        return (
+            found is not None
+            and self.dtype in {None, found}
+            and entry.shape == self.extent
+            and entry.stop - entry.start == prod(self.extent) * found.itemsize
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestSpec:
+    """What a manifest said when it was asked for, and whether a file is the one that was meant.
+
+    ``stored`` has the tensors of the file, ``aliases`` the other names that they have.
+    """
+
+    document: Mapping[str, Any]
+    stored: Mapping[str, Stored]
+    aliases: Mapping[str, str]
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> "ManifestSpec":
+        """Read a manifest as it is sent: ``Manifest.document()``."""
+        tensors = document["tensors"]
+        return cls(
+            document,
+            {name: Stored(_extent(each), _dtype(each, document)) for name, each in tensors.items() if "shape" in each},
+            {name: each["alias"] for name, each in tensors.items() if "alias" in each},
+        )
+
+    @property
+    def dtype(self) -> DType:
+        """The dtype of all that do not say otherwise."""
+        return dtype_of(self.document["dtype"])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names, in the order in which they were given."""
+        return tuple(self.document["tensors"])
+
+    @property
+    def label(self) -> str:
+        """A few words for a progress bar."""
+        return f"{len(self.stored)} tensors"
+
+    @property
+    def request(self) -> Request:
+        """The request that draws the file."""
+        return asking_for_manifest("init", self.document)
+
+    def check(self, entries: Mapping[str, Entry]) -> int:
+        """Return the size in bytes of the data of a file with these entries; raise ``InvalidFile`` if it is another."""
+        if unlike := sorted(entries.keys() ^ self.stored.keys()):
+            raise InvalidFile(f"asked for {len(self.stored)} tensors; the file lacks, or has without being asked: "
+                              f"{', '.join(unlike[:5])}{', ...' if unlike[5:] else ''}")  # fmt: skip
+        for name, expected in self.stored.items():
+            if not expected.matches(entries[name]):
+                kind = expected.dtype.name if expected.dtype else "any dtype"
+                raise InvalidFile(f"{name}: expected {kind} of shape {list(expected.extent)}, got {entries[name]}")
+        return _size(entries.values())
+
+
+def _size(entries: Iterable[Entry]) -> int:
+    """Return where the data ends; raise ``InvalidFile`` unless each tensor begins where the one before it ends."""
+    end = 0
+    for entry in sorted(entries, key=operator.attrgetter("start", "stop")):
+        if entry.start != end:
+            raise InvalidFile(f"the data of a tensor begins at {entry.start}, and that of the one before ends at {end}")
+        end = entry.stop
+    return end
+
+
+def _extent(fields: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the shape of what is drawn of a tensor."""
+    shape = tuple(fields["shape"])
+    return tuple(stop - start for start, stop in bounds_of(fields["slice"], shape)) if "slice" in fields else shape
+
+
+def _dtype(fields: Mapping[str, Any], document: Mapping[str, Any]) -> DType | None:
+    """Return the dtype of a tensor; None where a rule may have another."""
+    own = fields.get("scheme") not in {None, "reset_parameters"}
+    if "dtype" not in fields and not own and document.keys() & {"rules", "preset"}:
+        return None
+    return dtype_of(fields.get("dtype", document["dtype"]))
+
+
+def sizes_of(shape: ShapeLike) -> tuple[int, ...]:
     """Return a shape as a tuple: ``8`` is ``(8,)``."""
     sizes = shape if isinstance(shape, Sequence) else (shape,)
-    return tuple(_integer("shape", size) for size in sizes)
+    return tuple(integer_of("shape", size) for size in sizes)
 
 
-def _integer(field: str, value: SupportsIndex) -> int:
+def integer_of(field: str, value: SupportsIndex) -> int:
     """Return an integer of any kind as an int; a bool is none, because a server could no longer see that it was one."""
     try:
         if not isinstance(value, bool):
@@ -110,6 +220,6 @@ def _integer(field: str, value: SupportsIndex) -> int:
     raise TypeError(f"{field} takes integers, got {value!r}")
 
 
-def _plain(value: Any) -> Any:
+def plain_of(value: Any) -> Any:
     """Return the Python number in a numpy scalar or a tensor of one element, and anything else as it is."""
     return value.item() if hasattr(value, "item") else value

@@ -4,6 +4,8 @@ httpx hands out 64 KiB at a time and copies each byte about four times, which ho
 long body on a plain HTTP/1.1 connection is therefore read from the connection itself, once httpx has read the head:
 into its place in the synchronous client, in larger pieces in the asynchronous one. The connection is then spent, and
 httpx closes it. Whatever is unusual (TLS, HTTP/2, a transport of another kind) goes through httpx as ever.
+
+After every piece ``between`` is called, so that whoever receives can look about.
 """
 
 import socket
@@ -12,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from weightwell.transfer import Transfer
+from weightwell.transfer import Receiver
 
 Place = Callable[..., Awaitable[None]]  # calls a function, with arguments, without holding up the event loop
 
@@ -20,27 +22,33 @@ LONG = 16 << 20  # bytes; for less, a connection that can be used again is worth
 PIECE = 256 << 10  # bytes read at once from an asynchronous stream: what asyncio receives at once
 
 
-def receive(response: httpx.Response, transfer: Transfer) -> None:
-    """Receive the body of a response that ``transfer`` has begun."""
+def receive(response: httpx.Response, receiver: Receiver, between: Callable[[], None]) -> None:
+    """Receive the body of a response that ``receiver`` has begun."""
     chunks = response.iter_bytes()  # held to the end: collecting this generator would close the connection
-    sock = _socket(response) if transfer.remaining >= LONG else None
+    sock = _socket(response) if receiver.remaining >= LONG else None
     for chunk in chunks:
         # The first chunk is all that httpx has read beyond the head; from there on the socket stands at the body.
-        transfer.feed(chunk)
+        receiver.feed(chunk)
+        between()
         if sock is not None:
-            _drain(sock, transfer, response.request)
-            return
+            return _drain(sock, receiver, response.request, between)
+        if receiver.satisfied:
+            return None
+    return None
 
 
-async def areceive(response: httpx.Response, transfer: Transfer, place: Place) -> None:
-    """Receive the body of a response that ``transfer`` has begun; ``place`` calls what may wait for a disk."""
+async def areceive(response: httpx.Response, receiver: Receiver, place: Place, between: Callable[[], None]) -> None:
+    """Receive the body of a response that ``receiver`` has begun; ``place`` calls what may wait for a disk."""
     chunks = response.aiter_bytes()
-    stream = _plain_stream(response) if transfer.remaining >= LONG else None
+    stream = _plain_stream(response) if receiver.remaining >= LONG else None
     async for chunk in chunks:
-        await place(transfer.feed, chunk)
+        await place(receiver.feed, chunk)
+        between()
         if stream is not None:
-            await _adrain(stream, transfer, response.request, place)
-            return
+            return await _adrain(stream, receiver, response.request, place, between)
+        if receiver.satisfied:
+            return None
+    return None
 
 
 def _plain_stream(response: httpx.Response) -> Any:
@@ -62,14 +70,15 @@ def _socket(response: httpx.Response) -> socket.socket | None:
     return sock if type(sock) is socket.socket else None
 
 
-def _drain(sock: socket.socket, transfer: Transfer, request: httpx.Request) -> None:
+def _drain(sock: socket.socket, receiver: Receiver, request: httpx.Request, between: Callable[[], None]) -> None:
     """Receive what remains of a body, or what comes of it, into its place."""
     sock.settimeout(_read_timeout(request))
-    while transfer.remaining:
-        count = _recv_into(sock, transfer.window(), request)
+    while receiver.remaining:
+        count = _recv_into(sock, receiver.window(), request)
         if not count:
             return
-        transfer.advance(count)
+        receiver.advance(count)
+        between()
 
 
 def _recv_into(sock: socket.socket, window: memoryview, request: httpx.Request) -> int:
@@ -82,13 +91,16 @@ def _recv_into(sock: socket.socket, window: memoryview, request: httpx.Request) 
         raise httpx.ReadError(str(error), request=request) from error
 
 
-async def _adrain(stream: Any, transfer: Transfer, request: httpx.Request, place: Place) -> None:
+async def _adrain(
+    stream: Any, receiver: Receiver, request: httpx.Request, place: Place, between: Callable[[], None]
+) -> None:
     """Receive what remains of a body, or what comes of it."""
-    while transfer.remaining:
-        chunk = await _read(stream, min(PIECE, transfer.remaining), request)
+    while receiver.remaining:
+        chunk = await _read(stream, min(PIECE, receiver.remaining), request)
         if not chunk:
             return
-        await place(transfer.feed, chunk)
+        await place(receiver.feed, chunk)
+        between()
 
 
 async def _read(stream: Any, size: int, request: httpx.Request) -> bytes:

@@ -220,12 +220,14 @@ def _answer(asked: Asked) -> Answer:
 
 def ranged(asked: Asked, whole: Answer) -> Answer:
     """The part of a file that a request wants."""
-    start = asked.headers.get("range", "").removeprefix("bytes=").removesuffix("-")
-    if not start or asked.method != "GET" or asked.headers.get("if-range") not in {None, whole.headers["ETag"]}:
+    wanted = asked.headers.get("range", "").removeprefix("bytes=")
+    if not wanted or asked.method != "GET" or asked.headers.get("if-range") not in {None, whole.headers["ETag"]}:
         return whole
     size = len(whole.body)
-    part = replace(whole, status=206, body=whole.body[int(start) :])
-    return part.with_headers(Content_Range=f"bytes {start}-{size - 1}/{size}")
+    first, _, last = wanted.partition("-")
+    start, stop = int(first), int(last) + 1 if last else size
+    part = replace(whole, status=206, body=whole.body[start:stop])
+    return part.with_headers(Content_Range=f"bytes {start}-{stop - 1}/{size}")
 
 
 def _json(document: object) -> Answer:
@@ -287,7 +289,7 @@ class Client:
         self._client: Any
         if kind == "sync":
             self._client = weightwell.Client(url, **options)
-            self._client._sleep = self.naps.append
+            self._client._sleep = lambda seconds, _: self.naps.append(seconds)
         else:
             self._client = weightwell.AsyncClient(url, **options)
             self._client._sleep = self._nap

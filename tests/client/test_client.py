@@ -366,13 +366,14 @@ def test_a_file_is_the_servers_byte_for_byte(fake: "Server", connect: Connect, t
     fake.faults.extend([fake.cut(60), fake.cut(2000)])
     connect(fake.url).save(tmp_path / "weight.safetensors", SHAPE, "ones", seed=3)
     assert (tmp_path / "weight.safetensors").read_bytes() == fake.file_of(fake.requests[0].fields)
+    assert list(tmp_path.iterdir()) == [tmp_path / "weight.safetensors"]
     assert fake.requests[0].fields["seed"] == "3"
 
 
 def test_a_file_that_starts_over_has_nothing_of_its_first_beginning(
     fake: "Server", connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weightwell.destinations.BLOCK", 512)
+    monkeypatch.setattr("weightwell.shares.BLOCK", 512)
     fake.faults.extend([fake.cut(5000), fake.other_file])
     connect(fake.url).save(tmp_path / "weight.safetensors", SHAPE, "ones")
     assert (tmp_path / "weight.safetensors").read_bytes() == fake.file_of(fake.requests[0].fields, padding=8)
@@ -389,7 +390,21 @@ def test_a_failure_leaves_the_path_as_it_was(
     with pytest.raises(weightwell.TruncatedBody):
         connect(fake.url, retries=0).save(path, SHAPE, "ones")
     assert (path.read_bytes() if path.exists() else None) == before
-    assert list(tmp_path.iterdir()) == ([] if before is None else [path])
+
+
+@pytest.mark.parametrize("etag", ["", 'W/"one"'])
+def test_what_cannot_be_gone_on_with_is_not_kept(fake: "Server", connect: Connect, tmp_path: Path, etag: str) -> None:
+    fake.faults.append(lambda asked, answer: fake.cut(5000)(asked, answer.with_headers(ETag=etag)))
+    with pytest.raises(weightwell.TruncatedBody):
+        connect(fake.url, retries=0).save(tmp_path / "weight.safetensors", SHAPE, "ones")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refusal_leaves_nothing(fake: "Server", connect: Connect, tmp_path: Path) -> None:
+    fake.faults.append(fake.refuse(422, detail="no"))
+    with pytest.raises(weightwell.InvalidRequest):
+        connect(fake.url).save(tmp_path / "weight.safetensors", SHAPE, "ones")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_event_loop_does_not_wait_for_the_disk(fake: "Server") -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weightwell import destinations
-from weightwell.destinations import Document, InFile, InMemory, SafetensorsFile
+from weightwell.destinations import DataDestination, Document, InFile, InMemory, SafetensorsFile
 from weightwell.exceptions import InvalidFile, TransportError
 
 
@@ -20,37 +20,53 @@ def fill(windows: Iterator[memoryview], data: bytes) -> None:
         stream.readinto(window)
 
 
+def receive(destination: DataDestination, head: bytes, data: bytes) -> None:
+    destination.open(head, len(data), None)
+    fill(destination.windows(0, len(data)), data)
+
+
 def test_a_document_may_be_received_twice() -> None:
     document = Document()
-    fill(document.windows(9), b'{"a": 1} ')
-    fill(document.windows(8), b'{"a": 2}')
+    fill(document.head(9, None), b'{"a": 1} ')
+    fill(document.head(8, None), b'{"a": 2}')
     assert document.parsed() == {"a": 2}
 
 
-@given(st.binary(max_size=5000), st.integers(1, 700))
-def test_a_file_holds_its_head_and_its_data(data: bytes, block: int) -> None:
+@given(st.binary(max_size=5000), st.integers(1, 700), st.integers(0, 5000))
+def test_a_file_holds_its_head_and_its_data(data: bytes, block: int, middle: int) -> None:
     file = io.BytesIO()
+    destination = InFile(file)
+    destination.open(b"head", len(data), None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(destinations, "BLOCK", block)
-        fill(InFile(file).windows(b"head", len(data)), data)
+        fill(destination.windows(0, min(middle, len(data))), data[:middle])
+        fill(destination.windows(min(middle, len(data)), len(data)), data[middle:])
     assert file.getvalue() == b"head" + data
 
 
 def test_memory_that_starts_over_is_not_taken_twice() -> None:
     destination = InMemory()
-    fill(destination.windows(b"head", 1 << 20), bytes(1 << 20))
+    receive(destination, b"head", bytes(1 << 20))
     memory = destination.memory
-    fill(destination.windows(b"head", 1 << 20), b"\1" * (1 << 20))
+    receive(destination, b"head", b"\1" * (1 << 20))
     assert destination.memory is memory
     assert memory[:] == b"\1" * (1 << 20)
+
+
+def test_memory_takes_ranges_in_any_order() -> None:
+    destination = InMemory()
+    destination.open(b"head", 6, None)
+    fill(destination.windows(4, 6), b"ef")
+    fill(destination.windows(0, 4), b"abcd")
+    assert destination.memory[:] == b"abcdef"
 
 
 def test_a_file_that_starts_over_keeps_what_stood_before_it() -> None:
     file = io.BytesIO(b"before")
     file.seek(0, io.SEEK_END)
     destination = InFile(file)
-    fill(destination.windows(b"head", 10), b"0123456789")
-    fill(destination.windows(b"head", 4), b"abcd")
+    receive(destination, b"head", b"0123456789")
+    receive(destination, b"head", b"abcd")
     assert file.getvalue() == b"beforeheadabcd"
 
 
@@ -58,17 +74,17 @@ def test_a_pipe_cannot_start_over() -> None:
     read, write = os.pipe()
     with open(read, "rb"), open(write, "wb") as pipe:  # noqa: PTH123 - descriptors have no path
         destination = InFile(pipe)
-        fill(destination.windows(b"head", 4), b"abcd")
+        receive(destination, b"head", b"abcd")
         with pytest.raises(TransportError, match="pipe"):
-            next(destination.windows(b"head", 4))
+            destination.open(b"head", 4, None)
 
 
 def test_a_disk_that_is_full_is_said_by_the_system() -> None:
     with pytest.raises(OSError, match="No space left"), Path("/dev/full").open("wb", buffering=0) as full:
-        fill(InFile(full).windows(b"head", 4), b"abcd")
+        receive(InFile(full), b"head", b"abcd")
 
 
 @pytest.mark.parametrize("total", range(8))
 def test_a_body_too_short_for_a_header_is_no_file(total: int) -> None:
     with pytest.raises(InvalidFile):
-        next(SafetensorsFile(lambda _: 0, InMemory()).windows(total))
+        next(SafetensorsFile(lambda _: 0, InMemory()).head(total, None))

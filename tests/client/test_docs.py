@@ -1,4 +1,4 @@
-"""docs/client.md is true: its Python and its commands run against a real server, and print what it says."""
+"""The pages of the client are true: what they say runs against a real server, and prints what they say."""
 
 import doctest
 import os
@@ -9,22 +9,30 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[2] / "docs" / "client.md"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = DOCS / "client.md"
 ADDRESS = "http://127.0.0.1:8000"  # the one that the page speaks of
 
 
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a reader works through the page."""
+    return tmp_path_factory.mktemp("reader")
+
+
 @pytest.fixture(autouse=True)
-def reader(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader of the page is in an empty directory, and has a server."""
-    monkeypatch.chdir(tmp_path)
+def reader(server: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader of the page is in a directory of his own, and has a server."""
+    monkeypatch.chdir(directory)
     monkeypatch.setenv("WEIGHTWELL_URL", server)
 
 
-def test_the_python_of_the_page_does_what_it_says(server: str) -> None:
-    text = PAGE.read_text().replace(ADDRESS, server)
-    examples = doctest.DocTestParser().get_doctest(text, {}, PAGE.name, str(PAGE), 0)
+@pytest.mark.parametrize("page", ["client.md", "models.md"])
+def test_the_python_of_a_page_does_what_it_says(server: str, page: str) -> None:
+    text = (DOCS / page).read_text().replace(ADDRESS, server)
+    examples = doctest.DocTestParser().get_doctest(text, {}, page, page, 0)
     report: list[str] = []
-    result = doctest.DocTestRunner().run(examples, out=report.append)
+    result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(examples, out=report.append)
     examples.globs.clear()
     assert result.attempted > 10
     assert not result.failed, "".join(report)
@@ -38,7 +46,7 @@ def commands() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("command", "printed"), commands())
 def test_a_command_of_the_page_prints_what_it_says(command: str, printed: str) -> None:
-    line = re.sub(r"\bweightwell (?=init|gain|schemes)", f"'{sys.executable}' -m weightwell ", command)
+    line = re.sub(r"\bweightwell (?=init|gain|schemes|save|plan|verify)", f"'{sys.executable}' -m weightwell ", command)
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=dict(os.environ), check=False)
     assert done.stdout + done.stderr == printed
     assert done.returncode == (2 if "HTTP 422" in printed else 0)

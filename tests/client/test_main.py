@@ -1,5 +1,7 @@
 """The command: what it prints, where it writes, how it ends."""
 
+import io
+import json
 import os
 import subprocess
 import sys
@@ -7,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import safetensors.numpy
+import safetensors.torch
 
 from weightwell import __main__ as command
 
@@ -162,3 +166,80 @@ def test_a_reader_who_has_seen_enough_is_no_traceback(fake: "Server") -> None:
             text=True,
         )
     assert (done.returncode, done.stderr) == (1, "")
+
+
+# Manifests and files, with a real server ------------------------------------------------------------------------------
+
+MANIFEST = """{"seed": 3, "dtype": "bfloat16",
+  "rules": [{"match": "*.bias", "scheme": "zeros"}, {"match": "*.unknown", "scheme": "ones"}],
+  "tensors": {"fc.weight": {"shape": [3, 5], "scheme": "xavier_uniform"}, "fc.bias": {"shape": [3]}}}"""
+
+
+@pytest.fixture
+def real(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the command against a real server, in a directory with a manifest and the file that it describes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WEIGHTWELL_URL", server)
+    (tmp_path / "model.json").write_text(MANIFEST)
+    assert command.main(["save", "model.json", "-o", "model.safetensors"]) == 0
+    return lambda *argv: command.main(argv)
+
+
+def test_a_manifest_is_written_to_a_file(real: Run) -> None:
+    assert real("save", "model.json", "-o", "again.safetensors", "--no-progress") == 0
+    tensors = safetensors.torch.load_file("again.safetensors")
+    assert {name: tensor.shape for name, tensor in tensors.items()} == {"fc.weight": (3, 5), "fc.bias": (3,)}
+
+
+def test_a_manifest_may_come_from_standard_input(
+    real: Run, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(MANIFEST))
+    assert real("save", "-") == 0
+    assert capfdbinary.readouterr().out == Path("model.safetensors").read_bytes()
+
+
+def test_a_plan_tells_laws_rules_and_the_url_and_draws_nothing(real: Run, capsys: Output) -> None:
+    assert real("plan", "model.json") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("fc.weight  [3, 5]  bfloat16  uniform in [")
+    assert 'no tensor takes the rule {"match": "*.unknown", "scheme": "ones"}' in lines
+    assert lines[-1].startswith("http://127.0.0.1:")
+
+
+def test_a_plan_is_printed_as_json(real: Run, capsys: Output) -> None:
+    assert real("plan", "model.json", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["tensors"]["fc.bias"]["shape"] == [3]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"tensors": 3}', '{"tensors": {"w": {"shape": [3]}}}'])
+def test_what_is_no_manifest_is_asked_wrongly(real: Run, capsys: Output, text: str) -> None:
+    Path("model.json").write_text(text)
+    assert real("save", "model.json", "-o", "other.safetensors") == 2
+    assert capsys.readouterr().err.startswith("weightwell: ")
+    assert not Path("other.safetensors").exists()
+
+
+def test_a_file_that_is_so_is_verified(real: Run, capsys: Output) -> None:
+    assert real("verify", "model.safetensors") == 0
+    size = Path("model.safetensors").stat().st_size
+    assert capsys.readouterr().out == f"every byte is so: 2 tensors, {size} bytes\n"
+
+
+def test_a_file_that_is_not_so_has_an_exit_code_of_its_own(real: Run, capsys: Output) -> None:
+    data = bytearray(Path("model.safetensors").read_bytes())
+    data[-1] ^= 1
+    Path("model.safetensors").write_bytes(data)
+    assert real("verify", "model.safetensors") == 1
+    assert capsys.readouterr().out.startswith("1 of 2 tensors differ; the first is fc.weight, from element [2, 4] on")
+
+
+def test_a_file_that_claims_nothing_is_asked_wrongly(real: Run, capsys: Output) -> None:
+    safetensors.numpy.save_file({"w": np.zeros(3)}, "other.safetensors")
+    assert real("verify", "other.safetensors") == 2
+    assert "did Weightwell make it?" in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_there_is_one_line(real: Run, capsys: Output) -> None:
+    assert real("verify", "nowhere.safetensors") == 1
+    assert "No such file" in capsys.readouterr().err

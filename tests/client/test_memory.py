@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from weightwell.memory import MAPPED, allocate
+from weightwell import memory
+from weightwell.memory import MAPPED, allocate, free_pages_are_reported
 
 
 @pytest.mark.parametrize("size", [8, MAPPED - 8, MAPPED, MAPPED + 8])
@@ -35,3 +37,32 @@ print(memory[0])
 """
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout == "0\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "reported"),
+    [("9\n", True), ("10\n", True), ("4294967295\n", False), ("-1\n", False), ("", False), (None, False)],
+)
+def test_a_machine_that_reports_free_pages_is_known_by_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, reported: bool
+) -> None:
+    if text is not None:
+        (tmp_path / "order").write_text(text)
+    monkeypatch.setattr(memory, "REPORTED", tmp_path / "order")
+    free_pages_are_reported.cache_clear()
+    assert free_pages_are_reported() is reported
+    free_pages_are_reported.cache_clear()
+
+
+@pytest.mark.parametrize("reported", [True, False])
+def test_huge_pages_are_asked_for_where_they_are_cheap(monkeypatch: pytest.MonkeyPatch, reported: bool) -> None:
+    advice: list[int] = []
+
+    class Mapping:
+        def __init__(self, *_: object, **__: object):
+            self.madvise = advice.append
+
+    monkeypatch.setattr(memory, "free_pages_are_reported", lambda: reported)
+    monkeypatch.setattr(memory.mmap, "mmap", Mapping)
+    allocate(MAPPED)
+    assert advice == ([] if reported else [memory.mmap.MADV_HUGEPAGE])

@@ -80,6 +80,17 @@ def test_a_body_that_starts_over_is_counted_from_zero(bars: list[Bar]) -> None:
     assert (bars[0].total, sum(bars[0].updates)) == (STEP, STEP)
 
 
+def test_what_was_there_before_counts_and_is_no_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    bar: Any = Progress("ones", wanted=True)
+    bar.start(4 * STEP)
+    bar.skip(3 * STEP)
+    assert "ones:  75%" in capsys.readouterr().err
+    assert bar._bar.format_dict["initial"] == 3 * STEP
+    bar.advance(STEP)
+    bar.close()
+    assert "ones: 100%" in capsys.readouterr().err
+
+
 def test_a_terminal_and_a_notebook_are_watched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
     assert not progress.watched()

@@ -1,13 +1,17 @@
 """Requests: every field reaches the server as it was meant."""
 
+import base64
+import json
 import math
+import zlib
+from typing import Any
 
 import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weightwell.request import MAX_QUERY, asking
+from weightwell.request import MAX_MANIFEST, MAX_QUERY, asking, asking_for_manifest
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
@@ -39,3 +43,38 @@ def test_a_query_that_is_too_long_becomes_a_body(length: int) -> None:
 def test_a_body_keeps_numbers_as_numbers() -> None:
     request = asking("init", shape=(3, 4), std=0.5, transposed=True, name="é" * 4096)
     assert request.message["json"] == {"shape": (3, 4), "std": 0.5, "transposed": True, "name": "é" * 4096}
+
+
+def unpacked(text: str) -> Any:
+    """The manifest in a query."""
+    return json.loads(zlib.decompress(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))))
+
+
+JSON = st.recursive(
+    st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(st.text(max_size=5), values, max_size=3),
+)
+
+
+@given(st.dictionaries(st.text(max_size=5), JSON, max_size=3))
+def test_a_manifest_comes_back_out_of_its_url(manifest: dict[str, Any]) -> None:
+    request = asking_for_manifest("init", manifest)
+    assert request.method == "GET"
+    assert unpacked(request.fields["manifest"]) == manifest
+    assert str(httpx.URL("http://server/init", params=request.fields)).endswith(request.fields["manifest"])
+
+
+def test_a_manifest_that_is_too_long_for_a_url_is_posted() -> None:
+    names = [str(math.sin(number)) for number in range(1000)]  # nothing that could be compressed well
+    requests = [asking_for_manifest("init", {"tensors": names[:count]}) for count in range(0, 1000, 10)]
+    methods = [request.method for request in requests]
+    fits = methods.index("POST")
+    assert methods == ["GET"] * fits + ["POST"] * (100 - fits)
+    assert 0.95 * MAX_MANIFEST < len(requests[fits - 1].fields["manifest"]) <= MAX_MANIFEST
+    assert requests[fits].message["json"] == {"tensors": names[: 10 * fits]}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_number_that_json_does_not_have_is_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        asking_for_manifest("init", {"tensors": {"w": {"std": value}}})

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from weightwell import Manifest
+from weightwell.dtypes import DTYPES
 from weightwell.exceptions import InvalidFile
 from weightwell.safetensors import Entry
-from weightwell.spec import TensorSpec
+from weightwell.spec import ManifestSpec, TensorSpec
 
 
 @pytest.mark.parametrize("shape", [(3, 4), [3, 4], torch.Size([3, 4]), (np.int64(3), torch.tensor(4)), range(3, 5)])
@@ -66,3 +68,54 @@ def test_a_file_of_anything_else_is_refused(entries: dict[str, Entry]) -> None:
 def test_the_size_of_a_slice_is_its_own() -> None:
     spec = TensorSpec.of((6, 3), "ones", slice="2:4", dtype="bfloat16")
     assert spec.check({"weight": Entry("BF16", (2, 3), 0, 12)}) == 12
+
+
+# Manifests -----------------------------------------------------------------------------------------------------------
+
+TENSORS: dict[str, Any] = {
+    "w": {"shape": (6, 3), "slice": "2:4", "scheme": "ones"},
+    "b": {"shape": 3},
+    "n": {"shape": (), "dtype": "int64"},
+    "t": {"alias": "w"},
+}
+ENTRIES = {
+    "n": Entry("I64", (), 0, 8),
+    "w": Entry("F32", (2, 3), 8, 32),
+    "b": Entry("BF16", (3,), 32, 38),
+}
+
+
+def manifest(**fields: Any) -> ManifestSpec:
+    return ManifestSpec.of(Manifest(TENSORS, **fields).document())
+
+
+def test_a_file_has_the_tensors_of_its_manifest_and_no_aliases() -> None:
+    spec = manifest(preset="torch")
+    assert spec.check(ENTRIES) == 38
+    assert (spec.names, spec.aliases, spec.label) == (("w", "b", "n", "t"), {"t": "w"}, "3 tensors")
+
+
+def test_a_dtype_is_known_unless_a_rule_may_have_another() -> None:
+    known = {name: each.dtype for name, each in manifest().stored.items()}
+    open_ = {name: each.dtype for name, each in manifest(rules=[{"match": "*", "scheme": "ones"}]).stored.items()}
+    assert known == {"w": DTYPES["float32"], "b": DTYPES["float32"], "n": DTYPES["int64"]}
+    assert open_ == known | {"b": None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"b": None}, "asked for 3 tensors; .* b$"),
+        ({"x": Entry("F32", (), 38, 42)}, "asked for 3 tensors; .* x$"),
+        ({"w": Entry("F16", (2, 3), 8, 20)}, r"w: expected float32 of shape \[2, 3\], got"),
+        ({"w": Entry("F32", (6, 3), 8, 80)}, r"w: expected float32 of shape \[2, 3\], got"),
+        ({"b": Entry("U8", (3,), 32, 35)}, r"b: expected any dtype of shape \[3\], got"),
+        ({"b": Entry("BF16", (3,), 32, 36)}, "b: expected any dtype"),
+        ({"b": Entry("BF16", (3,), 30, 36)}, "begins at 30, and that of the one before ends at 32"),
+        ({"b": Entry("BF16", (3,), 34, 40)}, "begins at 34, and that of the one before ends at 32"),
+    ],
+)
+def test_a_file_of_other_tensors_is_refused(changes: dict[str, Entry | None], message: str) -> None:
+    entries = {name: entry for name, entry in {**ENTRIES, **changes}.items() if entry is not None}
+    with pytest.raises(InvalidFile, match=message):
+        manifest(preset="torch").check(entries)

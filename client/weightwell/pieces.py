@@ -1,0 +1,64 @@
+"""Pieces: the memory of several tensors, as that of the one file whose data they are.
+
+On a CPU, a socket is read into a tensor's own memory; another device's is reached through blocks of the host's.
+"""
+
+import ctypes
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+BLOCK = 4 << 20  # bytes on their way to another device at once
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One contiguous tensor, whose elements are the data bytes ``[start, stop)`` of a file."""
+
+    start: int
+    stop: int
+    tensor: "torch.Tensor"
+
+    def windows(self, start: int, stop: int) -> Iterator[memoryview]:
+        """Yield writable memory for the bytes ``[start, stop)`` of the tensor."""
+        if self.tensor.device.type == "cpu":
+            yield host_memory(self.tensor)[start:stop]
+        else:
+            yield from self.staged(start, stop)
+
+    def staged(self, start: int, stop: int) -> Iterator[memoryview]:
+        """Yield memory of the host, which is copied to the tensor when it is full."""
+        import torch
+
+        there = self.tensor.reshape(-1).view(torch.uint8)
+        here = torch.empty(min(BLOCK, stop - start), dtype=torch.uint8, pin_memory=self.tensor.is_cuda)
+        for begin in range(start, stop, BLOCK):
+            count = min(BLOCK, stop - begin)
+            yield host_memory(here)[:count]
+            there[begin : begin + count].copy_(here[:count])
+
+
+class Pieces:
+    """The data of a file, in pieces that follow one another without gaps."""
+
+    def __init__(self, pieces: Iterable[Piece]):
+        self._pieces = sorted((piece for piece in pieces if piece.start < piece.stop), key=lambda piece: piece.start)
+
+    def windows(self, start: int, stop: int) -> Iterator[memoryview]:
+        """Yield writable memory for the data bytes ``[start, stop)``, in order."""
+        index = bisect_right(self._pieces, start, key=lambda piece: piece.stop)
+        while start < stop:
+            piece = self._pieces[index]
+            end = min(stop, piece.stop)
+            yield from piece.windows(start - piece.start, end - piece.start)
+            start, index = end, index + 1
+
+
+def host_memory(tensor: "torch.Tensor") -> memoryview:
+    """Return the memory of a contiguous tensor on the CPU, which has to live for as long as it is written to."""
+    # numpy need not be installed, and does not know bfloat16.
+    return memoryview((ctypes.c_char * tensor.nbytes).from_address(tensor.data_ptr())).cast("B")

@@ -1,0 +1,157 @@
+"""Servers and clients that are killed in the middle cost time, and nothing else."""
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+import weightwell
+from weightwell import disk, growth
+from weightwell import transfer as transfers
+
+if TYPE_CHECKING:
+    from tests.client.conftest import Server
+
+PATIENCE = 60.0
+SHAPE = (8192, 1024)  # of float32: 32 MiB
+
+
+class Process:
+    """A server in a process of its own, always at the same address."""
+
+    def __init__(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.port = listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.starts = 0
+        self.start()
+
+    def start(self) -> None:
+        """Return when it answers."""
+        self.starts += 1
+        command = [sys.executable, "-m", "weightwell_service", "--port", str(self.port)]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + PATIENCE
+        while not self._answers():
+            assert self._process.poll() is None, "the server has ended"
+            assert time.monotonic() < deadline, "the server does not answer"
+
+    def kill(self) -> None:
+        """Take it away without a warning."""
+        self._process.kill()
+        self._process.wait()
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health/ready", trust_env=False).is_success
+        except httpx.TransportError:
+            return False
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[Process]:
+    process = Process()
+    yield process
+    process.kill()
+
+
+@pytest.mark.parametrize("connections", [1, 3])
+def test_a_server_that_is_killed_and_started_again_gives_the_right_file(
+    process: Process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, connections: int
+) -> None:
+    monkeypatch.setattr(transfers, "WIDE", 1)
+    monkeypatch.setattr(growth.Growth, "more", lambda growth, working, *_: min(working, growth._limit - working))
+    lock, writes, write, starts = threading.Lock(), [0], disk.write_at, process.starts
+
+    def write_and_kill(*args: Any) -> int:
+        with lock:
+            writes[0] += 1
+            if writes[0] == 9:
+                process.kill()
+        return write(*args)
+
+    def start(_seconds: float, _until: threading.Event) -> None:
+        with lock:
+            if process.starts == starts:
+                process.start()
+
+    monkeypatch.setattr(disk, "write_at", write_and_kill)
+    with weightwell.Client(process.url, connections=connections) as client:
+        client._sleep = start
+        client.save(tmp_path / "broken", SHAPE, "normal", seed=7)
+        monkeypatch.setattr(disk, "write_at", write)
+        client.save(tmp_path / "whole", SHAPE, "normal", seed=7)
+    assert process.starts == starts + 1
+    assert (tmp_path / "broken").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "whole"]
+
+
+# A client that is killed in the call of a function, before or after the function has done its work.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from weightwell import Client, disk, part, record, shares
+
+def kill(place, name, call, after):
+    function, calls = getattr(place, name), []
+    def killed(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == call and not after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = function(*args, **kwargs)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    setattr(place, name, killed)
+
+url, path, place, name, call, after = sys.argv[1:]
+part.PERIOD, part.SHARE, shares.BLOCK = 0.0, float("inf"), 5000
+kill({"disk": disk, "Path": Path, "record": record}[place], name, int(call), after == "after")
+Client(url).save(path, (300, 700), "ones")
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    ("place", "name", "call"),
+    [
+        ("disk", "allocate", 1),
+        ("disk", "write_at", 1),
+        ("disk", "write_at", 50),
+        ("disk", "sync_data", 50),
+        ("Path", "replace", 50),
+        ("Path", "replace", 169),
+        ("record", "remove", 1),
+    ],
+)
+def test_a_client_that_is_killed_anywhere_goes_on_with_the_right_file(
+    fake: "Server", tmp_path: Path, place: str, name: str, call: int, when: str
+) -> None:
+    path = tmp_path / "weight"
+    command = [sys.executable, "-c", KILLED, fake.url, str(path), place, name, str(call), when]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    asked = len(fake.requests)
+    with weightwell.Client(fake.url) as client:
+        client.save(path, (300, 700), "ones")
+    assert path.read_bytes() == fake.file_of(fake.requests[0].fields)
+    assert list(tmp_path.iterdir()) == [path]
+    if (place, call) in {("disk", 50), ("Path", 50)}:
+        position = int(fake.requests[asked + 1].headers["range"].removeprefix("bytes=").removesuffix("-"))
+        assert position > 200_000
+
+
+def test_what_a_killed_client_held_is_free_again(fake: "Server", tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, fake.url, str(tmp_path / "weight"), "disk", "write_at", "9", "before"]
+    subprocess.run(command, check=False)
+    assert (tmp_path / "weight.part").exists()
+    with weightwell.Client(fake.url) as client:
+        client.save(tmp_path / "weight", (3,), "ones")
+    assert list(tmp_path.iterdir()) == [tmp_path / "weight"]

@@ -1,0 +1,105 @@
+"""Recipes: rules, presets and schemes by type of module mean what they say, in every form."""
+
+from typing import Any
+
+import pytest
+from torch import nn
+
+from weightwell import Manifest
+
+
+class Rows(nn.Linear):
+    """A Linear of somebody's own."""
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), Rows(4, 5), nn.Linear(5, 2, bias=False))
+
+
+def test_without_rules_a_module_is_drawn_as_torch_does() -> None:
+    assert Manifest.from_module(network()).preset == "torch"
+
+
+def test_rules_and_presets_may_be_given_in_every_form() -> None:
+    rules = [{"match": "*.bias", "scheme": "zeros"}]
+    gpt2 = {"name": "gpt2", "layers": 2}
+    forms: list[Any] = [("gpt2", None), (gpt2, None), (rules, None), (rules, "gpt2"), (None, gpt2), ([], "torch")]
+    read = [Manifest.from_module(nn.ReLU(), given, preset=preset) for given, preset in forms]
+    assert [(each.rules, each.preset) for each in read] == [
+        ([], "gpt2"),
+        ([], gpt2),
+        (rules, None),
+        (rules, "gpt2"),
+        ([], gpt2),
+        ([], "torch"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rules", "preset", "message"),
+    [
+        ("gpt2", "torch", "there can be one preset"),
+        ({"layers": 2}, None, "got the key 'layers'"),
+        ({"match": "*", "scheme": "ones"}, None, "Rules come in a list"),
+        ({nn.Linear: {"wieght": "ones"}}, None, "Rows has no tensor named 'wieght'"),
+        ({nn.Linear: {"std": 0.02}}, None, "a scheme with parameters is written"),
+    ],
+)
+def test_rules_in_no_known_form_are_refused(rules: Any, preset: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Manifest.from_module(nn.Sequential(Rows(2, 2)), rules, preset=preset)
+
+
+# Schemes by type -----------------------------------------------------------------------------------------------------
+
+
+def schemes(model: nn.Module, types: Any) -> dict[str, Any]:
+    """The own schemes of a model's tensors, with their parameters."""
+    found = {}
+    for name, fields in Manifest.from_module(model, types).tensors.items():
+        found[name] = {key: value for key, value in fields.items() if key not in {"shape", "module", "dtype"}}
+    return {name: own for name, own in found.items() if own}
+
+
+def test_a_scheme_of_a_type_is_that_of_its_weights() -> None:
+    types = {nn.Linear: "xavier_uniform", nn.Conv2d: {"scheme": "kaiming_normal", "mode": "fan_out"}}
+    assert schemes(network(), types) == {
+        "0.weight": {"scheme": "kaiming_normal", "mode": "fan_out"},
+        "2.weight": {"scheme": "xavier_uniform"},
+        "3.weight": {"scheme": "xavier_uniform"},
+    }
+
+
+def test_each_tensor_of_a_type_may_have_its_scheme() -> None:
+    types = {nn.Linear: {"bias": "zeros", "weight": {"scheme": "normal", "std": 0.02}}}
+    assert schemes(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, bias=False)), types) == {
+        "0.weight": {"scheme": "normal", "std": 0.02},
+        "0.bias": {"scheme": "zeros"},
+        "1.weight": {"scheme": "normal", "std": 0.02},
+    }
+
+
+def test_every_weight_of_a_recurrent_module_is_meant() -> None:
+    assert [*schemes(nn.LSTM(2, 3), {nn.LSTM: "orthogonal"})] == ["weight_ih_l0", "weight_hh_l0"]
+
+
+def test_the_nearest_type_holds_whatever_the_order() -> None:
+    model = nn.Sequential(Rows(2, 2), nn.Linear(2, 2))
+    forward: dict[type, Any] = {nn.Linear: "ones", Rows: "eye"}
+    backward = dict(reversed(forward.items()))
+    assert (
+        schemes(model, forward)
+        == schemes(model, backward)
+        == {
+            "0.weight": {"scheme": "eye"},
+            "1.weight": {"scheme": "ones"},
+        }
+    )
+
+
+def test_a_type_that_is_not_there_is_passed_over() -> None:
+    assert schemes(nn.Linear(2, 2), {nn.Conv2d: {"anything": "ones"}}) == {}
+
+
+def test_a_mapping_of_types_may_have_another_preset_than_torchs() -> None:
+    assert Manifest.from_module(network(), {nn.Linear: "ones"}, preset="gpt2").preset == "gpt2"
