@@ -11,13 +11,15 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
 from benchmarks.measure import interleave, seconds, table
 from weightwell_service.dtypes import DTYPES
-from weightwell_service.generators.philox import prepare, warm_up
+from weightwell_service.generators.philox import kernels, prepare, warm_up
+from weightwell_service.generators.philox.keys import Stream, derive_key
 from weightwell_service.laws import Law, Normal, Sparse, TruncatedNormal, Uniform
 from weightwell_service.regions import Runs
 
@@ -121,6 +123,22 @@ def columns(length: int) -> tuple[str, ...]:
     return str(length), f"{count * length / rates['shard'] / 1e6:.0f}"
 
 
+def limits() -> list[tuple[str, str]]:
+    """Measure what no law can be faster than: its words, and its memory."""
+    words, key = np.empty(SIZE, np.uint32), derive_key(0, "weight", Stream.DATA)
+    contenders: dict[str, Callable[[], object]] = {
+        "Philox's words alone": lambda: kernels.fill_words(key, kernels.Run(0, SIZE, 0, 1), words),
+        "a memory fill": lambda: words.fill(7),
+    }
+    timed = {name: partial(own_seconds, partial(_often, run)) for name, run in contenders.items()}
+    return [(name, f"{64 * SIZE / time / 1e6:.0f}") for name, time in interleave(timed, ROUNDS).items()]
+
+
+def _often(run: Callable[[], object]) -> None:
+    for _ in range(64):
+        run()
+
+
 def main() -> None:
     """Measure everything and print the tables."""
     torch.set_num_threads(1)
@@ -132,6 +150,7 @@ def main() -> None:
     table(f"One thread, torch {torch.__version__}, millions of elements a second", heads, rows)
     shards = [columns(length) for length in (1, 2, 4, 16, 64, 1024)]
     table("float32 normals of a few columns", ("columns", "philox, M/s"), shards)
+    table("Limits, into 2 MiB", ("what", "M/s"), limits())
 
 
 if __name__ == "__main__":

@@ -163,7 +163,8 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
@@ -181,7 +182,7 @@ def main() -> None:
     with ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         root.chmod(0o755)
-        static, port = _free_port(), _free_port()
+        static, port = free_port(), free_port()
         (root / "nginx.conf").write_text(_NGINX.format(root=root, port=static))
         stack.enter_context(running(["nginx", "-p", str(root), "-c", str(root / "nginx.conf")], static))
         service = [sys.executable, "-m", "weightwell_service", "--port", str(port)]

@@ -24,7 +24,7 @@ from scipy.special import ndtri
 
 from weightwell_service.dtypes import DTYPES
 from weightwell_service.generators.philox import cpu, kernels, prepare
-from weightwell_service.generators.philox.keys import Stream, derive_key
+from weightwell_service.generators.philox.keys import Key, Stream, derive_key
 from weightwell_service.generators.philox.narrow import narrowed
 from weightwell_service.generators.philox.quantile import TAIL_BOUND, Singles
 from weightwell_service.generators.philox.words import Words
@@ -33,24 +33,24 @@ from weightwell_service.regions import Runs
 
 CHUNK = 1 << 22
 
-_STANDARD = kernels.Affine(*(np.float32(number) for number in (1, 0, -math.inf, math.inf)))
+_AFFINE = kernels.Affine(*(np.float32(number) for number in (1, 0, -math.inf, math.inf)))
+_STANDARD = kernels.Single(kernels.NORMAL, np.uint64(0), np.uint64(0), _AFFINE, Key(0, 0, 0, 0))
 
 
 @njit(nogil=True, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
-def _normals(words: Any, affine: Any, logs: Any, values: Any) -> None:
-    kernels._normal_singles(words, words.size, affine, logs, values)
+def _normals(law: Any, words: Any, values: Any) -> None:
+    kernels._singles_of_words(law, words, 0, words.size, None, values)
 
 
 def verify_map() -> bool:
     """Compare the float32 normal of every word with float64: the map does not look at a word's last bit."""
-    logs = np.empty(CHUNK, np.float32)
     worst: dict[str, tuple[float, float]] = {"centre": (0.0, 0.0), "tail": (0.0, 0.0)}
     squares, symmetric, steps, before = 0.0, True, 0, 0.0
     for start in range(1 << 31, 1 << 32, 2 * CHUNK):
         words = np.arange(start, start + 2 * CHUNK, 2, dtype=np.uint32)
         values, mirrored = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
-        _normals(words, _STANDARD, logs, values)
-        _normals(~words, _STANDARD, logs, mirrored)
+        _normals(_STANDARD, words, values)
+        _normals(_STANDARD, ~words, mirrored)
         symmetric &= bool(np.array_equal(values, -mirrored))
         steps += int(np.count_nonzero(np.diff(values, prepend=before) < 0))
         before = float(values[-1])
