@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Protocol
 
 from weightwell.exceptions import InvalidFile, TransportError, UnexpectedResponse
-from weightwell.memory import Memory, allocate
+from weightwell.memory import Memory, allocate, populate
 from weightwell.safetensors import PREFIX, Entry, entries_of, header_length
 from weightwell.spans import Span
 
@@ -129,6 +129,7 @@ class InMemory:
 
     def windows(self, start: int, stop: int) -> Iterator[memoryview]:
         """Yield one window for all of the range."""
+        populate(self.memory, start, stop)
         yield memoryview(self.memory)[start:stop]
 
 

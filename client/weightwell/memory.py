@@ -1,6 +1,7 @@
 """Memory that a tensor is received into."""
 
 import mmap
+import sys
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 Memory = bytearray | mmap.mmap
 
 MAPPED = 1 << 20  # bytes; below this the zeros of a bytearray cost less than a system call
+
+POPULATE_WRITE = 23  # of <asm-generic/mman-common.h>, the same on every architecture; Python has no name for it
 
 # The order of the pages that a virtual machine reports to its host as free; an impossible one where it reports none.
 REPORTED = Path("/sys/module/page_reporting/parameters/page_reporting_order")
@@ -31,6 +34,14 @@ def allocate(size: int) -> Memory:
         with suppress(OSError):  # a kernel without huge pages
             memory.madvise(mmap.MADV_HUGEPAGE)
     return memory
+
+
+def populate(memory: Memory, start: int, stop: int) -> None:
+    """Have the pages of bytes that will be written next, all at once: one by one they cost a third more."""
+    if isinstance(memory, mmap.mmap) and start < stop and sys.platform == "linux":
+        start -= start % mmap.PAGESIZE
+        with suppress(OSError):  # a kernel before 5.14
+            memory.madvise(POPULATE_WRITE, start, stop - start)
 
 
 @cache

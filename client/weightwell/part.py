@@ -40,6 +40,7 @@ class Part:
         self._record = self._path.with_name(self._path.name + ".part.json")
         self._lock = Lock()
         self._buffers: list[bytearray] = []
+        self._begun = False  # whether a head has come
         self._size = self._offset = 0  # of the file, and of the data in it
         self._etag: str | None = None
         self._there = Spans()  # in the file
@@ -56,7 +57,7 @@ class Part:
 
     def open(self, head: bytes, size: int, etag: str | None) -> Sequence[Span]:
         """Take up the part where it is one of this file, or begin it; return the spans of the data that are there."""
-        self._offset, self._size, self._etag = len(head), len(head) + size, etag
+        self._begun, self._offset, self._size, self._etag = True, len(head), len(head) + size, etag
         found = Record.read(self._record)
         with self._explained():
             if found is None or (found.etag, found.size) != (etag, self._size) or self._length() != self._size:
@@ -98,7 +99,7 @@ class Part:
         if self._etag is not None and any(self._there):
             with suppress(OSError):  # then it is the last record that counts
                 self._keep()
-        else:
+        elif self._begun or not self._length():  # else nothing came that could tell whose part it is
             record.remove(self._record)
             self._part.unlink(missing_ok=True)
         self._release()

@@ -14,7 +14,6 @@ import pytest
 import weightwell
 from weightwell import shares, wire
 from weightwell import transfer as transfers
-from weightwell.destinations import InMemory
 from weightwell.growth import Growth
 
 if TYPE_CHECKING:
@@ -159,19 +158,3 @@ def test_the_bar_counts_all_connections(fake: "Server", connect: Connect, capsys
     fake.faults.append(fake.cut(30_000))
     connect(fake.url, progress=True).init(SHAPE, "ones")
     assert "ones [300, 700] float32: 100%" in capsys.readouterr().err
-
-
-def test_nobody_writes_after_the_end(fake: "Server", monkeypatch: pytest.MonkeyPatch) -> None:
-    fake.faults.extend([fake.stall(30_000), fake.stall(1000), fake.stall(1000), fake.answer(200, b"<html>")])
-    memory: list[InMemory] = []
-    made = InMemory.__init__
-
-    def kept(self: InMemory) -> None:
-        made(self)
-        memory.append(self)
-
-    monkeypatch.setattr(InMemory, "__init__", kept)
-    with weightwell.Client(fake.url, timeout=0.2, retries=0) as client, pytest.raises(weightwell.WeightwellError):
-        client.init(SHAPE, "ones")
-    before = bytes(memory[0].memory)
-    assert bytes(memory[0].memory) == before

@@ -1,5 +1,7 @@
 """Memory for tensors: as much as was asked for, aligned, and one's own."""
 
+import mmap
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 from weightwell import memory
-from weightwell.memory import MAPPED, allocate, free_pages_are_reported
+from weightwell.memory import MAPPED, allocate, free_pages_are_reported, populate
 
 
 @pytest.mark.parametrize("size", [8, MAPPED - 8, MAPPED, MAPPED + 8])
@@ -54,6 +56,26 @@ def test_a_machine_that_reports_free_pages_is_known_by_their_order(
     free_pages_are_reported.cache_clear()
 
 
+@pytest.mark.parametrize("size", [8, MAPPED - 8, MAPPED, 3 * MAPPED + 8])
+def test_populated_memory_holds_what_it_held(size: int) -> None:
+    taken = allocate(size)
+    taken[:5] = b"bytes"
+    populate(taken, 3, size)
+    populate(taken, size, size)
+    assert taken[:5] == b"bytes"
+    assert not any(taken[5:size])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has it")
+def test_memory_is_populated_before_it_is_written() -> None:
+    taken = allocate(MAPPED * 4)
+    populate(taken, 0, MAPPED * 4)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    memoryview(taken)[:: mmap.PAGESIZE] = bytes(len(taken) // mmap.PAGESIZE)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    assert after - before < 100  # of 1024
+
+
 @pytest.mark.parametrize("reported", [True, False])
 def test_huge_pages_are_asked_for_where_they_are_cheap(monkeypatch: pytest.MonkeyPatch, reported: bool) -> None:
     advice: list[int] = []
@@ -63,6 +85,6 @@ def test_huge_pages_are_asked_for_where_they_are_cheap(monkeypatch: pytest.Monke
             self.madvise = advice.append
 
     monkeypatch.setattr(memory, "free_pages_are_reported", lambda: reported)
-    monkeypatch.setattr(memory.mmap, "mmap", Mapping)
+    monkeypatch.setattr(mmap, "mmap", Mapping)
     allocate(MAPPED)
-    assert advice == ([] if reported else [memory.mmap.MADV_HUGEPAGE])
+    assert advice == ([] if reported else [mmap.MADV_HUGEPAGE])

@@ -107,6 +107,16 @@ def test_what_has_not_begun_is_not_kept(path: Path) -> None:
     assert list(path.parent.iterdir()) == []
 
 
+def test_an_attempt_to_which_nothing_comes_leaves_the_part_of_an_earlier_one(path: Path) -> None:
+    part, _ = opened(path)
+    fill(part, 0, 100)
+    part.close()
+    Part(path).close()
+    part, there = opened(path)
+    assert list(there) == [(0, 100)]
+    part.close()
+
+
 def test_starting_over_leaves_nothing_of_the_first_beginning(path: Path) -> None:
     part, _ = opened(path)
     fill(part, 0, len(DATA))
