@@ -8,7 +8,6 @@ with weightwell.Client("http://127.0.0.1:8000") as client:
 
 from weightwell.async_client import AsyncClient
 from weightwell.client import Client
-from weightwell.comparison import Difference, Verdict
 from weightwell.exceptions import (
     AccessDenied,
     Busy,
@@ -26,8 +25,9 @@ from weightwell.exceptions import (
     UnexpectedResponse,
     WeightwellError,
 )
-from weightwell.manifest import Manifest
-from weightwell.plans import Plan
+from weightwell.files.comparison import Difference, Verdict
+from weightwell.models.manifest import Manifest
+from weightwell.models.plans import Plan
 from weightwell.problems import FieldError, Problem
 
 __all__ = [

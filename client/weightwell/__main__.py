@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from weightwell.client import Client
 from weightwell.connection import DEFAULT_URL, installed_version
 from weightwell.exceptions import AccessDenied, InvalidRequest, NotFound, TooLarge, WeightwellError
-from weightwell.manifest import Manifest
+from weightwell.models.manifest import Manifest
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 REFUSED = (InvalidRequest, TooLarge, NotFound, AccessDenied, ValueError)

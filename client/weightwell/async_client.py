@@ -13,19 +13,19 @@ import httpx
 
 from weightwell import calls
 from weightwell.calls import Call
-from weightwell.comparison import Claim, Verdict
 from weightwell.connection import CONNECTIONS, TIMEOUT, http_options
-from weightwell.crew import AsyncCrew
 from weightwell.exceptions import FileChanged
-from weightwell.filling import Reset
-from weightwell.manifest import Manifest
-from weightwell.output import Target, opened
-from weightwell.plans import Plan
-from weightwell.progress import Progress
-from weightwell.recipes import Rules
-from weightwell.retry import Retry
+from weightwell.files.comparison import Claim, Verdict
+from weightwell.files.output import Target, opened
+from weightwell.models.filling import Reset
+from weightwell.models.manifest import Manifest
+from weightwell.models.plans import Plan
+from weightwell.models.recipes import Rules
 from weightwell.spec import ShapeLike, TensorSpec
-from weightwell.transfer import Transfer
+from weightwell.transfers.crew import AsyncCrew
+from weightwell.transfers.progress import Progress
+from weightwell.transfers.retry import Retry
+from weightwell.transfers.transfer import Transfer
 
 if TYPE_CHECKING:
     from torch import nn

@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import httpx
 
-from weightwell.comparison import Claim, Comparison, Verdict
-from weightwell.destinations import DataDestination, Destination, Document, InMemory, SafetensorsFile
 from weightwell.dtypes import BY_CODE
 from weightwell.exceptions import UnexpectedResponse
-from weightwell.filling import Reset, filling_of
+from weightwell.files.comparison import Claim, Comparison, Verdict
+from weightwell.files.output import Target
 from weightwell.frameworks import viewer
-from weightwell.manifest import Manifest
-from weightwell.output import Target
-from weightwell.plans import Plan
-from weightwell.recipes import Rules
+from weightwell.models.filling import Reset, filling_of
+from weightwell.models.manifest import Manifest
+from weightwell.models.plans import Plan
+from weightwell.models.recipes import Rules
 from weightwell.request import Request, asking, asking_for_manifest
 from weightwell.safetensors import Entry
 from weightwell.spec import FileSpec, ManifestSpec, ShapeLike, TensorSpec
+from weightwell.transfers.destinations import DataDestination, Destination, Document, InMemory, SafetensorsFile
 
 if TYPE_CHECKING:
     from torch import nn

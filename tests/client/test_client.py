@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import weightwell
-from weightwell import wire
+from weightwell.transfers import wire
 
 if TYPE_CHECKING:
     from tests.client.conftest import Server
@@ -373,7 +373,7 @@ def test_a_file_is_the_servers_byte_for_byte(fake: "Server", connect: Connect, t
 def test_a_file_that_starts_over_has_nothing_of_its_first_beginning(
     fake: "Server", connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weightwell.shares.BLOCK", 512)
+    monkeypatch.setattr("weightwell.transfers.shares.BLOCK", 512)
     fake.faults.extend([fake.cut(5000), fake.other_file])
     connect(fake.url).save(tmp_path / "weight.safetensors", SHAPE, "ones")
     assert (tmp_path / "weight.safetensors").read_bytes() == fake.file_of(fake.requests[0].fields, padding=8)

@@ -14,8 +14,9 @@ import httpx
 import pytest
 
 import weightwell
-from weightwell import disk, growth
-from weightwell import transfer as transfers
+from weightwell.files import disk
+from weightwell.transfers import growth
+from weightwell.transfers import transfer as transfers
 
 if TYPE_CHECKING:
     from tests.client.conftest import Server
@@ -98,7 +99,9 @@ def test_a_server_that_is_killed_and_started_again_gives_the_right_file(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from weightwell import Client, disk, part, record, shares
+from weightwell import Client
+from weightwell.files import disk, part, record
+from weightwell.transfers import shares
 
 def kill(place, name, call, after):
     function, calls = getattr(place, name), []

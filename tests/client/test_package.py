@@ -9,7 +9,7 @@ import pytest
 
 import weightwell
 from weightwell import exceptions
-from weightwell.response import REFUSALS
+from weightwell.transfers.response import REFUSALS
 
 
 def test_all_is_every_public_name_and_nothing_else() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import weightwell
-from weightwell import pieces
+from weightwell.models import pieces
 
 
 @pytest.fixture

@@ -1,0 +1,244 @@
+"""Comparisons: a file on the disk against what a server says it should be."""
+
+import json
+import os
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from weightwell.exceptions import InvalidFile
+from weightwell.files import disk
+from weightwell.safetensors import PREFIX, Entry, entries_of, header_length
+from weightwell.transfers.destinations import blocks
+from weightwell.transfers.spans import Span
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Where a tensor first differs: at which element, and at which byte of the file. ``index`` is () for a scalar."""
+
+    tensor: str
+    index: tuple[int, ...]
+    byte: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came of comparing a file with what its metadata claims.
+
+    ``tensors`` of ``nbytes`` in all were compared. ``differences`` has one for each tensor that differs, in the order
+    of the file, and ``remarks`` what is wrong apart from them: the header, the end, a tensor that is not there.
+    """
+
+    tensors: int
+    nbytes: int
+    differences: tuple[Difference, ...]
+    remarks: tuple[str, ...]
+
+    @property
+    def same(self) -> bool:
+        """Whether every byte of the file is so."""
+        return not self.differences and not self.remarks
+
+    def __str__(self) -> str:
+        if self.same:
+            return f"every byte is so: {_tensors(self.tensors)}, {self.nbytes} bytes"
+        lines = list(self.remarks)
+        if self.differences:
+            first = self.differences[0]
+            lines.append(
+                f"{len(self.differences)} of {_tensors(self.tensors)} differ; the first is {first.tensor}, from "
+                f"element {list(first.index)} on, byte {first.byte} of the file"
+            )
+        elif self.tensors:
+            lines.append(f"the data of {_tensors(self.tensors)} is so")
+        return "\n".join(lines)
+
+
+class Claim:
+    """A safetensors file and what its metadata claims; close it when it has been compared.
+
+    Raises ValueError where it is no safetensors file, or does not say how to make it again.
+    """
+
+    def __init__(self, path: Path):
+        self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        try:
+            self.size = os.fstat(self._descriptor).st_size
+            self.head = self._head(path)
+            self.entries = entries_of(self.head[PREFIX:])
+            self.metadata = metadata_of(self.head)
+            self.document = _document(self.metadata)
+        except InvalidFile as error:
+            self.close()
+            raise ValueError(f"{path} cannot be verified: {error}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def end(self) -> int:
+        """Where the file should end, by its header."""
+        return len(self.head) + max((entry.stop for entry in self.entries.values()), default=0)
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Read bytes of the data; fewer where the file ends before."""
+        return disk.read_at(self._descriptor, stop - start, len(self.head) + start)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+    def _head(self, path: Path) -> bytes:
+        prefix = disk.read_at(self._descriptor, PREFIX, 0)
+        if len(prefix) < PREFIX:
+            raise InvalidFile(f"{path.name} of {self.size} bytes is no safetensors file")
+        return prefix + disk.read_at(self._descriptor, header_length(prefix, self.size), PREFIX)
+
+
+class Comparison:
+    """A destination that compares what comes with a file, in any order and in several threads at once."""
+
+    parallel = True
+
+    def __init__(self, claim: Claim):
+        self._claim = claim
+        self._lock = Lock()
+        self._entries: list[tuple[str, Entry]] = []  # of the server's file, in the order of their data
+        self._starts: list[int] = []
+        self._first: dict[str, int] = {}  # the byte of each tensor at which it first differs
+        self._remarks: list[str] = []
+
+    def check(self, entries: Mapping[str, Entry]) -> int:
+        """Take note of the tensors that will come; return the size of their data."""
+        self._entries = sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop))
+        self._starts = [entry.start for _, entry in self._entries]
+        return max((entry.stop for entry in entries.values()), default=0)
+
+    def open(self, head: bytes, _size: int, _etag: str | None) -> Sequence[Span]:
+        """Compare the head; whatever may have come before does not count."""
+        self._first = {}
+        self._remarks = [*self._length(), *_unlike(self._claim.metadata, metadata_of(head)), *self._layout()]
+        if not self._remarks and head != self._claim.head:
+            self._remarks.append("the header says the same in other words, or in another order")
+        return ()
+
+    def windows(self, start: int, stop: int) -> Iterator[memoryview]:
+        """Yield windows that are compared as they fill."""
+        for window in blocks(stop - start):
+            yield window
+            self._compare(start, window)
+            start += len(window)
+
+    def verdict(self) -> Verdict:
+        """Return what came of it."""
+        found = [
+            Difference(name, _index(entry, self._first[name]), self._place(name) + self._first[name])
+            for name, entry in self._entries
+            if name in self._first
+        ]
+        size = sum(entry.stop - entry.start for _, entry in self._entries)
+        return Verdict(len(self._entries), size + len(self._claim.head), tuple(found), tuple(self._remarks))
+
+    def _place(self, name: str) -> int:
+        return len(self._claim.head) + self._claim.entries[name].start
+
+    def _length(self) -> Iterator[str]:
+        if self._claim.size < self._claim.end:
+            yield f"the file is cut off after {self._claim.size} of {self._claim.end} bytes"
+        if self._claim.size > self._claim.end:
+            yield f"{self._claim.size - self._claim.end} bytes follow the end of the file"
+
+    def _layout(self) -> Iterator[str]:
+        """Tell of the tensors that only one of the two has, or that are of another shape or dtype."""
+        entries = dict(self._entries)
+        for name in sorted(entries.keys() ^ self._claim.entries.keys()):
+            yield f"{name} is not in the file" if name in entries else f"{name} is in the file, and not in its spec"
+        for name in sorted(entries.keys() & self._claim.entries.keys()):
+            made, claimed = entries[name], self._claim.entries[name]
+            if (made.dtype, made.shape) != (claimed.dtype, claimed.shape):
+                yield (
+                    f"{name} is {claimed.dtype} {list(claimed.shape)} in the file, and by its spec "
+                    f"{made.dtype} {list(made.shape)}"
+                )
+
+    def _compare(self, start: int, window: memoryview) -> None:
+        """Compare bytes of the server's data with those of the same tensors in the file."""
+        stop = start + len(window)
+        for name, entry in self._entries[max(bisect_right(self._starts, start) - 1, 0) :]:
+            if entry.start >= stop:
+                return
+            claimed = self._claim.entries.get(name)
+            begin, end = max(start, entry.start), min(stop, entry.stop)
+            if begin >= end or claimed is None or (entry.dtype, entry.shape) != (claimed.dtype, claimed.shape):
+                continue
+            shift = claimed.start - entry.start
+            there, made = self._claim.read(begin + shift, end + shift), bytes(window[begin - start : end - start])
+            if there != made:
+                self._note(name, begin - entry.start + first_difference(there, made))
+
+    def _note(self, name: str, byte: int) -> None:
+        with self._lock:
+            self._first[name] = min(byte, self._first.get(name, byte))
+
+
+def _tensors(count: int) -> str:
+    return "1 tensor" if count == 1 else f"{count} tensors"
+
+
+def first_difference(one: bytes, other: bytes) -> int:
+    """Return the first position at which two texts, which are not equal, differ; or where the shorter one ends."""
+    low, high = 0, min(len(one), len(other))
+    if one[:high] == other[:high]:
+        return high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle)
+    return low
+
+
+def metadata_of(head: bytes) -> dict[str, Any]:
+    """Return the metadata in the head of a safetensors file; empty where there is none."""
+    members = json.loads(head[PREFIX:])
+    metadata = members.get("__metadata__")
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _document(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the spec in the metadata of a file."""
+    try:
+        document = json.loads(metadata["spec"])
+    except KeyError:
+        raise InvalidFile("its metadata does not say how it was made; did Weightwell make it?") from None
+    except (ValueError, TypeError):
+        raise InvalidFile("its metadata has a spec that is not JSON") from None
+    if not isinstance(document, dict) or not isinstance(document.get("tensors"), dict):
+        raise InvalidFile("its metadata has a spec that is none of Weightwell's")
+    return document
+
+
+def _unlike(claimed: Mapping[str, Any], made: Mapping[str, Any]) -> Iterator[str]:
+    """Tell in what the metadata of two files differ."""
+    for key in sorted(claimed.keys() | made.keys()):
+        if claimed.get(key) != made.get(key):
+            mine, theirs = (_shortened(metadata.get(key)) for metadata in (claimed, made))
+            yield f"the metadata differ in {key!r}: {mine} in the file, {theirs} from the server"
+
+
+def _shortened(value: Any) -> str:
+    text = "nothing" if value is None else repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
+def _index(entry: Entry, byte: int) -> tuple[int, ...]:
+    """Return the index of the element that a byte of a tensor's data belongs to."""
+    element = byte * prod(entry.shape) // (entry.stop - entry.start)
+    index = []
+    for size in reversed(entry.shape):
+        element, place = divmod(element, size)
+        index.append(place)
+    return tuple(reversed(index))

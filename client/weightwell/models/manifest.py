@@ -1,0 +1,214 @@
+"""Manifests: the tensors of one file, by name, with the rules that say how each is drawn.
+
+A ``Manifest`` is there to be read and edited; what it says at the moment of a request is its ``document``. What rules,
+schemes and presets mean is the server's to say.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, SupportsIndex
+
+from weightwell.dtypes import dtype_of
+from weightwell.models.recipes import Fields, Preset, Recipe, Rules
+from weightwell.slices import bounds_of, chunk, text_of
+from weightwell.spec import integer_of, plain_of, sizes_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Dimension = int | Callable[[str], int | None]
+
+
+@dataclass
+class Manifest:
+    """The tensors of one file: a plain value, whose fields may be read and edited until it is sent.
+
+    ``tensors``: by name, what is known of each: a ``shape``; where it differs from the rest, ``dtype`` and ``seed``;
+    ``slice`` for a part; a ``scheme`` with its parameters, or else a rule's; ``module``, the type that it belongs to;
+    or nothing but ``alias``, the name of the tensor that it is tied to.
+    ``rules``: of those whose ``match`` (a glob), ``regex`` or ``module`` meet a tensor without a scheme, the first
+    holds: ``{"match": "*.bias", "scheme": "zeros"}``.
+    ``preset``: rules by name, after the own ones: ``"torch"``, or ``{"name": "gpt2", "layers": 12}``.
+    ``seed``, ``dtype``: of all tensors that do not say otherwise.
+    ``generator``: ``"philox"`` or ``"torch"``; the server's default if None.
+
+    Raises TypeError or ValueError, with the tensor's name, for what cannot be sent.
+    """
+
+    tensors: dict[str, Fields]
+    _: KW_ONLY
+    rules: list[Fields] = field(default_factory=list)
+    preset: Preset | None = None
+    seed: SupportsIndex = 0
+    dtype: object = "float32"
+    generator: str | None = None
+
+    def __post_init__(self) -> None:
+        vars(self).update(self._plain())
+
+    @classmethod
+    def from_module(
+        cls,
+        module: "nn.Module",
+        rules: Rules | None = None,
+        *,
+        preset: Preset | None = None,
+        seed: SupportsIndex = 0,
+        dtype: object = None,
+        generator: str | None = None,
+    ) -> "Manifest":
+        """Return what a torch module asks for: the names, shapes and dtypes of its state dict, and ``rules`` for them.
+
+        ``rules``: a preset's name; or a list of rules; or a mapping of module types to schemes, such as
+        ``{nn.Linear: "xavier_uniform"}``, where what is not mentioned is drawn as torch does. ``preset`` comes after
+        the rules. Without either, everything is drawn as torch does.
+        ``dtype``: of the floating-point tensors, instead of their own.
+
+        Tied parameters are drawn once. A DTensor asks for the shard that this rank holds. The buffers of torch's own
+        modules (running statistics) belong to it; those that other modules register hold what their constructors
+        compute, and are not asked for. Raises ValueError for a parameter that cannot be drawn.
+        """
+        recipe = Recipe.of(rules, preset)
+        common, tensors = recipe.entries(module, dtype)
+        own = list(recipe.rules)
+        return cls(tensors, rules=own, preset=recipe.preset, seed=seed, dtype=common, generator=generator)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Manifest":
+        """Read what ``to_json`` wrote, or any body of ``POST /init`` that has ``tensors``."""
+        document = json.loads(text)
+        if not isinstance(document, dict) or "tensors" not in document:
+            raise ValueError(f'a manifest is an object with "tensors", got {document!r:.80}')
+        known = [each.name for each in fields(cls)]
+        if unknown := document.keys() - set(known):
+            raise ValueError(f"a manifest has the fields {', '.join(known)}; got {', '.join(sorted(unknown))}")
+        return cls(**document)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> "Manifest":
+        """Read a manifest from a JSON file."""
+        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+
+    def to_json(self) -> str:
+        """Return the manifest as JSON, a line for each tensor and each rule."""
+        members = ",\n".join(f"  {_json(key)}: {_laid_out(value)}" for key, value in self.document().items())
+        return f"{{\n{members}\n}}\n"
+
+    def document(self) -> dict[str, Any]:
+        """Return the manifest as it is sent; raise TypeError or ValueError where it cannot be."""
+        plain = self._plain()
+        order = ("seed", "dtype", "generator", "preset", "rules", "tensors")
+        return {key: plain[key] for key in order if plain[key] not in (None, [])}
+
+    def shard(self, rank: int, world_size: int, *, dim: Dimension = 0) -> "Manifest":
+        """Return the part of one rank: of every tensor its slice along ``dim``, with the fans of the whole.
+
+        The parts are those of ``torch.chunk`` and of a DTensor's ``Shard(dim)``: all of the same length but the last
+        ones, which may be shorter or empty. Tensors that do not have ``dim`` stay whole. Where tensors are split
+        along different dimensions, ``dim`` is a function of the tensor's name, which returns None for a whole one.
+        A shard can be sharded again, for a mesh of ranks.
+        """
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank must be in [0, world_size - 1], got rank {rank} of {world_size}")
+        dim_of = dim if callable(dim) else lambda _: dim
+        plain = self._plain()
+        tensors = {name: _sharded(each, dim_of(name), rank, world_size) for name, each in plain["tensors"].items()}
+        return Manifest(**{**plain, "tensors": tensors})
+
+    def __str__(self) -> str:
+        return self.to_json()
+
+    def _plain(self) -> dict[str, Any]:
+        """Return the fields as JSON has them."""
+        return {
+            "tensors": _tensors(self.tensors),
+            "rules": [_rule(index, rule) for index, rule in enumerate(self.rules)],
+            "preset": self.preset if self.preset is None or isinstance(self.preset, str) else dict(self.preset),
+            "seed": _seed(self.seed),
+            "dtype": dtype_of(self.dtype).name,
+            "generator": self.generator,
+        }
+
+
+def _tensors(tensors: Mapping[str, Any]) -> dict[str, Fields]:
+    """Return the tensors as JSON has them."""
+    plain = {}
+    for name, each in tensors.items():
+        try:
+            plain[name] = _alias(each, tensors) if _is_alias(each) else _tensor(each)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"tensors.{name}: {error}") from None
+    return plain
+
+
+def _tensor(given: Mapping[str, Any]) -> Fields:
+    """Return the fields of a tensor as JSON has them."""
+    if not isinstance(given, Mapping):
+        raise TypeError(f'a tensor is described by its fields, such as {{"shape": [512, 784]}}, got {given!r}')
+    if "shape" not in given:
+        raise ValueError("a tensor needs a shape, such as [512, 784], or alias, the name of the tensor it is tied to")
+    shape = sizes_of(given["shape"])
+    plain = {key: _READ.get(key, plain_of)(value) for key, value in given.items() if value is not None}
+    if "slice" in plain:
+        plain["slice"] = text_of(bounds_of(plain["slice"], shape))
+    return {**plain, "shape": list(shape)}
+
+
+def _seed(seed: Any) -> int:
+    """Return a seed, which JSON may give in decimal digits: many libraries have no integers above 2^53 there."""
+    return int(seed) if isinstance(seed, str) and seed.isdecimal() else integer_of("seed", seed)
+
+
+# How a field becomes JSON, where it is not what numbers of other libraries become.
+_READ: dict[str, Callable[[Any], Any]] = {"dtype": lambda dtype: dtype_of(dtype).name, "seed": _seed}
+
+
+def _is_alias(given: Any) -> bool:
+    """Whether fields are those of an alias."""
+    return isinstance(given, Mapping) and "alias" in given
+
+
+def _alias(given: Mapping[str, Any], tensors: Mapping[str, Any]) -> Fields:
+    """Return the fields of an alias; raise ValueError unless it is one of a tensor that is there."""
+    target = given["alias"]
+    if len(given) > 1:
+        raise ValueError(f"an alias has no other fields, got {', '.join(given)}; give them to {target}")
+    if target not in tensors or _is_alias(tensors[target]):
+        raise ValueError(f"alias must be the name of another tensor that is no alias, got {target!r}")
+    return {"alias": target}
+
+
+def _rule(index: int, given: Mapping[str, Any]) -> Fields:
+    """Return the fields of a rule as JSON has them."""
+    if not isinstance(given, Mapping):
+        raise TypeError(f'rules[{index}] must be like {{"match": "*.bias", "scheme": "zeros"}}, got {given!r}')
+    return {key: _READ.get(key, plain_of)(value) for key, value in given.items()}
+
+
+def _sharded(fields: Fields, dim: int | None, rank: int, world_size: int) -> Fields:
+    """Return the fields of one rank's part of a tensor."""
+    shape = tuple(fields.get("shape", ()))  # of an alias there is nothing to split
+    if dim is None or not -len(shape) <= dim < len(shape):
+        return fields
+    bounds = list(bounds_of(fields.get("slice", "..."), shape))
+    origin, end = bounds[dim]
+    start, stop = chunk(end - origin, world_size, rank)
+    bounds[dim] = (origin + start, origin + stop)
+    return {**fields, "slice": text_of(tuple(bounds))}
+
+
+def _laid_out(value: Any) -> str:
+    """Return a value as JSON, with a line for each tensor or rule in it."""
+    if isinstance(value, dict) and any(isinstance(each, dict) for each in value.values()):
+        return "{\n" + ",\n".join(f"    {_json(key)}: {_json(each)}" for key, each in value.items()) + "\n  }"
+    if isinstance(value, list):
+        return "[\n" + ",\n".join(f"    {_json(each)}" for each in value) + "\n  ]"
+    return _json(value)
+
+
+def _json(value: Any) -> str:
+    """Return a value as JSON on one line."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)

@@ -1,0 +1,111 @@
+"""Recipes: how the tensors of a torch module are to be drawn, in every form that a caller may say it in."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from weightwell.dtypes import DTYPES, DType, dtype_of
+from weightwell.models.modules import Slot, slots_of, tied_to, torch_type
+from weightwell.models.shards import bounds_of_shard
+from weightwell.slices import text_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Fields = dict[str, Any]
+Preset = str | Mapping[str, Any]
+Types = Mapping[Any, Any]  # of types of modules to schemes; a more exact type would refuse {nn.Linear: "ones"}
+Rules = Preset | Types | Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Rules of a manifest, its preset, and schemes by type of module, which are each tensor's own."""
+
+    rules: Sequence[Fields] = ()
+    preset: Preset | None = "torch"
+    types: Types = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, rules: Rules | None, preset: Preset | None) -> "Recipe":
+        """Read what ``Manifest.from_module`` takes; raise ValueError where it is in no known form."""
+        if isinstance(rules, str) or (isinstance(rules, Mapping) and "name" in rules):
+            if preset is not None:
+                raise ValueError(f"there can be one preset, got {rules!r} and {preset!r}; write rules as a list")
+            return cls(preset=rules)
+        if isinstance(rules, Mapping):
+            _check_types(rules)
+            return cls(preset=preset or "torch", types=rules)
+        return cls([dict(rule) for rule in rules or ()], preset or (None if rules else "torch"))
+
+    def entries(self, module: "nn.Module", dtype: object) -> tuple[DType, dict[str, Fields]]:
+        """Return the dtype and the tensors of a module's manifest; with ``dtype`` all floating-point tensors have it.
+
+        Raises ValueError for a tensor that cannot be drawn, and for a mapping of types that does not fit the module.
+        """
+        self._check_leaves(module)
+        slots = [slot for slot in slots_of(module) if slot.is_drawn]
+        own = {slot.name: slot.dtype for slot in slots}
+        if dtype is not None:
+            own |= {slot.name: dtype_of(dtype) for slot in slots if slot.tensor.is_floating_point()}
+        common = _most_common([each for each in own.values() if each.code != "I64"])
+        first = tied_to(slots)
+        tensors: dict[str, Fields] = {}
+        for slot in slots:
+            tied = first[slot.name] != slot.name
+            tensors[slot.name] = {"alias": first[slot.name]} if tied else _described(slot) | self._scheme(slot)
+            if not tied and own[slot.name] != common:
+                tensors[slot.name]["dtype"] = own[slot.name].name
+        return common, tensors
+
+    def _scheme(self, slot: Slot) -> Fields:
+        """Return the scheme that a tensor has by the type of its module; empty where it has none."""
+        said = self._said_of(slot.owner)
+        if _is_scheme(said):
+            said = {slot.leaf: said} if "weight" in slot.leaf else {}
+        scheme = said.get(slot.leaf, {})
+        return {"scheme": scheme} if isinstance(scheme, str) else dict(scheme)
+
+    def _said_of(self, module: "nn.Module") -> Any:
+        """Return what is said of the nearest type that a module is of; empty where nothing is."""
+        return next((self.types[each] for each in type(module).__mro__ if each in self.types), {})
+
+    def _check_leaves(self, module: "nn.Module") -> None:
+        """Raise ValueError for a tensor's name that no module of its type has."""
+        for said in self.types.values():
+            owners = [each for each in module.modules() if self._said_of(each) is said]
+            for leaf in () if _is_scheme(said) else said:
+                if owners and not any(hasattr(owner, leaf) for owner in owners):
+                    raise ValueError(
+                        f"{type(owners[0]).__name__} has no tensor named {leaf!r}; a scheme with parameters is written "
+                        "{'scheme': 'normal', 'std': 0.02}"
+                    )
+
+
+def _check_types(types: Types) -> None:
+    """Raise ValueError for a mapping of anything but types."""
+    if wrong := [key for key in types if not isinstance(key, type)]:
+        raise ValueError(
+            "a mapping is of module types, such as {nn.Linear: 'xavier_uniform'}, or a preset with its name, such as "
+            f"{{'name': 'gpt2', 'layers': 12}}; got the key {wrong[0]!r}. Rules come in a list"
+        )
+
+
+def _is_scheme(said: Any) -> bool:
+    """Whether what is said of a type is the scheme of its weights, and not one for each of its tensors."""
+    return isinstance(said, str) or "scheme" in said
+
+
+def _described(slot: Slot) -> Fields:
+    """Return what a server has to know of a tensor beside its dtype and its scheme."""
+    owner = slot.owner
+    fields: Fields = {"shape": list(slot.tensor.shape), "module": torch_type(owner) or type(owner).__name__}
+    bounds = bounds_of_shard(slot.name, slot.tensor)
+    return fields if bounds is None else {**fields, "slice": text_of(bounds)}
+
+
+def _most_common(dtypes: Sequence[DType]) -> DType:
+    """Return the dtype that there are most of; the default where there is none."""
+    counts = Counter(dtypes)
+    return max(counts, key=counts.__getitem__, default=DTYPES["float32"])

@@ -1,0 +1,90 @@
+"""Destinations hand out windows that add up to the body, each time they are asked."""
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from weightwell.exceptions import InvalidFile, TransportError
+from weightwell.transfers import destinations
+from weightwell.transfers.destinations import DataDestination, Document, InFile, InMemory, SafetensorsFile
+
+
+def fill(windows: Iterator[memoryview], data: bytes) -> None:
+    stream = io.BytesIO(data)
+    for window in windows:
+        stream.readinto(window)
+
+
+def receive(destination: DataDestination, head: bytes, data: bytes) -> None:
+    destination.open(head, len(data), None)
+    fill(destination.windows(0, len(data)), data)
+
+
+def test_a_document_may_be_received_twice() -> None:
+    document = Document()
+    fill(document.head(9, None), b'{"a": 1} ')
+    fill(document.head(8, None), b'{"a": 2}')
+    assert document.parsed() == {"a": 2}
+
+
+@given(st.binary(max_size=5000), st.integers(1, 700), st.integers(0, 5000))
+def test_a_file_holds_its_head_and_its_data(data: bytes, block: int, middle: int) -> None:
+    file = io.BytesIO()
+    destination = InFile(file)
+    destination.open(b"head", len(data), None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(destinations, "BLOCK", block)
+        fill(destination.windows(0, min(middle, len(data))), data[:middle])
+        fill(destination.windows(min(middle, len(data)), len(data)), data[middle:])
+    assert file.getvalue() == b"head" + data
+
+
+def test_memory_that_starts_over_is_not_taken_twice() -> None:
+    destination = InMemory()
+    receive(destination, b"head", bytes(1 << 20))
+    memory = destination.memory
+    receive(destination, b"head", b"\1" * (1 << 20))
+    assert destination.memory is memory
+    assert memory[:] == b"\1" * (1 << 20)
+
+
+def test_memory_takes_ranges_in_any_order() -> None:
+    destination = InMemory()
+    destination.open(b"head", 6, None)
+    fill(destination.windows(4, 6), b"ef")
+    fill(destination.windows(0, 4), b"abcd")
+    assert destination.memory[:] == b"abcdef"
+
+
+def test_a_file_that_starts_over_keeps_what_stood_before_it() -> None:
+    file = io.BytesIO(b"before")
+    file.seek(0, io.SEEK_END)
+    destination = InFile(file)
+    receive(destination, b"head", b"0123456789")
+    receive(destination, b"head", b"abcd")
+    assert file.getvalue() == b"beforeheadabcd"
+
+
+def test_a_pipe_cannot_start_over() -> None:
+    read, write = os.pipe()
+    with open(read, "rb"), open(write, "wb") as pipe:  # noqa: PTH123 - descriptors have no path
+        destination = InFile(pipe)
+        receive(destination, b"head", b"abcd")
+        with pytest.raises(TransportError, match="pipe"):
+            destination.open(b"head", 4, None)
+
+
+def test_a_disk_that_is_full_is_said_by_the_system() -> None:
+    with pytest.raises(OSError, match="No space left"), Path("/dev/full").open("wb", buffering=0) as full:
+        receive(InFile(full), b"head", b"abcd")
+
+
+@pytest.mark.parametrize("total", range(8))
+def test_a_body_too_short_for_a_header_is_no_file(total: int) -> None:
+    with pytest.raises(InvalidFile):
+        next(SafetensorsFile(lambda _: 0, InMemory()).head(total, None))
