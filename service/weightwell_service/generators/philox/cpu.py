@@ -26,8 +26,9 @@ from weightwell_service.regions import Runs
 
 # Words of a sparse matrix's mask that are ranked together, in panels of whole columns.
 _PANEL = 1 << 18
-# Columns of a panel at most, since each takes a histogram of 256 bins, and locks for the panels.
+# Columns of a panel at most, and locks for the panels.
 _WIDEST, _LOCKS = 1 << 12, 64
+_NO_MASK = kernels.Mask(Key(0, 0, 0, 0), 1, *np.empty((2, 0), np.uint32))
 
 
 class Prepared(Protocol):
@@ -94,6 +95,7 @@ class Elements:
 
     draw: Draw
     law: kernels.Single | kernels.Double
+    mask: kernels.Mask = _NO_MASK
 
     def fill(self, runs: Runs, out: memoryview) -> None:
         """Write the elements of ``runs`` into ``out``."""
@@ -106,22 +108,22 @@ class Elements:
             self._fill_carrier(runs, values)
             target[:] = encode(values.astype(carrier_of(dtype).name), dtype, self.draw.exponent)
         elif isinstance(self.law, kernels.Single) and dtype.name != "float32":
-            kernels.fill_encoded(self.law, _run(runs), target_of(dtype), target)
+            kernels.fill_singles(self.law, self.mask, _run(runs), target_of(dtype), target)
         else:
             self._fill_carrier(runs, target.view(dtype.name))
 
     def _fill_carrier(self, runs: Runs, values: Any) -> None:
         if isinstance(self.law, kernels.Single):
-            kernels.fill_singles(self.law, _run(runs), values)
+            kernels.fill_singles(self.law, self.mask, _run(runs), None, values)
         else:
-            kernels.fill_doubles(self.law, _run(runs), values)
+            kernels.fill_doubles(self.law, self.mask, _run(runs), values)
 
 
 class Columns:
     """A sparse matrix: independent elements, of which the ``zeros`` lowest ranks of each column are zero.
 
-    A column's limit, the key of the last element to be zero, takes the mask's words of all its rows. Limits are found
-    when they are first needed, in panels of columns, and kept: 8 bytes for each column.
+    A column's limit, the word and the row of the last element to be zero, takes the mask's words of all its rows.
+    Limits are found when they are first needed, in panels of columns, and kept: 8 bytes for each column.
     """
 
     def __init__(self, law: Sparse, elements: Elements, seed: int, name: str):
@@ -131,7 +133,7 @@ class Columns:
         self._elements = elements
         self._key = derive_key(seed, name, Stream.MASK)
         self._width = min(max(4, _PANEL // max(law.rows, 1)), _WIDEST)
-        self._limits = np.zeros(law.cols, np.uint64)
+        self._limits = np.zeros((2, law.cols), np.uint32)
         self._known = bytearray(-(-law.cols // self._width))
         self._locks = [Lock() for _ in range(min(len(self._known), _LOCKS))]
 
@@ -144,8 +146,8 @@ class Columns:
                 if not self._known[panel]:
                     self._rank(slice(panel * self._width, min((panel + 1) * self._width, self._law.cols)))
                     self._known[panel] = True
-        mask = kernels.Mask(self._key, self._law.cols, self._limits)
-        return replace(self._elements, law=self._elements.law._replace(mask=mask)).fill(runs, out)
+        mask = kernels.Mask(self._key, self._law.cols, *self._limits)
+        return replace(self._elements, mask=mask).fill(runs, out)
 
     def _panels(self, runs: Runs) -> Iterable[int]:
         """Return the panels that hold the columns of runs."""
@@ -158,19 +160,12 @@ class Columns:
         return {*range((stop - cols - 1) // self._width + 1), *range(first // self._width, len(self._known))}
 
     def _rank(self, columns: slice) -> None:
-        """Find the limits of some columns: radix selection by the first byte, then a sort of what shares it."""
+        """Find the limits of some columns."""
         rows, width = self._law.rows, columns.stop - columns.start
-        words = np.empty((rows, width), np.uint32)
-        kernels.fill_words(self._key, kernels.Run(columns.start, width, self._law.cols, rows), words.reshape(-1))
-        counts = np.zeros((width, 256), np.int32)
-        kernels.count_bins(words, counts)
-        until = np.cumsum(counts, axis=1)
-        bins = np.argmax(until >= self._law.zeros, axis=1)[:, None]
-        size, last = np.take_along_axis(counts, bins, 1), np.take_along_axis(until, bins, 1)
-        keys = np.full((width, size.max()), np.iinfo(np.uint64).max)
-        kernels.collect_bin(words, bins.ravel().astype(np.uint32), keys)
-        keys.sort(axis=1)
-        self._limits[columns] = np.take_along_axis(keys, self._law.zeros - 1 - (last - size), 1).ravel()
+        words = np.empty(rows * width + kernels.RANKED, np.uint32)
+        run = kernels.Run(columns.start, width, self._law.cols, rows)
+        kernels.fill_words(self._key, run, words[: rows * width])
+        kernels.rank_columns(words, rows, self._law.zeros, *self._limits[:, columns])
 
 
 def prepare_elements(draw: Draw, seed: int, name: str, stream: Stream = Stream.DATA) -> Elements:
@@ -181,13 +176,10 @@ def prepare_elements(draw: Draw, seed: int, name: str, stream: Stream = Stream.D
     common = int(draw.variate), np.uint64(window.origin), np.uint64(window.width)
     if draw.carrier is DTYPES["float32"]:
         affine = kernels.Affine(*(np.float32(number) for number in numbers))
-        return Elements(draw, kernels.Single(*common, affine, data, _NO_MASK))
+        return Elements(draw, kernels.Single(*common, affine, data))
     narrow = draw.window if isinstance(draw.window, Narrow) else Narrow(0, 0.0, 0.0, 0)
     strip = kernels.Strip(narrow.side, narrow.start, narrow.span, narrow.exponent)
-    return Elements(draw, kernels.Double(*common, strip, kernels.Affine(*numbers), data, low, _NO_MASK))
-
-
-_NO_MASK = kernels.Mask(Key(0, 0, 0, 0), 1, np.empty(0, np.uint64))
+    return Elements(draw, kernels.Double(*common, strip, kernels.Affine(*numbers), data, low))
 
 
 def _run(runs: Runs) -> kernels.Run:

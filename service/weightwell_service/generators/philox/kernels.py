@@ -1,12 +1,15 @@
 """Kernels: the reference's arithmetic for the CPU, compiled by Numba, in blocks that stay in the first-level cache.
 
-A block is drawn in passes: words, then variates, then the dtype's bits, each a loop without branches that the compiler
-turns into vector instructions; the few elements in a normal's tails are mended afterwards. Passes are short, because a
-long chain of dependent operations in one loop leaves the processor waiting. Every operation and its order is that of
-``reference``: LLVM keeps both, and fuses nothing, without fastmath. Scaling by a power of two is exact, so it is done
-once per block and not once per element.
+Words and float32 are computed in ``lanes``, several vectors side by side, because a long chain of dependent operations
+leaves the processor waiting. Elements that follow each other come straight from their words, which never leave the
+registers; other runs, whose words must be picked out of their blocks, are drawn in two passes. Where a lane is in a
+normal's tails, all that are beside it go through both polynomials. In float64 the compiler makes vectors of plain
+loops, and the few elements in the tails are mended afterwards. Every operation and its order is that of ``reference``:
+LLVM keeps both, and fuses nothing, without fastmath. Scaling by a power of two is exact, so it is done once per block
+and not once per element.
 
-All of it is one module, because Numba looks at this file alone to see whether what it compiled is still good.
+All of it is one module but for ``lanes``, because Numba looks at this file alone to see whether what it compiled is
+still good.
 
 Integers are wrapped one by one (``u32``, ``i32``): Numba would widen them to 64 bits, which halves the vectors.
 """
@@ -15,12 +18,24 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
+from llvmlite.ir import Constant
 from numba import njit, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from weightwell_service.generators.philox import quantile
 from weightwell_service.generators.philox.keys import Key
+from weightwell_service.generators.philox.lanes import (
+    VECTOR,
+    any_of,
+    convert,
+    count_from,
+    interleave,
+    load,
+    store,
+    view,
+    where,
+)
 from weightwell_service.generators.philox.quantile import Doubles, Singles
 from weightwell_service.generators.philox.words import MULTIPLIERS, ROUNDS, WEYL, Indices, Words
 
@@ -32,6 +47,11 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def kernel(function: Function) -> Function:
     """Compile a function that other kernels call."""
     return cast(Function, njit(nogil=True, error_model="numpy")(function))
+
+
+def step(function: Function) -> Function:
+    """Compile a function on lanes or scalars into those that call it, so that lanes stay in registers."""
+    return cast(Function, njit(nogil=True, error_model="numpy", forceinline=True)(function))
 
 
 def entry(function: Function) -> Function:
@@ -56,10 +76,34 @@ def _widest_vectors(_: Any) -> Any:
 widest_vectors = cast(Callable[[], None], _widest_vectors)
 
 
-BLOCKS = 512
-"""Philox blocks that are drawn together: 2048 words of 4 bytes."""
+@intrinsic
+def _uncounted(_: Any, array: Any) -> Any:
+    def codegen(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        view = context.make_array(array)(context, builder, arguments[0])
+        view.meminfo = Constant(view.meminfo.type, None)
+        return view._getvalue()
+
+    return array(array), codegen
+
+
+# The same array, but that Numba does not count who refers to it: counting is an atomic operation, which waits for all
+# that was stored before, and dozens of them for each block took a fifth of the time. To be called on what the caller
+# holds until it is answered.
+uncounted = cast(Callable[[Any], Any], _uncounted)
+
+
+BLOCKS = 1024
+"""Philox blocks that are planned together: 4096 words of 4 bytes."""
 BLOCK = 4 * BLOCKS
-_GROUP = 64  # elements that are looked through together for those in the tails
+LANES = 8 * VECTOR // 4
+"""Elements that are drawn side by side: eight vectors of float32."""
+RANKED = 16
+"""Columns of a sparse matrix that are ranked side by side."""
+_LANES_OF_BLOCKS = LANES // 4
+_COPIED = 16  # elements that are copied, or blocks that are listed, at a time
+_SPARE = LANES  # words beyond a block that a last group of lanes may read or write
+_KEYS = 2 * ROUNDS + 2  # numbers that a key is expanded to
+_HIGH_HALF = 1 << 34  # elements from one change of the counter's high half to the next
 
 _LOW = u64(0xFFFFFFFF)
 _HALF = u64(32)
@@ -90,91 +134,137 @@ class Run(NamedTuple):
 class Schedule(NamedTuple):
     """Which words the next block of elements needs: filled by ``_schedule``.
 
-    ``blocks`` are the Philox blocks; then, for every piece of a run, its flat index, where its first word will be among
-    the words of those blocks, and its number of elements.
+    For every piece of a run its flat index, its number of elements, and where its first word will be among the words
+    of the Philox blocks ``blocks``, which are not listed for a piece that takes all of them.
     """
 
-    blocks: Indices
     starts: NDArray[np.int64]
-    sources: NDArray[np.int64]
     sizes: NDArray[np.int64]
+    sources: NDArray[np.int64]
+    blocks: Indices
+
+
+class Planned(NamedTuple):
+    """How many blocks, pieces and elements were planned: of blocks that are not cut, 4 elements each."""
+
+    blocks: int
+    pieces: int
+    elements: int
 
 
 @kernel
-def _schedules() -> Schedule:
-    return Schedule(np.empty(BLOCKS, u64), np.empty(BLOCKS, i64), np.empty(BLOCKS, i64), np.empty(BLOCKS, i64))
-
-
-@kernel
-def _scratch() -> tuple[Words, Words, Words, Words]:
-    """Return memory for four blocks, each beginning on a cache line of its own, and each a little further on its page.
-
-    Vectors that straddle lines cost twice, and a load waits for an earlier store to the same place of another page.
-    """
-    stride = BLOCK + 2 * _GROUP
-    memory = np.zeros(4 * stride + _GROUP, u32)
-    memory = memory[(-memory.ctypes.data >> 2) & (_GROUP - 1) :]
-    return memory[:stride], memory[stride:][:stride], memory[2 * stride :][:stride], memory[3 * stride :][:stride]
-
-
-@kernel
-def _schedule(run: Run, done: int, schedule: Schedule) -> tuple[int, int, int]:
-    """Plan the elements from number ``done`` on; return how many blocks, pieces and elements were planned."""
+def _schedule(run: Run, done: int, schedule: Schedule) -> Planned:
+    """Plan the elements from number ``done`` on."""
     widest_vectors()
     row, column = done // run.length, done % run.length
     used = pieces = elements = 0
     while row < run.number and used < BLOCKS:
         index = run.first + row * run.stride + column
         lead = index & 3
-        size = min(run.length - column, 4 * (BLOCKS - used) - lead)
+        size = min(run.length - column, 4 * (BLOCKS - used) - lead, _HIGH_HALF - (index & (_HIGH_HALF - 1)))
         schedule.starts[pieces] = index
-        schedule.sources[pieces] = 4 * used + lead
         schedule.sizes[pieces] = size
-        block, visits = u64(index >> 2), (lead + size + 3) >> 2
-        visited = schedule.blocks[used:]
-        for visit in range(visits):
-            visited[visit] = block + u64(visit)
+        schedule.sources[pieces] = 4 * used + lead
+        visits = (lead + size + 3) >> 2
+        if pieces or visits < BLOCKS:
+            for visit in range(0, visits, _COPIED):  # what is beyond a piece is overwritten by the next
+                store(schedule.blocks, used + visit, count_from(u64((index >> 2) + visit), _COPIED))
         used += visits
         pieces += 1
         elements += size
         column += size
         if column == run.length:
             row, column = row + 1, 0
-    return used, pieces, elements
+    return Planned(used, pieces, elements)
 
 
 @kernel
-def _philox(blocks: Indices, used: int, key: Key, raw: Words) -> None:
+def _expand(key: Key, keys: Indices) -> None:
+    """Write the keys of all rounds, two for each, and then the counter's high half.
+
+    They are read again by each group of lanes: to keep them in registers would leave none for the lanes.
+    """
+    for r in range(ROUNDS):
+        keys[2 * r], keys[2 * r + 1] = (u64(key[0]) + u64(r) * _WEYL_0) & _LOW, (u64(key[1]) + u64(r) * _WEYL_1) & _LOW
+    keys[2 * ROUNDS], keys[2 * ROUNDS + 1] = u64(key[2]), u64(key[3])
+
+
+@step
+def _round(counter: Any, keys: Indices, r: int) -> Any:
+    """Return the counter's four words after a round: the low halves of what is returned; above them is noise."""
+    x0, x1, x2, x3 = counter
+    p, q = (x0 & _LOW) * _FIRST, (x2 & _LOW) * _SECOND
+    return (q >> _HALF) ^ x1 ^ keys[2 * r], q, (p >> _HALF) ^ x3 ^ keys[2 * r + 1], p
+
+
+@step
+def _block_words(low: Any, high: Any, keys: Indices) -> Any:
+    """Return the words of blocks, two by two: the first in the low half.
+
+    The counter's second word is a scalar if that of all blocks is the same. So then are, for a while, what comes of it
+    and of the key's half of the counter: rounds on lanes and scalars are written out until all words are lanes.
+    """
+    first = _round((low, high, keys[2 * ROUNDS], keys[2 * ROUNDS + 1]), keys, 0)
+    second = _round(first, keys, 1)
+    counter = _round(second, keys, 2)
+    for r in range(3, ROUNDS - 1):
+        counter = _round(counter, keys, r)
+    x0, x1, x2, x3 = counter
+    p, q = (x0 & _LOW) * _FIRST, (x2 & _LOW) * _SECOND
+    low_pair = ((q >> _HALF) | (q << _HALF)) ^ (x1 & _LOW) ^ keys[2 * ROUNDS - 2]
+    high_pair = ((p >> _HALF) | (p << _HALF)) ^ (x3 & _LOW) ^ keys[2 * ROUNDS - 1]
+    return interleave(low_pair, high_pair)
+
+
+@kernel
+def _philox_run(first: np.uint64, used: int, keys: Indices, raw: Words) -> None:
+    """Write the four words of each of the blocks from ``first`` on, whose counters have the same high half."""
+    widest_vectors()
+    pairs = raw.view(u64)
+    for b in range(0, used, _LANES_OF_BLOCKS):
+        low = count_from(first + u64(b), _LANES_OF_BLOCKS)
+        store(pairs, 2 * b, _block_words(low, first >> _HALF, keys))
+
+
+@kernel
+def _philox(blocks: Indices, used: int, keys: Indices, raw: Words) -> None:
     """Write the four words of each block."""
     widest_vectors()
-    k0, k1, n0, n1 = u64(key[0]), u64(key[1]), u64(key[2]), u64(key[3])
-    for b in range(used):
-        x0, x1, x2, x3 = blocks[b] & _LOW, blocks[b] >> _HALF, n0, n1
-        r0, r1 = k0, k1
-        for _ in range(ROUNDS):
-            p, q = _FIRST * x0, _SECOND * x2
-            x0, x1, x2, x3 = (q >> _HALF) ^ x1 ^ r0, q & _LOW, (p >> _HALF) ^ x3 ^ r1, p & _LOW
-            r0, r1 = (r0 + _WEYL_0) & _LOW, (r1 + _WEYL_1) & _LOW
-        raw[4 * b] = u32(x0)
-        raw[4 * b + 1] = u32(x1)
-        raw[4 * b + 2] = u32(x2)
-        raw[4 * b + 3] = u32(x3)
+    pairs = raw.view(u64)
+    for b in range(0, used, _LANES_OF_BLOCKS):
+        low = load(blocks, b, _LANES_OF_BLOCKS)
+        store(pairs, 2 * b, _block_words(low, low >> _HALF, keys))
 
 
 @kernel
-def _words(schedule: Schedule, used: int, pieces: int, key: Key, raw: Words, words: Words) -> Words:
-    """Return the words of the planned elements, one after the other, in ``raw`` or in ``words``."""
+def _words(schedule: Schedule, planned: Planned, keys: Indices, raw: Words, words: Words) -> int:
+    """Write the words of the planned elements into ``words``, one after the other; return where they begin."""
     widest_vectors()
-    _philox(schedule.blocks, used, key, raw)
-    if pieces == 1:
-        return raw[schedule.sources[0] :]
+    if planned.pieces == 1:
+        _philox_run(u64(schedule.starts[0] >> 2), planned.blocks, keys, words)
+        return int(schedule.sources[0])
+    if planned.elements == 4 * planned.blocks:
+        _philox(schedule.blocks, planned.blocks, keys, words)
+        return 0
+    _philox(schedule.blocks, planned.blocks, keys, raw)
     at = 0
-    for piece in range(pieces):
-        source, target = raw[schedule.sources[piece] :], words[at:]
-        for e in range(schedule.sizes[piece]):
-            target[e] = source[e]
-        at += schedule.sizes[piece]
-    return words
+    for piece in range(planned.pieces):
+        source, size = schedule.sources[piece], schedule.sizes[piece]
+        for e in range(0, size, _COPIED):  # what is beyond a piece is overwritten by the next
+            store(words, at + e, load(raw, source + e, _COPIED))
+        at += size
+    return 0
+
+
+@kernel
+def _copy(source: Any, begin: int, n: int, out: Any, at: int) -> None:
+    """Copy elements; slices would be copied one element at a time."""
+    widest_vectors()
+    whole = n & -_COPIED
+    for e in range(0, whole, _COPIED):
+        store(out, at + e, load(source, begin + e, _COPIED))
+    for e in range(whole, n):
+        out[at + e] = source[begin + e]
 
 
 # -- float32 ----------------------------------------------------------------------------------------------------------
@@ -190,105 +280,103 @@ class Affine(NamedTuple):
 
 
 @kernel
-def _clamped(value: Any, affine: Affine) -> Any:
-    value = affine.low if affine.low > value else value
-    return affine.high if affine.high < value else value
-
-
-@kernel
-def _uniform_singles(words: Words, n: int, affine: Affine, values: Singles) -> None:
+def _singles_of_run(law: Any, first: np.uint64, keys: Indices, n: int, target: Any, out: Any, at: int) -> None:
+    """Write the elements of blocks that follow each other, whose words never leave the registers."""
     widest_vectors()
-    scale = affine.scale * f32(2.0**-24)
-    for e in range(n):
-        odd = i32(i32(words[e] >> u32(8)) * i32(2) + i32(1 - (1 << 24)))
-        values[e] = _clamped(f32(odd) * scale + affine.shift, affine)
+    for e in range(0, n, LANES):
+        low = count_from(first + u64(e >> 2), _LANES_OF_BLOCKS)
+        words = view(_block_words(low, first >> _HALF, keys), u32)
+        _put(_elements(words, law), target, out, at + e)
 
 
 @kernel
-def _wide_singles(words: Words, n: int, origin: np.uint64, width: np.uint64) -> None:
+def _singles_of_words(law: Any, words: Words, begin: int, n: int, target: Any, out: Any) -> None:
+    """Write elements from their words, and after the ``n``th, to the end of a group of lanes, noise."""
+    widest_vectors()
+    for e in range(0, n, LANES):
+        _put(_elements(load(words, begin + e, LANES), law), target, out, e)
+
+
+@step
+def _elements(words: Any, law: Any) -> Any:
+    """Return the elements that come of words."""
+    affine = law.affine
+    if law.variate == UNIFORM:
+        variates, scale = _uniform(words), affine.scale * f32(2.0**-24)
+    else:
+        if law.variate == WIDE:
+            words = _widened(words, law.origin, law.width)
+        variates, scale = _normal(view(words, i32)), affine.scale * f32(2.0**-31)
+    values = variates * scale + affine.shift
+    values = where(values < affine.low, affine.low, values)
+    return where(values > affine.high, affine.high, values)
+
+
+@step
+def _uniform(words: Any) -> Any:
+    """Return ``v`` in units of 2^-24."""
+    return convert(view((words >> u32(7)) | u32(1), i32) - i32(1 << 24), f32)
+
+
+@step
+def _widened(words: Any, origin: np.uint64, width: np.uint64) -> Any:
     """Map words into the window of a truncated normal."""
-    widest_vectors()
-    for e in range(n):
-        words[e] = u32(((u64(words[e]) * width) >> _HALF) + origin)
+    return convert(((convert(words, u64) * width) >> _HALF) + origin, u32)
 
 
-@kernel
-def _normal_singles(words: Words, n: int, affine: Affine, logs: Singles, values: Singles) -> None:
-    """Draw as if no element were in the tails, then mend those that are."""
-    widest_vectors()
-    signed = words.view(i32)
-    _logs(signed, n, logs)
-    _central_singles(signed, n, affine, logs, values)
-    _mend_tails(signed, n, affine, logs, values)
+@step
+def _normal(words: Any) -> Any:
+    """Return normal variates in units of 2^-31."""
+    odd = (words ^ i32(-0x80000000)) | i32(1)  # v in units of 2^-31
+    magnitude = where(odd < i32(0), i32(0) - odd, odd)
+    q = convert(i32(-0x80000000) - magnitude, f32)
+    log = _log2(q * (f32(2.0**32) - q))
+    ratio = _centre_ratio(log)
+    tails = magnitude > _TAIL_BEGINS
+    if any_of(tails):
+        ratio = where(tails, _tail_ratio(log + _TAIL_SHIFT), ratio)
+    return convert(odd, f32) * ratio
 
 
-@kernel
-def _logs(signed: NDArray[np.int32], n: int, logs: Singles) -> None:
-    """Write ``log2(Q (2 - Q))`` of each word."""
-    widest_vectors()
-    for e in range(n):
-        q = f32(i32(i32(-0x80000000) - abs(_odd(signed[e]))))  # Q in units of 2^-31
-        bits = f32(q * (f32(2.0**32) - q)).view(i32)
-        k = i32(i32(bits - _SQRT_HALF_32) >> i32(23))
-        x = i32(bits - i32(k << i32(23))).view(f32) - f32(1)
-        x2 = x * x
-        low = (_G[0] + _G[1] * x) + (_G[2] + _G[3] * x) * x2
-        high = (_G[4] + _G[5] * x) + (_G[6] + _G[7] * x) * x2
-        logs[e] = f32(i32(k - i32(62))) + x * (low + high * (x2 * x2))
+@step
+def _log2(s: Any) -> Any:
+    """Return the logarithm of numbers in units of 2^-62."""
+    shifted = view(s, i32) - i32(_SQRT_HALF_32 + (62 << 23))
+    k = shifted >> i32(23)
+    x = view((shifted & i32(0x7FFFFF)) + _SQRT_HALF_32, f32) - f32(1)
+    x2 = x * x
+    low, high = _four(_G[0], _G[1], _G[2], _G[3], x, x2), _four(_G[4], _G[5], _G[6], _G[7], x, x2)
+    return convert(k, f32) + x * (low + high * (x2 * x2))
 
 
-@kernel
-def _central_singles(signed: NDArray[np.int32], n: int, affine: Affine, logs: Singles, values: Singles) -> None:
-    widest_vectors()
-    scale = affine.scale * f32(2.0**-31)
-    for e in range(n):
-        x = logs[e]
-        x2 = x * x
-        x4 = x2 * x2
-        low = (_C[0] + _C[1] * x) + (_C[2] + _C[3] * x) * x2
-        middle = (_C[4] + _C[5] * x) + (_C[6] + _C[7] * x) * x2
-        high = (_C[8] + _C[9] * x) + _C[10] * x2
-        ratio = low + (middle + high * x4) * x4
-        values[e] = _clamped((f32(_odd(signed[e])) * ratio) * scale + affine.shift, affine)
-
-
-@kernel
-def _mend_tails(signed: NDArray[np.int32], n: int, affine: Affine, logs: Singles, values: Singles) -> None:
-    """Draw the elements in the tails again. What lies beyond ``n`` in a group is old, and harmless."""
-    widest_vectors()
-    scale = affine.scale * f32(2.0**-31)
-    for group in range(0, n, _GROUP):
-        grouped, largest = signed[group : group + _GROUP], i32(0)
-        for e in range(_GROUP):
-            largest = max(largest, abs(_odd(grouped[e])))
-        if largest > _TAIL_BEGINS:
-            for e in range(group, min(group + _GROUP, n)):
-                if abs(_odd(signed[e])) > _TAIL_BEGINS:
-                    ratio = _tail_ratio(logs[e] + _TAIL_SHIFT)
-                    values[e] = _clamped((f32(_odd(signed[e])) * ratio) * scale + affine.shift, affine)
-
-
-@kernel
-def _tail_ratio(x: np.float32) -> Any:
+@step
+def _centre_ratio(x: Any) -> Any:
     x2 = x * x
     x4 = x2 * x2
-    low = (_T[0] + _T[1] * x) + (_T[2] + _T[3] * x) * x2
-    middle = (_T[4] + _T[5] * x) + (_T[6] + _T[7] * x) * x2
-    high = (_T[8] + _T[9] * x) + (_T[10] + _T[11] * x) * x2
+    low, middle = _four(_C[0], _C[1], _C[2], _C[3], x, x2), _four(_C[4], _C[5], _C[6], _C[7], x, x2)
+    high = (_C[8] + _C[9] * x) + _C[10] * x2
     return low + (middle + high * x4) * x4
 
 
-@kernel
-def _odd(word: np.int32) -> Any:
-    """Return ``v`` in units of 2^-31: an odd integer."""
-    return i32(i32(word ^ i32(-0x80000000)) | i32(1))
+@step
+def _tail_ratio(x: Any) -> Any:
+    x2 = x * x
+    x4 = x2 * x2
+    low, middle = _four(_T[0], _T[1], _T[2], _T[3], x, x2), _four(_T[4], _T[5], _T[6], _T[7], x, x2)
+    high = _four(_T[8], _T[9], _T[10], _T[11], x, x2)
+    return low + (middle + high * x4) * x4
+
+
+@step
+def _four(c0: np.float32, c1: np.float32, c2: np.float32, c3: np.float32, x: Any, x2: Any) -> Any:
+    return (c0 + c1 * x) + (c2 + c3 * x) * x2
 
 
 # -- narrow types -----------------------------------------------------------------------------------------------------
 
 
 class Target(NamedTuple):
-    """A format narrower than float32, as numbers for ``_encode``; the floats' bits are those of float32."""
+    """A format narrower than float32, as numbers for ``_put``; the floats' bits are those of float32."""
 
     shift: np.uint32  # bits of the significand that go
     rebias: np.uint32  # the difference of the biases, in place
@@ -297,28 +385,40 @@ class Target(NamedTuple):
     sign: np.uint32  # the place of the sign
 
 
-@kernel
-def _encode(values: Singles, n: int, target: Target, out: Any) -> None:
+@step
+def _put(values: Any, target: Target | None, out: Any, at: int) -> None:
+    """Write values as they are if there is no target, or else as the bits of its format."""
+    if target is None:
+        store(out, at, values)
+    elif target.smallest == 0:
+        store(out, at, convert(_bfloat(view(values, u32)), out.dtype))
+    else:
+        store(out, at, convert(_rounded(view(values, u32), target), out.dtype))
+
+
+@step
+def _bfloat(bits: Any) -> Any:
+    """Round to nearest even in bfloat16, whose subnormal numbers are those of float32."""
+    return (bits + u32(0x7FFF) + ((bits >> u32(16)) & u32(1))) >> u32(16)
+
+
+@step
+def _rounded(bits: Any, target: Target) -> Any:
     """Round to nearest even. Subnormal results are rounded by the addition of ``magic``: in float32, but exactly."""
-    widest_vectors()
-    bits = values.view(u32)
     half = u32((u32(1) << u32(target.shift - u32(1))) - u32(1))
-    magic = f32(target.magic).view(u32)
-    if target.smallest == 0:  # bfloat16, whose subnormal numbers are those of float32
-        for e in range(n):
-            odd = u32(u32(bits[e] >> u32(16)) & u32(1))
-            out[e] = u32(u32(u32(bits[e] + u32(0x7FFF)) + odd) >> u32(16))
-        return
-    for e in range(n):
-        magnitude = u32(bits[e] & u32(0x7FFFFFFF))
-        odd = u32(u32(magnitude >> target.shift) & u32(1))
-        normal = u32(u32(u32(magnitude + half) + odd) - target.rebias) >> target.shift
-        subnormal = u32(f32(u32(magnitude).view(f32) + target.magic).view(u32) - magic)
-        rounded = subnormal if magnitude < target.smallest else normal
-        out[e] = u32(rounded | u32(u32(bits[e] >> u32(31)) << target.sign))
+    magnitude = bits & u32(0x7FFFFFFF)
+    normal = ((magnitude + half + ((magnitude >> target.shift) & u32(1))) - target.rebias) >> target.shift
+    subnormal = view(view(magnitude, f32) + target.magic, u32) - f32(target.magic).view(u32)
+    return where(magnitude < target.smallest, subnormal, normal) | ((bits >> u32(31)) << target.sign)
 
 
 # -- float64 ----------------------------------------------------------------------------------------------------------
+
+
+@kernel
+def _clamped(value: Any, affine: Affine) -> Any:
+    value = affine.low if affine.low > value else value
+    return affine.high if affine.high < value else value
 
 
 @kernel
@@ -331,7 +431,7 @@ def _uniform_doubles(high: Words, low: Words, n: int, affine: Affine, values: Do
 
 
 @kernel
-def _wide_doubles(high: Words, low: Words, n: int, origin: np.uint64, width: np.uint64) -> None:
+def _widen_doubles(high: Words, low: Words, n: int, origin: np.uint64, width: np.uint64) -> None:
     """Map 64-bit words into the window of a truncated normal: the high half of a product of 64-bit integers."""
     over, under = width >> _HALF, width & _LOW
     for e in range(n):
@@ -436,30 +536,102 @@ def _tail_quantile(log: float) -> Any:
 
 
 class Mask(NamedTuple):
-    """Which elements of a sparse matrix are zero: those of column ``c`` whose key is at most ``limits[c]``.
+    """Which elements of a sparse matrix are zero: those of column ``c`` whose word and row are at most its limits'.
 
-    An element's key is ``word << 32 | row``, with a word of the mask's own stream. No limits, no zeros.
+    Words are those of the mask's own stream; rows tell equal words apart. No limits, no zeros.
     """
 
     key: Key
     cols: int
-    limits: NDArray[np.uint64]
+    words: Words
+    rows: Words
 
 
 @kernel
-def _set_zeros(words: Words, schedule: Schedule, pieces: int, mask: Mask, values: Any) -> None:
-    widest_vectors()
-    at = 0
+def _choose_zeros(words: Words, begin: int, schedule: Schedule, pieces: int, mask: Mask) -> None:
+    """Replace the words of a mask, which begin at ``begin``, by 0 where elements are zero and else by 1."""
     for piece in range(pieces):
         row, column = schedule.starts[piece] // mask.cols, schedule.starts[piece] % mask.cols
         left = schedule.sizes[piece]
         while left > 0:
             size = min(left, mask.cols - column)
-            drawn, limits, target = words[at:], mask.limits[column:], values[at:]
-            for e in range(size):
-                key = (u64(drawn[e]) << _HALF) | u64(row)
-                target[e] = 0 if key <= limits[e] else target[e]
-            at, left, row, column = at + size, left - size, row + 1, 0
+            _choose_zeros_of_row(words[begin : begin + size], u32(row), mask.words[column:], mask.rows[column:])
+            begin, left, row, column = begin + size, left - size, row + 1, 0
+
+
+@kernel
+def _choose_zeros_of_row(words: Words, row: np.uint32, last_words: Words, last_rows: Words) -> None:
+    widest_vectors()
+    for e in range(words.size):
+        equal = (words[e] == last_words[e]) & (row <= last_rows[e])
+        words[e] = u32(0) if (words[e] < last_words[e]) | equal else u32(1)
+
+
+@kernel
+def _set_zeros(kept: Words, out: Any) -> None:
+    widest_vectors()
+    for e in range(out.size):
+        out[e] = out[e] if kept[e] else 0
+
+
+@kernel
+def _rank(words: Words, shape: tuple[int, int], zeros: int, last_words: Words, last_rows: Words) -> None:
+    """Find the limits of at most ``RANKED`` columns at once.
+
+    At most as many words as are wanted, or fewer, are up to ``low``, and as many or more up to ``high``. Words are
+    uniform, so interpolation brings the two together in a few guesses; every fourth halves what is between them, so
+    that it ends whatever the words.
+    """
+    low, high = np.full(RANKED, -1, i64), np.full(RANKED, (1 << 32) - 1, i64)
+    fewer, enough = np.zeros(RANKED, i64), np.full(RANKED, shape[0], i64)
+    guesses, counts, passes = np.zeros(RANKED, u32), np.empty(RANKED, u32), 0
+    while _guess(low, high, fewer, enough, zeros, passes & 3 == 3, guesses[: last_words.size]):
+        _count_up_to(words, shape, guesses, counts)
+        for column in range(last_words.size):
+            if counts[column] < zeros:
+                low[column], fewer[column] = guesses[column], counts[column]
+            else:
+                high[column], enough[column] = guesses[column], counts[column]
+        passes += 1
+    for column in range(last_words.size):
+        last_words[column], last_rows[column] = u32(high[column]), _LOW
+        if enough[column] > zeros:
+            last_rows[column] = _row_of_equal(words[column:], shape, u32(high[column]), zeros - fewer[column])
+
+
+@kernel
+def _guess(low: Any, high: Any, fewer: Any, enough: Any, zeros: int, halve: bool, guesses: Words) -> bool:
+    """Guess between ``low`` and ``high``, or say that there is nothing to be guessed."""
+    wanting = False
+    for column in range(guesses.size):
+        guesses[column], gap = u32(high[column]), high[column] - low[column]
+        if enough[column] > zeros and gap > 1:
+            share = (zeros - fewer[column] + 0.5) / (enough[column] - fewer[column] + 1.0)
+            part = gap >> 1 if halve else i64(share * gap)
+            guesses[column] = u32(low[column] + min(max(part, 1), gap - 1))
+            wanting = True
+    return wanting
+
+
+@kernel
+def _count_up_to(words: Words, shape: tuple[int, int], bounds: Words, counts: Words) -> None:
+    """Count the words of each column that are at most its bound."""
+    widest_vectors()
+    counts[:] = 0
+    bound, count = load(bounds, 0, RANKED), load(counts, 0, RANKED)
+    for row in range(shape[0]):
+        count = where(load(words, row * shape[1], RANKED) <= bound, count + u32(1), count)
+    store(counts, 0, count)
+
+
+@kernel
+def _row_of_equal(words: Words, shape: tuple[int, int], word: np.uint32, number: int) -> int:
+    """Return the row in which a column has a word for the ``number``th time."""
+    row = -1
+    while number > 0:
+        row += 1
+        number -= words[row * shape[1]] == word
+    return row
 
 
 # -- what Python calls ------------------------------------------------------------------------------------------------
@@ -473,7 +645,6 @@ class Single(NamedTuple):
     width: np.uint64
     affine: Affine
     key: Key
-    mask: Mask
 
 
 class Double(NamedTuple):
@@ -486,122 +657,168 @@ class Double(NamedTuple):
     affine: Affine
     key: Key
     low_key: Key
-    mask: Mask
 
 
 UNIFORM, NORMAL, WIDE, NARROW = 0, 1, 2, 3
 """The values of ``draws.Variate``."""
 
+Memory = tuple[NDArray[np.int64], NDArray[np.uint64], Words]
+
+
+def _memory() -> Memory:
+    """Return what a call of a kernel works in. Python holds it, so that the kernel need not count who refers to it."""
+    return (
+        np.empty(3 * BLOCKS, i64),
+        np.empty(3 * _KEYS + BLOCKS + _COPIED, u64),
+        np.empty(4 * (BLOCK + _SPARE) + 64, u32),
+    )
+
+
+class Work(NamedTuple):
+    """What ``_memory`` is divided into."""
+
+    schedule: Schedule
+    keys: Indices
+    low_keys: Indices
+    mask_keys: Indices
+    raw: Words
+    words: Words
+    low_raw: Words
+    low_words: Words
+
 
 @kernel
-def _singles(law: Single, run: Run, done: int, schedule: Schedule, scratch: Any, values: Singles) -> int:
-    """Draw the next block of elements into ``values``, and return how many they are."""
+def _work(memory: Memory) -> Work:
+    """Divide memory, so that each block begins on a cache line of its own, and each a little further on its page.
+
+    Vectors that straddle lines cost twice, and a load waits for an earlier store to the same place of another page.
+    """
+    pieces, wide, words = uncounted(memory[0]), uncounted(memory[1]), uncounted(memory[2])
+    schedule = Schedule(pieces[:BLOCKS], pieces[BLOCKS : 2 * BLOCKS], pieces[2 * BLOCKS :], wide[3 * _KEYS :])
+    keys, low_keys, mask_keys = wide[:_KEYS], wide[_KEYS : 2 * _KEYS], wide[2 * _KEYS : 3 * _KEYS]
+    words = words[(-words.ctypes.data >> 2) & 63 :]
+    stride = BLOCK + _SPARE
+    raw, low_raw, low_words = words[:stride], words[2 * stride :], words[3 * stride :]
+    return Work(schedule, keys, low_keys, mask_keys, raw, words[stride:], low_raw[:stride], low_words[:stride])
+
+
+def fill_singles(law: Single, mask: Mask, run: Run, target: Target | None, out: Any) -> None:
+    """Write the elements of runs as float32, or in a narrow type, as its bits: uint16 or uint8."""
+    _fill_singles(law, mask, run, target, out, _memory())
+
+
+@entry
+def _fill_singles(law: Single, mask: Mask, run: Run, target: Target | None, out: Any, memory: Memory) -> None:
     widest_vectors()
-    raw, packed, logs = scratch[0], scratch[1], scratch[2].view(f32)
-    used, pieces, n = _schedule(run, done, schedule)
-    words = _words(schedule, used, pieces, law.key, raw, packed)
-    if law.variate == UNIFORM:
-        _uniform_singles(words, n, law.affine, values)
-    else:
-        if law.variate == WIDE:
-            _wide_singles(words, n, law.origin, law.width)
-        _normal_singles(words, n, law.affine, logs, values)
-    if law.mask.limits.size:
-        words = _words(schedule, used, pieces, law.mask.key, raw, packed)
-        _set_zeros(words, schedule, pieces, law.mask, values)
-    return n
+    work, held, elements, done = _work(memory), _held(mask), uncounted(out), 0
+    _expand(law.key, work.keys)
+    _expand(mask.key, work.mask_keys)
+    while done < elements.size:
+        planned = _schedule(run, done, work.schedule)
+        n = planned.elements
+        if planned.pieces == 1 and n == 4 * planned.blocks and n % LANES == 0:
+            _singles_of_run(law, u64(work.schedule.starts[0] >> 2), work.keys, n, target, elements, done)
+        else:
+            begin = _words(work.schedule, planned, work.keys, work.raw, work.words)
+            _singles_of_words(law, work.words, begin, n, target, work.raw.view(elements.dtype))
+            _copy(work.raw.view(elements.dtype), 0, n, elements, done)
+        if held.words.size:
+            _set_zeros(work.words[_kept(held, planned, work) :], elements[done : done + n])
+        done += n
+
+
+def fill_doubles(law: Double, mask: Mask, run: Run, out: Doubles) -> None:
+    """Write the elements of runs as float64."""
+    _fill_doubles(law, mask, run, out, _memory())
+
+
+@entry
+def _fill_doubles(law: Double, mask: Mask, run: Run, out: Doubles, memory: Memory) -> None:
+    widest_vectors()
+    work, held, elements, done = _work(memory), _held(mask), uncounted(out), 0
+    _expand(law.key, work.keys)
+    _expand(law.low_key, work.low_keys)
+    _expand(mask.key, work.mask_keys)
+    while done < elements.size:
+        planned = _schedule(run, done, work.schedule)
+        n = planned.elements
+        high = work.words[_words(work.schedule, planned, work.keys, work.raw, work.words) :]
+        low = work.low_words[_words(work.schedule, planned, work.low_keys, work.low_raw, work.low_words) :]
+        _doubles(law, high, low, n, elements[done:])
+        if held.words.size:
+            _set_zeros(work.words[_kept(held, planned, work) :], elements[done : done + n])
+        done += n
 
 
 @kernel
-def _doubles(law: Double, run: Run, done: int, schedule: Schedule, scratch: Any, values: Doubles) -> int:
-    """Draw the next block of elements into ``values``, and return how many they are."""
+def _doubles(law: Double, high: Words, low: Words, n: int, values: Doubles) -> None:
+    """Write elements from the two halves of their words."""
     widest_vectors()
-    used, pieces, n = _schedule(run, done, schedule)
-    high = _words(schedule, used, pieces, law.key, scratch[0], scratch[1])
-    low = _words(schedule, used, pieces, law.low_key, scratch[2], scratch[3])
     if law.variate == UNIFORM:
         _uniform_doubles(high, low, n, law.affine, values)
     elif law.variate == NARROW:
         _narrow_doubles(high, low, n, law.strip, law.affine, values)
     else:
         if law.variate == WIDE:
-            _wide_doubles(high, low, n, law.origin, law.width)
+            _widen_doubles(high, low, n, law.origin, law.width)
         _normal_doubles(high, low, n, law.affine, values)
-    if law.mask.limits.size:
-        words = _words(schedule, used, pieces, law.mask.key, scratch[0], scratch[1])
-        _set_zeros(words, schedule, pieces, law.mask, values)
-    return n
+
+
+@kernel
+def _held(mask: Mask) -> Mask:
+    """Return the mask that Python holds, uncounted."""
+    return Mask(mask.key, mask.cols, uncounted(mask.words), uncounted(mask.rows))
+
+
+@kernel
+def _kept(mask: Mask, planned: Planned, work: Work) -> int:
+    """Write 0 for the planned elements that are zero, and 1 for others, into ``work.words``; return from where on."""
+    widest_vectors()
+    begin = _words(work.schedule, planned, work.mask_keys, work.raw, work.words)
+    _choose_zeros(work.words, begin, work.schedule, planned.pieces, mask)
+    return begin
+
+
+def fill_words(key: Key, run: Run, out: Words) -> None:
+    """Write the words of runs themselves."""
+    _fill_words(key, run, out, _memory())
 
 
 @entry
-def fill_singles(law: Single, run: Run, out: Singles) -> None:
-    """Write the elements of runs as float32."""
+def _fill_words(key: Key, run: Run, out: Words, memory: Memory) -> None:
     widest_vectors()
-    schedule, scratch, done = _schedules(), _scratch(), 0
-    while done < out.size:
-        done += _singles(law, run, done, schedule, scratch, out[done:])
-
-
-@entry
-def fill_encoded(law: Single, run: Run, target: Target, out: Any) -> None:
-    """Write the elements of runs in a narrow type, as its bits: uint16 or uint8."""
-    widest_vectors()
-    schedule, scratch, done = _schedules(), _scratch(), 0
-    values = scratch[3].view(f32)
-    while done < out.size:
-        n = _singles(law, run, done, schedule, scratch, values)
-        _encode(values, n, target, out[done:])
-        done += n
+    work, words, done = _work(memory), uncounted(out), 0
+    _expand(key, work.keys)
+    while done < words.size:
+        planned = _schedule(run, done, work.schedule)
+        begin = _words(work.schedule, planned, work.keys, work.raw, work.words)
+        _copy(work.words, begin, planned.elements, words, done)
+        done += planned.elements
 
 
 @entry
 def encode_all(values: Singles, target: Target, out: Any) -> None:
     """Write float32 in a narrow type, as its bits; the values are finite and within the type's range."""
     widest_vectors()
-    _encode(values, values.size, target, out)
+    whole = values.size & -LANES
+    for e in range(0, whole, LANES):
+        _put(load(values, e, LANES), target, out, e)
+    rest, rounded = np.zeros(LANES, f32), np.empty(LANES, out.dtype)
+    rest[: values.size - whole] = values[whole:]
+    _put(load(rest, 0, LANES), target, rounded, 0)
+    out[whole:] = rounded[: values.size - whole]
 
 
 @entry
-def fill_doubles(law: Double, run: Run, out: Doubles) -> None:
-    """Write the elements of runs as float64."""
-    widest_vectors()
-    schedule, scratch, done = _schedules(), _scratch(), 0
-    while done < out.size:
-        done += _doubles(law, run, done, schedule, scratch, out[done:])
+def rank_columns(words: Words, rows: int, zeros: int, last_words: Words, last_rows: Words) -> None:
+    """Find, as limits like ``Mask``'s, the ``zeros`` lowest elements, at least one, of every column of a panel.
 
-
-@entry
-def fill_words(key: Key, run: Run, out: Words) -> None:
-    """Write the words of runs themselves."""
-    widest_vectors()
-    schedule, scratch, done = _schedules(), _scratch(), 0
-    while done < out.size:
-        used, pieces, n = _schedule(run, done, schedule)
-        words = _words(schedule, used, pieces, key, scratch[0], scratch[1])
-        out[done : done + n] = words[:n]
-        done += n
-
-
-@entry
-def count_bins(words: Words, counts: NDArray[np.int32]) -> None:
-    """Count, in every column of (rows, cols) words, the words that begin with each of the 256 first bytes."""
-    for row in range(words.shape[0]):
-        for column in range(words.shape[1]):
-            counts[column, words[row, column] >> u32(24)] += 1
-
-
-@entry
-def collect_bin(words: Words, bins: Words, keys: NDArray[np.uint64]) -> None:
-    """Write, for every column of (rows, cols) words, the keys of those that begin with one byte into a row of ``keys``.
-
-    Keys are those of ``Mask``. What is left of a row stays as it is.
+    ``words`` are the panel's (rows, last_words.size), flat, and ``RANKED`` more, of any value.
     """
-    taken = np.zeros(words.shape[1], i64)
-    for row in range(words.shape[0]):
-        for column in range(words.shape[1]):
-            if words[row, column] >> u32(24) == bins[column]:
-                keys[column, taken[column]] = (u64(words[row, column]) << _HALF) | u64(row)
-                taken[column] += 1
+    width = last_words.size
+    for column in range(0, width, RANKED):
+        stop = min(column + RANKED, width)
+        _rank(words[column:], (rows, width), zeros, last_words[column:stop], last_rows[column:stop])
 
 
 @entry

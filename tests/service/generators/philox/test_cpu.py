@@ -67,6 +67,24 @@ def test_the_kernels_draw_what_the_reference_draws(law: Law, dtype: DType, runs:
     np.testing.assert_array_equal(_draw(law, dtype, runs, seed, name), expected)
 
 
+@pytest.mark.parametrize("start", [2**34 - 4096, 2**34 - 1000, 2**34 - 2])
+def test_a_long_run_goes_on_where_the_high_half_of_the_counter_changes(start: int) -> None:
+    law, dtype, runs = Normal(0.0, 1.0), DTYPES["float32"], Runs(start, 9000, 0, 1)
+    expected = np.empty(runs.size, np.uint32)
+    reference.Prepared(law, dtype, 0, "weight").fill(runs, expected.data.cast("B"))
+    np.testing.assert_array_equal(_draw(law, dtype, runs), expected)
+
+
+@pytest.mark.parametrize("start", range(5))
+@pytest.mark.parametrize("size", [1, 127, 128, 4096, 4097, 9000])
+def test_no_more_is_written_than_asked_for(start: int, size: int) -> None:
+    for law, name in (Normal(0.0, 1.0), "float32"), (Uniform(0.0, 1.0), "float8_e5m2"), (SPARSE, "bfloat16"):
+        dtype = DTYPES[name]
+        out, size_of_out = bytearray(b"\xaa" * ((size + 200) * dtype.itemsize)), size * dtype.itemsize
+        prepare(law, dtype, 0, "weight").fill(Runs(start, size, 0, 1), memoryview(out)[:size_of_out])
+        assert out[size_of_out:] == b"\xaa" * (200 * dtype.itemsize)
+
+
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: type(law).__name__)
 @pytest.mark.parametrize("dtype", FLOATS.values(), ids=FLOATS)
 def test_a_whole_tensor_is_what_the_reference_draws(law: Law, dtype: DType) -> None:
@@ -166,6 +184,17 @@ def test_columns_are_ranked_as_by_the_reference(rows: int, cols: int, data: st.D
     np.testing.assert_array_equal(_draw(law, DTYPES["float32"], runs, 3, "s"), expected)
 
 
+@given(rows=st.integers(1, 40), width=st.integers(1, 40), highest=st.sampled_from([0, 1, 9, 2**32 - 1]), data=st.data())
+def test_the_lowest_of_any_words_are_ranked(rows: int, width: int, highest: int, data: st.DataObject) -> None:
+    zeros, seed = data.draw(st.integers(1, rows)), data.draw(st.integers(0, 2**32))
+    words = np.random.default_rng(seed).integers(highest, size=rows * width, endpoint=True, dtype=np.uint32)
+    limits = np.empty((2, width), np.uint32)
+    kernels.rank_columns(np.append(words, np.zeros(kernels.RANKED, np.uint32)), rows, zeros, *limits)
+    keys = words.astype(np.uint64).reshape(rows, width) << np.uint64(32) | np.arange(rows, dtype=np.uint64)[:, None]
+    chosen = keys <= (limits[0].astype(np.uint64) << np.uint64(32) | limits[1])
+    np.testing.assert_array_equal(chosen, keys.argsort(axis=0).argsort(axis=0) < zeros)
+
+
 @pytest.mark.parametrize("start", [0, 3, 4, 61])
 def test_columns_that_are_ranked_by_themselves_are_those_of_the_whole(
     start: int, monkeypatch: pytest.MonkeyPatch
@@ -180,7 +209,7 @@ def test_equal_words_of_a_mask_are_ranked_by_row(monkeypatch: pytest.MonkeyPatch
     columns: Any = prepare(Sparse(10, 3, 4, 1.0), DTYPES["float32"], 0, "weight")
     monkeypatch.setattr(kernels, "fill_words", lambda *call: call[-1].fill(5))
     columns.fill(Runs(0, 30, 0, 1), memoryview(bytearray(120)))
-    assert columns._limits.tolist() == [5 << 32 | 3] * 3
+    assert columns._limits.tolist() == [[5] * 3, [3] * 3]
 
 
 def test_too_many_rows_for_a_sparse_matrix_are_refused() -> None:

@@ -23,7 +23,10 @@ from weightwell_service.regions import Runs
 _REPORT = """
 import json, re
 from weightwell_service.generators.philox import kernels, orthogonal_kernels, selfcheck
-entries = kernels.fill_singles, kernels.fill_doubles, orthogonal_kernels.prepare_block, orthogonal_kernels.multiply_out
+entries = (
+    *(kernels._fill_singles, kernels._fill_doubles),
+    *(orthogonal_kernels.prepare_block, orthogonal_kernels.multiply_out),
+)
 digests = [selfcheck.digest(*answer[:3]) for answer in selfcheck.KNOWN_ANSWERS if answer[1] in ("float32", "float64")]
 code = "".join(text for entry in entries for text in entry.inspect_asm().values())
 print(json.dumps({
