@@ -105,7 +105,7 @@ def _manifest(path: str) -> Manifest:
     """Read a manifest from a JSON file; ``-`` is standard input."""
     try:
         return Manifest.from_json(sys.stdin.read()) if path == "-" else Manifest.from_file(path)
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is no manifest: {error}") from error
 
 
@@ -141,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"weightwell {installed_version()}")
+    _url_argument(parser, default=None)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     _gain_arguments(_verb(verbs, gain))
     _init_arguments(_verb(verbs, init))
@@ -160,9 +161,15 @@ def _verb(verbs: Any, run: Any) -> argparse.ArgumentParser:
         run.__name__, help=summary, description=summary, allow_abbrev=False
     )
     parser.set_defaults(run=run, progress=None)
-    parser.add_argument("--url", help=f"the server's address (default: $WEIGHTWELL_URL, or {DEFAULT_URL})")
+    _url_argument(parser, default=argparse.SUPPRESS)  # what is said before the verb holds
     parser.add_argument("--retries", type=int, default=5, help="failures in a row that are tried again (default: 5)")
     return parser
+
+
+def _url_argument(parser: argparse.ArgumentParser, *, default: str | None) -> None:
+    """Add the address, which may be said before the verb or after it."""
+    told = f"the server's address (default: $WEIGHTWELL_URL, or {DEFAULT_URL})"
+    parser.add_argument("--url", default=default, help=told)
 
 
 def _gain_arguments(parser: argparse.ArgumentParser) -> None:

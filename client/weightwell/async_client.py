@@ -1,11 +1,12 @@
 """The asynchronous client: the verbs of ``Client``, for asyncio and trio."""
 
 import os
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import closing
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, overload
 
 import anyio
 import anyio.to_thread
@@ -32,6 +33,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 M = TypeVar("M", bound="nn.Module")
+C = TypeVar("C", bound="Closable")
+
+
+class Closable(Protocol):
+    """What is closed in the end."""
+
+    def close(self) -> None:
+        """Let go."""
 
 
 class AsyncClient:
@@ -119,17 +128,13 @@ class AsyncClient:
     ) -> None:
         """Draw a tensor into a safetensors file; see ``Client.save``. The event loop never waits for the disk."""
         file, target = calls.file_of(path, shape, scheme, spec)
-        output = await anyio.to_thread.run_sync(opened, target)
-        try:
+        async with _held(opened, target) as output:
             await self._call(calls.save(file, output.destination))
-            await anyio.to_thread.run_sync(output.commit)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(output.close)
+            await _in_thread(output.commit)
 
     async def verify(self, path: str | os.PathLike[str]) -> Verdict:
         """Draw anew what the metadata of a safetensors file claims, and compare every byte; see ``Client.verify``."""
-        with closing(await anyio.to_thread.run_sync(Claim, Path(path))) as claim:
+        async with _held(Claim, Path(path)) as claim:
             return await self._call(calls.verify(claim))
 
     async def aclose(self) -> None:
@@ -146,7 +151,7 @@ class AsyncClient:
 
     async def _call(self, call: Call[T]) -> T:
         """Make a call, with as many attempts as it takes."""
-        place = anyio.to_thread.run_sync if call.writes else _at_once
+        place = _in_thread if call.writes else _at_once
         with closing(Progress(call.label, self._progress if call.label else False)) as progress:
             transfer = Transfer(call.request, call.destination, self._retry, progress, self._connections)
             while not transfer.complete:
@@ -155,6 +160,42 @@ class AsyncClient:
                 except FileChanged as error:
                     await self._sleep(transfer.start_over(error))
         return call.result()
+
+
+@asynccontextmanager
+async def _held(make: Callable[[T], C], argument: T) -> AsyncIterator[C]:
+    """Hold what a thread opens; another closes it in the end, whatever has been cancelled."""
+    made: list[C] = []
+    try:
+        await _in_thread(lambda: made.append(make(argument)))
+        yield made[0]
+    finally:
+        with anyio.CancelScope(shield=True):
+            for each in made:
+                await anyio.to_thread.run_sync(each.close)
+
+
+async def _in_thread(function: Callable[..., object], *args: Any) -> None:
+    """Call a function in a thread. When this returns, or raises, nobody is in it any more."""
+    turn, over = Lock(), False
+
+    def call() -> None:
+        with turn:
+            if not over:
+                function(*args)
+
+    def end() -> None:
+        nonlocal over
+        with turn:
+            over = True
+
+    try:
+        await anyio.to_thread.run_sync(call)
+    except anyio.get_cancelled_exc_class():
+        # anyio waits for its threads where anyio cancels, but not where asyncio does: wait_for, timeout, Task.cancel.
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(end)
+        raise
 
 
 async def _at_once(function: Callable[..., None], *args: Any) -> None:

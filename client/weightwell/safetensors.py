@@ -11,6 +11,7 @@ from weightwell.exceptions import InvalidFile
 
 PREFIX = 8  # bytes: the length of the header, little-endian
 MAX_HEADER = 100_000_000  # bytes: what the safetensors library accepts
+MAX_OFFSET = (1 << 62) - 1  # bytes: with a header before it still a position that a system can be asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +37,13 @@ def entries_of(header: bytes | bytearray) -> dict[str, Entry]:
     try:
         members = json.loads(header)
         return {name: _entry(member) for name, member in members.items() if name != "__metadata__"}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise InvalidFile(f"the header is not that of a safetensors file: {error}") from error
 
 
 def _entry(member: dict[str, Any]) -> Entry:
     """Read one member of the header."""
-    start, stop = member["data_offsets"]
-    return Entry(str(member["dtype"]), tuple(int(n) for n in member["shape"]), int(start), int(stop))
+    start, stop = map(int, member["data_offsets"])
+    if not 0 <= start <= stop <= MAX_OFFSET:
+        raise ValueError(f"data_offsets must be two positions in a file, the first one first, got [{start}, {stop}]")
+    return Entry(str(member["dtype"]), tuple(int(n) for n in member["shape"]), start, stop)

@@ -222,4 +222,7 @@ def integer_of(field: str, value: SupportsIndex) -> int:
 
 def plain_of(value: Any) -> Any:
     """Return the Python number in a numpy scalar or a tensor of one element, and anything else as it is."""
-    return value.item() if hasattr(value, "item") else value
+    try:
+        return value.item() if hasattr(value, "item") else value
+    except (RuntimeError, ValueError) as error:  # torch's, numpy's
+        raise ValueError(f"expected one number: {error}") from None

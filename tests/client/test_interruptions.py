@@ -1,5 +1,6 @@
 """Servers and clients that are killed in the middle cost time, and nothing else."""
 
+import asyncio
 import signal
 import socket
 import subprocess
@@ -14,7 +15,9 @@ import httpx
 import pytest
 
 import weightwell
+from weightwell import async_client
 from weightwell.files import disk
+from weightwell.files.part import Part
 from weightwell.transfers import growth
 from weightwell.transfers import transfer as transfers
 
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 60.0
 SHAPE = (8192, 1024)  # of float32: 32 MiB
+SMALL = (300, 700)
 
 
 class Process:
@@ -149,6 +153,46 @@ def test_a_client_that_is_killed_anywhere_goes_on_with_the_right_file(
     if (place, call) in {("disk", 50), ("Path", 50)}:
         position = int(fake.requests[asked + 1].headers["range"].removeprefix("bytes=").removesuffix("-"))
         assert position > 200_000
+
+
+@pytest.mark.parametrize("place", ["opened", "write_at", "commit"])
+def test_nobody_writes_any_more_once_asyncio_has_cancelled(
+    fake: "Server", tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    owner: Any = {"opened": async_client, "write_at": disk, "commit": Part}[place]
+    function, begun, cancelled, busy = getattr(owner, place), threading.Event(), threading.Event(), [0]
+    close = Part.close
+    closed: list[int] = []  # how many were busy when the part was closed
+
+    def slow(*args: Any) -> Any:
+        busy[0] += 1
+        begun.set()
+        assert cancelled.wait(PATIENCE)
+        result = function(*args)
+        busy[0] -= 1
+        return result
+
+    def note(part: Part) -> None:
+        closed.append(busy[0])
+        close(part)
+
+    async def cancel() -> None:
+        async with weightwell.AsyncClient(fake.url) as client:
+            saving = asyncio.create_task(client.save(tmp_path / "weight", SMALL, "ones"))
+            await asyncio.to_thread(begun.wait, PATIENCE)
+            saving.cancel()
+            asyncio.get_running_loop().call_later(0.05, cancelled.set)
+            with pytest.raises(asyncio.CancelledError):
+                await saving
+        assert closed == busy == [0]
+
+    monkeypatch.setattr(owner, place, slow)
+    monkeypatch.setattr(Part, "close", note)
+    asyncio.run(cancel())
+    monkeypatch.undo()
+    with weightwell.Client(fake.url) as client:  # which finds nobody's lock
+        client.save(tmp_path / "weight", SMALL, "ones")
+    assert list(tmp_path.iterdir()) == [tmp_path / "weight"]
 
 
 def test_what_a_killed_client_held_is_free_again(fake: "Server", tmp_path: Path) -> None:

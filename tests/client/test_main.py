@@ -139,6 +139,16 @@ def test_a_command_line_that_means_nothing_asks_nothing(
     assert fake.requests == []
 
 
+@pytest.mark.parametrize("arguments", [["--url", "{}", "gain", "relu"], ["gain", "relu", "--url", "{}"]])
+def test_the_address_is_said_before_the_verb_or_after_it(
+    run: Run, fake: "Server", monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.setenv("WEIGHTWELL_URL", "http://127.0.0.1:1")
+    fake.faults.append(fake.answer(200, b'{"gain": 1.5}'))
+    assert run(*(argument.format(fake.url) for argument in arguments)) == 0
+    assert len(fake.requests) == 1
+
+
 def test_an_argument_that_cannot_be_sent_is_asked_wrongly(run: Run, fake: "Server", capsys: Output) -> None:
     assert run("init", "3", "ones", "--dtype", "half", "-o", os.devnull) == 2
     assert "dtype must be one of float32" in capsys.readouterr().err
@@ -218,6 +228,12 @@ def test_what_is_no_manifest_is_asked_wrongly(real: Run, capsys: Output, text: s
     assert real("save", "model.json", "-o", "other.safetensors") == 2
     assert capsys.readouterr().err.startswith("weightwell: ")
     assert not Path("other.safetensors").exists()
+
+
+def test_a_manifest_that_is_no_json_is_named(real: Run, capsys: Output) -> None:
+    Path("model.json").write_text("{")
+    assert real("plan", "model.json") == 2
+    assert capsys.readouterr().err.startswith("weightwell: model.json is no manifest: Expecting")
 
 
 def test_a_file_that_is_so_is_verified(real: Run, capsys: Output) -> None:

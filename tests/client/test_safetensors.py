@@ -41,6 +41,11 @@ def test_a_header_that_cannot_be_is_refused_before_it_is_read(length: int, total
         b'{"weight": {"dtype": "F32", "shape": ["x"], "data_offsets": [0, 12]}}',
         b'{"weight": {"dtype": "F32", "shape": [3], "data_offsets": [0]}}',
         b'{"weight": {"dtype": "F32", "shape": [3], "data_offsets": [0, null]}}',
+        b'{"weight": {"dtype": "F32", "shape": [3], "data_offsets": [-12, 0]}}',
+        b'{"weight": {"dtype": "F32", "shape": [3], "data_offsets": [12, 0]}}',
+        b'{"weight": {"dtype": "F32", "shape": [3], "data_offsets": [9223372036854775807, 9223372036854775819]}}',
+        b'{"weight": {"dtype": "F32", "shape": [1e999], "data_offsets": [0, 12]}}',
+        pytest.param(b'{"weight": ' + b"[" * 100_000, id="deep"),
     ],
 )
 def test_what_is_no_header_is_refused(header: bytes) -> None:

@@ -136,13 +136,19 @@ class Comparison:
 
     def verdict(self) -> Verdict:
         """Return what came of it."""
+        compared = [(name, entry) for name, entry in self._entries if self._claimed(name, entry)]
         found = [
             Difference(name, _index(entry, self._first[name]), self._place(name) + self._first[name])
-            for name, entry in self._entries
+            for name, entry in compared
             if name in self._first
         ]
-        size = sum(entry.stop - entry.start for _, entry in self._entries)
-        return Verdict(len(self._entries), size + len(self._claim.head), tuple(found), tuple(self._remarks))
+        size = sum(entry.stop - entry.start for _, entry in compared)
+        return Verdict(len(compared), size + len(self._claim.head), tuple(found), tuple(self._remarks))
+
+    def _claimed(self, name: str, made: Entry) -> Entry | None:
+        """Return a tensor of the server's as it stands in the file; None where it does not, or is another."""
+        claimed = self._claim.entries.get(name)
+        return claimed if claimed and (made.dtype, made.shape) == (claimed.dtype, claimed.shape) else None
 
     def _place(self, name: str) -> int:
         return len(self._claim.head) + self._claim.entries[name].start
@@ -172,9 +178,9 @@ class Comparison:
         for name, entry in self._entries[max(bisect_right(self._starts, start) - 1, 0) :]:
             if entry.start >= stop:
                 return
-            claimed = self._claim.entries.get(name)
+            claimed = self._claimed(name, entry)
             begin, end = max(start, entry.start), min(stop, entry.stop)
-            if begin >= end or claimed is None or (entry.dtype, entry.shape) != (claimed.dtype, claimed.shape):
+            if begin >= end or claimed is None:
                 continue
             shift = claimed.start - entry.start
             there, made = self._claim.read(begin + shift, end + shift), bytes(window[begin - start : end - start])
@@ -214,7 +220,7 @@ def _document(metadata: Mapping[str, Any]) -> dict[str, Any]:
         document = json.loads(metadata["spec"])
     except KeyError:
         raise InvalidFile("its metadata does not say how it was made; did Weightwell make it?") from None
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise InvalidFile("its metadata has a spec that is not JSON") from None
     if not isinstance(document, dict) or not isinstance(document.get("tensors"), dict):
         raise InvalidFile("its metadata has a spec that is none of Weightwell's")

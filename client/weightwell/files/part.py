@@ -35,7 +35,7 @@ class Part:
 
     def __init__(self, path: Path):
         self._given = path
-        self._path = path.resolve()  # a link stays a link
+        self._path = Path(os.path.realpath(path))  # a link stays a link
         self._part = self._path.with_name(self._path.name + ".part")
         self._record = self._path.with_name(self._path.name + ".part.json")
         self._lock = Lock()
@@ -147,12 +147,12 @@ class Part:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Say of a full disk how much was needed, and by whose path."""
+        """Say of which path an error is, and of a full disk how much was needed."""
         try:
             yield
         except OSError as error:
-            if error.errno not in FULL:
-                raise
-            free = shutil.disk_usage(self._part.parent).free
-            reason = f"{error.strerror}: the file takes {self._size} bytes, and {free} are free beside what has come"
+            reason = str(error.strerror)
+            if error.errno in FULL:
+                free = shutil.disk_usage(self._part.parent).free
+                reason += f": the file takes {self._size} bytes, and {free} are free beside what has come"
             raise OSError(error.errno, reason, str(self._given)) from error

@@ -19,12 +19,12 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> "Record | None":
-        """Read a record; None where there is none, or another kind of file."""
+        """Read a record; None where there is none, or one that cannot be true, or another kind of file."""
         try:
             members = json.loads(path.read_bytes())
-            spans = tuple((int(start), int(stop)) for start, stop in members["spans"])
-            return cls(str(members["etag"]), int(members["size"]), spans)
-        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            size, spans = int(members["size"]), tuple((int(start), int(stop)) for start, stop in members["spans"])
+            return cls(str(members["etag"]), size, spans) if all(0 <= a <= b <= size for a, b in spans) else None
+        except (FileNotFoundError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return None
 
     @classmethod

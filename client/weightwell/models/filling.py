@@ -152,8 +152,10 @@ def _left_on_meta(
     slots: Collection[Slot], device: Any, covered: Collection[str], first: Mapping[str, str]
 ) -> list[Slot]:
     """Return the buffers on the meta device that are not asked for; raise ValueError for parameters."""
+    import torch
+
     meta = [slot for slot in slots if slot.tensor.is_meta]
-    if meta and device is None:
+    if meta and (device is None or torch.device(device).type == "meta"):
         raise ValueError(f"{meta[0].name} is on the meta device; say where it shall be: device='cpu', device='cuda'")
     left = [slot for slot in meta if first[slot.name] not in covered]
     for slot in left:

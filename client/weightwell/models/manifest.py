@@ -126,7 +126,7 @@ class Manifest:
         return {
             "tensors": _tensors(self.tensors),
             "rules": [_rule(index, rule) for index, rule in enumerate(self.rules)],
-            "preset": self.preset if self.preset is None or isinstance(self.preset, str) else dict(self.preset),
+            "preset": _preset(self.preset),
             "seed": _seed(self.seed),
             "dtype": dtype_of(self.dtype).name,
             "generator": self.generator,
@@ -135,6 +135,10 @@ class Manifest:
 
 def _tensors(tensors: Mapping[str, Any]) -> dict[str, Fields]:
     """Return the tensors as JSON has them."""
+    if not isinstance(tensors, Mapping):
+        raise TypeError(f'tensors come by name, such as {{"weight": {{"shape": [512, 784]}}}}, got {tensors!r:.80}')
+    if wrong := [name for name in tensors if not isinstance(name, str)]:
+        raise TypeError(f"the name of a tensor is a string, got {wrong[0]!r}")
     plain = {}
     for name, each in tensors.items():
         try:
@@ -179,6 +183,13 @@ def _alias(given: Mapping[str, Any], tensors: Mapping[str, Any]) -> Fields:
     if target not in tensors or _is_alias(tensors[target]):
         raise ValueError(f"alias must be the name of another tensor that is no alias, got {target!r}")
     return {"alias": target}
+
+
+def _preset(preset: Preset | None) -> Preset | None:
+    """Return a preset as JSON has it: its name, or its name and its parameters."""
+    if preset is None or isinstance(preset, str):
+        return preset
+    return {key: plain_of(value) for key, value in dict(preset).items()}
 
 
 def _rule(index: int, given: Mapping[str, Any]) -> Fields:

@@ -153,14 +153,20 @@ class InFile:
         else:
             self._file.seek(self._origin)
             self._file.truncate()
-        self._file.write(head)
+        self._write(memoryview(head))
         return ()
 
     def windows(self, start: int, stop: int) -> Iterator[memoryview]:
         """Yield windows that are written to the file as they fill."""
         for window in blocks(stop - start):
             yield window
-            self._file.write(window)
+            self._write(window)
+
+    def _write(self, data: memoryview) -> None:
+        """Write all of the data; a file without a buffer may take a part of it at a time."""
+        while data:
+            count: int | None = self._file.write(data)
+            data = data[len(data) if count is None else count :]  # what only looks like a file need not count
 
 
 def blocks(size: int) -> Iterator[memoryview]:

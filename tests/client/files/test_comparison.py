@@ -161,12 +161,16 @@ def test_a_tensor_that_only_one_of_the_two_has_is_named(verify: Verify, file: Fi
         header["z"] = header.pop("a")
 
     file.rewrite(rename)
-    assert verify().remarks == ("a is not in the file", "z is in the file, and not in its spec")
+    verdict = verify()
+    assert verdict.remarks == ("a is not in the file", "z is in the file, and not in its spec")
+    assert verdict.tensors == 3  # of the four that the server draws
 
 
 def test_a_tensor_of_another_shape_is_named(verify: Verify, file: File) -> None:
     file.rewrite(lambda header: header["a"].update(shape=[5, 3]))
-    assert verify().remarks == ("a is F32 [5, 3] in the file, and by its spec F32 [3, 5]",)
+    verdict = verify()
+    assert verdict.remarks == ("a is F32 [5, 3] in the file, and by its spec F32 [3, 5]",)
+    assert "the data of 3 tensors is so" in str(verdict)
 
 
 def test_a_spec_that_the_server_refuses_is_its_words(verify: Verify, file: File) -> None:

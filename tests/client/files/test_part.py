@@ -216,6 +216,12 @@ def test_a_link_stays_a_link(path: Path) -> None:
     assert path.read_bytes() == HEAD
 
 
+def test_a_link_to_itself_is_replaced(path: Path) -> None:
+    path.symlink_to(path)
+    opened(path, size=0)[0].commit()
+    assert path.read_bytes() == HEAD
+
+
 def test_a_part_that_is_a_link_is_not_followed(path: Path) -> None:
     (path.parent / "weight.part").symlink_to(path.parent / "precious")
     with pytest.raises(OSError, match="symbolic links"):
@@ -264,8 +270,9 @@ def test_what_has_come_before_the_disk_is_full_is_kept(path: Path, monkeypatch: 
 
 def test_a_file_larger_than_any_disk_is_an_error_at_once(path: Path) -> None:
     part = Part(path)
-    with pytest.raises(OSError, match=r"File too large|No space left"):
+    with pytest.raises(OSError, match=r"File too large|No space left") as caught:
         part.open(HEAD, 1 << 60, ETAG)
+    assert caught.value.filename == str(path)
     part.close()
     assert list(path.parent.iterdir()) == []
 

@@ -246,9 +246,10 @@ def test_a_manifest_that_does_not_fit_is_refused(model: nn.Module, manifest: Man
         fill(model, manifest, device="cpu")
 
 
-def test_a_module_on_the_meta_device_needs_a_device() -> None:
+@pytest.mark.parametrize("device", [None, "meta"])
+def test_a_module_on_the_meta_device_needs_a_device(device: str | None) -> None:
     with pytest.raises(ValueError, match="weight is on the meta device; say where it shall be: device='cpu'"):
-        fill(nn.Linear(2, 2, device="meta"))
+        fill(nn.Linear(2, 2, device="meta"), device=device)
 
 
 def test_a_file_of_another_dtype_is_refused_by_its_head() -> None:

@@ -40,7 +40,9 @@ def test_values_of_any_library_become_json() -> None:
         "w": {"shape": [6, 4], "slice": "2:6,0:4", "dtype": "bfloat16", "std": 0.5},
         "b": {"shape": [8], "seed": 2**64 - 1},
     }
+    manifest.preset = {"name": "gpt2", "layers": np.int64(12)}
     assert manifest.document()["rules"] == [{"match": "*", "std": 0.25, "dtype": "float16"}]
+    assert json.dumps(manifest.document()["preset"]) == '{"name": "gpt2", "layers": 12}'
 
 
 def test_a_seed_may_be_given_in_decimal_digits() -> None:
@@ -78,6 +80,7 @@ def test_json_has_a_line_for_each_tensor_and_each_rule() -> None:
         ({"shape": [3], "seed": "one"}, "tensors.w: seed takes integers"),
         ({"shape": [3], "dtype": "int8"}, "tensors.w: dtype must be one of"),
         ({"shape": [3], "slice": "::2"}, "tensors.w: each part of a slice"),
+        ({"shape": [3], "std": torch.ones(2)}, "tensors.w: expected one number: .* 2 elements"),
         ({"alias": "v"}, "tensors.w: alias must be the name of another tensor that is no alias, got 'v'"),
         ({"alias": "w"}, "tensors.w: alias must be the name of another"),
         ({"alias": "x"}, "tensors.w: alias must be the name of another"),
@@ -101,11 +104,24 @@ def test_what_cannot_be_sent_is_refused_with_the_tensors_name(fields: Any, messa
         ({"seed": True}, "seed takes integers"),
         ({"dtype": "half"}, "dtype must be one of"),
         ({"rules": ["*.bias"]}, r"rules\[0\] must be like"),
+        ({"preset": 5}, "int"),
     ],
 )
 def test_what_cannot_hold_for_all_tensors_is_refused(fields: Any, message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         Manifest({}, **fields)
+
+
+@pytest.mark.parametrize("tensors", [None, [{"shape": [3]}]])
+def test_tensors_without_names_are_refused(tensors: Any) -> None:
+    with pytest.raises(TypeError, match="tensors come by name"):
+        Manifest(tensors)
+
+
+@pytest.mark.parametrize("name", [None, 3, ("a", "b")])
+def test_a_name_that_is_no_string_is_refused(name: Any) -> None:
+    with pytest.raises(TypeError, match="the name of a tensor is a string"):
+        Manifest({name: {"shape": [3]}})
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import pytest
 from hypothesis import given
@@ -42,6 +43,20 @@ def test_a_file_holds_its_head_and_its_data(data: bytes, block: int, middle: int
         fill(destination.windows(0, min(middle, len(data))), data[:middle])
         fill(destination.windows(min(middle, len(data)), len(data)), data[middle:])
     assert file.getvalue() == b"head" + data
+
+
+def test_a_file_that_takes_a_part_at_a_time_gets_all() -> None:
+    class Unbuffered(io.RawIOBase, BinaryIO):
+        def __init__(self) -> None:
+            self.taken = bytearray()
+
+        def write(self, data: Any) -> int:
+            self.taken += data[:3]
+            return min(3, len(data))
+
+    file = Unbuffered()
+    receive(InFile(file), b"head", b"0123456789")
+    assert file.taken == b"head0123456789"
 
 
 def test_memory_that_starts_over_is_not_taken_twice() -> None:
