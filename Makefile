@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export PATH := $(PATH):/usr/sbin
 
-# Where the targets for a GPU run: on device GPU, with the Python of .venv, or, with nothing installed, with AMBIENT.
+# Where the targets for a GPU run: on device GPU, with the Python of .venv, or, with nothing installed, with AMBIENT,
+# whose packages may be of other versions, and warn.
 GPU ?= cuda:0
 AMBIENT ?=
 GPU_NEEDS := $(if $(AMBIENT),,$(INSTALLED))
-ON_GPU = PYTHONPATH=$(CURDIR)/client:$(CURDIR)/service $(or $(AMBIENT),$(BIN)/python)
+ON_GPU = PYTHONPATH=$(CURDIR)/client:$(CURDIR)/service$${PYTHONPATH:+:$$PYTHONPATH} $(or $(AMBIENT),$(BIN)/python)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-cuda check lint format bench bench-cuda verify build clean
@@ -25,7 +26,7 @@ test: $(INSTALLED)  ## all tests
 	$(BIN)/python -m pytest
 
 test-cuda: $(GPU_NEEDS)  ## what only a GPU can show; docs/cuda.md
-	$(ON_GPU) -m pytest tests/cuda --gpu $(GPU)
+	$(ON_GPU) -m pytest tests/cuda --gpu $(GPU) $(if $(AMBIENT),-W default)
 
 check: lint test  ## all that a commit has to pass
 

@@ -4,20 +4,21 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
 
 import httpx
 import hypothesis
 import pytest
-from fastapi import FastAPI
 
-from weightwell_service.app import create_app
-from weightwell_service.server import make_server
-from weightwell_service.settings import Settings
+# What serves is imported where it serves: tests of a GPU are run where the generators' packages are, but perhaps not
+# the service's (docs/cuda.md).
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 # How long a test waits for what must happen, before it says that it does not. No test takes this long that passes.
 PATIENCE = 30.0
 
-Serve = Callable[[FastAPI], AbstractContextManager[str]]
+Serve = Callable[["FastAPI"], AbstractContextManager[str]]
 
 # The time of a request is no property of it, on a machine that others use as well.
 hypothesis.settings.register_profile("suite", deadline=None)
@@ -25,11 +26,13 @@ hypothesis.settings.load_profile("suite")
 
 
 @contextmanager
-def _serve(app: FastAPI) -> Iterator[str]:
+def _serve(app: "FastAPI") -> Iterator[str]:
     """Serve an application from a thread for as long as the context lasts; yield its base URL.
 
     The socket listens before the server runs, so a request that comes too early waits in the kernel's queue.
     """
+    from weightwell_service.server import make_server
+
     with socket.create_server(("127.0.0.1", 0)) as listener:
         host, port = listener.getsockname()
         settings = app.state.service.settings
@@ -52,6 +55,9 @@ def serve() -> Serve:
 @pytest.fixture(scope="session")
 def server() -> Iterator[str]:
     """The base URL of a service with two threads, and otherwise with the settings that a deployment starts from."""
+    from weightwell_service.app import create_app
+    from weightwell_service.settings import Settings
+
     with _serve(create_app(Settings(threads=2))) as url:
         yield url
 

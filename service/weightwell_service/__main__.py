@@ -27,7 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ValidationError as error:
         for details in error.errors():
             name = "_".join(str(part) for part in details["loc"]).upper()
-            print(f"WEIGHTWELL_{name}: {details['msg']}, got {details['input']!r}", file=sys.stderr)
+            allowed = details["msg"].removeprefix("Input should be ")
+            wrong = f"WEIGHTWELL_{name} must be {allowed}, got {details['input']!r}"
+            print(f"weightwell-service: {wrong}", file=sys.stderr)
         return 2
     except DeviceUnavailable as error:
         print(f"weightwell-service: {error}", file=sys.stderr)

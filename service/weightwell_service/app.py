@@ -1,6 +1,7 @@
 """The application: settings in, FastAPI out. Nothing is read from the environment and nothing is started at import."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -21,6 +22,7 @@ def create_app(settings: Settings) -> FastAPI:
     """Build the service for a deployment; raises ``DeviceUnavailable`` if its device is not there."""
     executor = ThreadPoolExecutor(settings.threads, thread_name_prefix="draw")
     executor_of_wholes = ThreadPoolExecutor(settings.threads, thread_name_prefix="draw-whole")
+    reader = ThreadPoolExecutor(1, thread_name_prefix="read")
     device = find_device(settings.device)
     generators = make_generators(device, threads=settings.threads)
     workshop = Workshop(executor, executor_of_wholes, Memory(settings.max_resident_bytes))
@@ -29,10 +31,14 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         for generator in generators.values():
             await asyncio.get_running_loop().run_in_executor(executor, generator.warm_up)
+        # What is there now stays. To look through all of it for garbage takes a tenth of a second, and all wait for it.
+        gc.collect()
+        gc.freeze()
         app.state.service.ready = True
         yield
         app.state.service.ready = False
-        for pool in (executor, executor_of_wholes):
+        gc.unfreeze()
+        for pool in (executor, executor_of_wholes, reader):
             pool.shutdown(wait=False, cancel_futures=True)
 
     # The pages of /docs come with the service: where jobs run there is often no way to a CDN.
@@ -47,7 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
-    app.state.service = Service(settings, device, generators, workshop)
+    app.state.service = Service(settings, device, generators, workshop, reader)
     app.state.methods = methods()
     app.include_router(router)
     problems.install(app)

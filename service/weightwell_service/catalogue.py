@@ -1,6 +1,7 @@
 """The catalogue: the registry, told to a client."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from weightwell_service.dtypes import DTYPES
@@ -13,7 +14,7 @@ from weightwell_service.wire import SINGLES, schema_of
 def catalogue(generators: Mapping[str, Generator]) -> dict[str, Any]:
     """Return every scheme with its parameters, every dtype, and every generator with what its numbers depend on."""
     return {
-        "schemes": [_scheme(scheme) for scheme in SCHEMES.values()],
+        "schemes": _schemes(),
         "dtypes": [
             {"name": dtype.name, "safetensors": dtype.code, "bytes": dtype.itemsize} for dtype in DTYPES.values()
         ],
@@ -22,6 +23,11 @@ def catalogue(generators: Mapping[str, Generator]) -> dict[str, Any]:
             for generator in generators.values()
         ],
     }
+
+
+@cache
+def _schemes() -> list[dict[str, Any]]:
+    return [_scheme(scheme) for scheme in SCHEMES.values()]
 
 
 def _scheme(scheme: Scheme) -> dict[str, Any]:
@@ -46,6 +52,7 @@ def _scheme(scheme: Scheme) -> dict[str, Any]:
 _EXAMPLE = {"layers": 2, "width": 512, "base_width": 256, "names": "llama", "readout": "plain"}
 
 
+@cache
 def presets() -> dict[str, Any]:
     """Return every preset with its parameters, its sources, and its rules for an example."""
     return {"presets": [_preset(preset) for preset in PRESETS.values()]}

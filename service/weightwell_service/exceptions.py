@@ -22,6 +22,9 @@ MOST_ERRORS = 20
 _BRIEF = reprlib.Repr()
 _BRIEF.maxstring = _BRIEF.maxlong = 100
 
+# More than a path or a sentence of ours needs, with a name of the longest in it. They can hold what was sent as well.
+_LONGEST = 2500
+
 
 class WeightwellError(Exception):
     """Base of everything that this package raises on purpose; its text may be shown to whoever asked."""
@@ -35,17 +38,21 @@ class InvalidSpec(WeightwellError, ValueError):
     """
 
     def __init__(self, field: str, *, got: object, expected: str, detail: str | None = None):
-        self.field = field
+        self.field = _cut(field)
         self.got = got
         self.expected = expected
         self.errors: tuple[InvalidSpec, ...] = (self,)
-        self.detail = detail or f"{field} must be {expected}, got {_BRIEF.repr(got)}"
+        self.detail = _cut(detail or f"{field} must be {expected}, got {_BRIEF.repr(got)}")
         super().__init__(self.detail)
 
     def within(self, prefix: str) -> "InvalidSpec":
         """Return the same error for a field that lies inside ``prefix``."""
         detail = f"{prefix}: {self.detail}"
         return type(self)(f"{prefix}.{self.field}", got=self.got, expected=self.expected, detail=detail)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 class UnsupportedSpec(InvalidSpec):

@@ -175,8 +175,8 @@ def check_size(nbytes: int, max_bytes: int) -> None:
     """Raise ``TooLarge`` for a file with more bytes of tensors than a deployment serves."""
     if nbytes > max_bytes:
         raise TooLarge(
-            f"the file would hold {nbytes} bytes of tensors, and this server serves at most {max_bytes}; "
-            "ask for a slice, or for fewer tensors at once"
+            f"the file would hold {nbytes} bytes of tensors, and this server serves at most {max_bytes} "
+            "(WEIGHTWELL_MAX_BYTES); ask for a slice, or for fewer tensors at once"
         )
 
 

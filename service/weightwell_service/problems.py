@@ -83,7 +83,12 @@ async def _http(request: Request, error: Exception) -> Response:
     headers = {name.lower(): value for name, value in (error.headers or {}).items()}
     if error.status_code == 405 and (methods := request.app.state.methods.get(request.url.path)):
         headers["allow"] = ", ".join(sorted(methods))
-    return problem(error.status_code, "about:blank", error.detail, error.detail, headers)
+    detail = error.detail
+    if error.status_code == 404:
+        detail = f"there is nothing at {reprlib.repr(request.url.path)}; / and /docs tell what there is"
+    if "allow" in headers:
+        detail = f"the method must be one of {headers['allow']}, got {request.method}"
+    return problem(error.status_code, "about:blank", error.detail, detail, headers)
 
 
 async def _unknown(_: Request, error: Exception) -> Response:

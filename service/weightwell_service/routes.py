@@ -1,6 +1,8 @@
 """The routes: parse, plan, respond."""
 
+from asyncio import get_running_loop
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -24,15 +26,19 @@ from weightwell_service.wire import GainQuery, read_body, read_gain_query, read_
 
 T = TypeVar("T")
 
+# Bytes of a body that is read in turn: as reading is Python, several at once would end no sooner, and take more memory.
+_LONG = 2**16
+
 
 @dataclass
 class Service:
-    """What the routes work with, one for each application."""
+    """What the routes work with, one for each application; the ``reader`` reads long bodies, one by one."""
 
     settings: Settings
     device: Device
     generators: dict[str, Generator]
     workshop: Workshop
+    reader: Executor
     ready: bool = False
 
     def plan(self, spec: Spec) -> tuple[Plan, Generator]:
@@ -188,6 +194,8 @@ async def _made_of_spec(request: Request, make: Callable[[Spec], T]) -> T:
     limit = _service(request).settings.max_request_bytes
     if request.method == "POST":
         body = await _body(request, limit)
+        if len(body) > _LONG:
+            return await get_running_loop().run_in_executor(_service(request).reader, lambda: make(read_body(body)))
         return await run_in_threadpool(lambda: make(read_body(body)))
     query = request.query_params.multi_items()
     if "manifest" in request.query_params:

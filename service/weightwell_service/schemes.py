@@ -12,7 +12,7 @@ that torch draws the same numbers from the same law.
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import ceil, prod, sqrt
+from math import ceil, isfinite, prod, sqrt
 from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Gt, Interval
@@ -299,7 +299,11 @@ def truncated_normal(
     upper: Annotated[float, Doc("upper bound, in standard deviations from the mean")] = 2.0,
 ) -> Law:
     """Draw from a normal distribution truncated at bounds in standard deviations, as JAX and Haiku name it."""
-    return _truncated("lower", mean, std, mean + lower * std, mean + upper * std)
+    low, high = mean + lower * std, mean + upper * std
+    for field, given, bound in (("lower", lower, low), ("upper", upper, high)):
+        if not isfinite(bound):
+            raise InvalidSpec(field, got=given, expected=f"such that mean + {field} * std is a finite number")
+    return _truncated("lower", mean, std, low, high)
 
 
 def _truncated(field: str, mean: float, std: float, low: float, high: float) -> Law:
@@ -371,7 +375,7 @@ def variance_scaling(
     if distribution == "normal":
         return Normal(0.0, std)
     wide = std / TRUNCATED_AT_2_STD
-    return TruncatedNormal(0.0, wide, -2.0 * wide, 2.0 * wide)
+    return _truncated("scale", 0.0, wide, -2.0 * wide, 2.0 * wide)
 
 
 @scheme(formula="U(-a, a), a = sqrt(3 / fan_in)", references=(LECUN,))

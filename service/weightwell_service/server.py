@@ -12,6 +12,9 @@ from weightwell_service.settings import Settings
 
 log = logging.getLogger(__name__)
 
+# Bytes before the body of a request, after the first that are received. Uvicorn itself would keep any number of them.
+MAX_HEAD = 2**16
+
 
 def make_server(app: FastAPI, settings: Settings, **options: Any) -> uvicorn.Server:
     """Return a server for an application; ``options`` are uvicorn's own and come before the settings."""
@@ -28,13 +31,32 @@ def make_server(app: FastAPI, settings: Settings, **options: Any) -> uvicorn.Ser
 
 
 def _protocol(patience: float) -> type[HttpToolsProtocol]:
-    """Return uvicorn's protocol with an end to its patience: a reader who takes nothing for so long is cut off.
+    """Return uvicorn's protocol with an end to its patience.
 
-    Closing politely would wait for the reader to take what is in the buffers, which is what it does not do.
+    A reader who takes nothing for so long is cut off: closing politely would wait for the reader to take what is in the
+    buffers, which is what it does not do. So is whoever sends a head without an end.
     """
 
     class Protocol(HttpToolsProtocol):
         _watch: asyncio.TimerHandle | None = None
+        _in_head = False
+        _head_nbytes = 0
+
+        def data_received(self, data: bytes) -> None:
+            # Where a head begins, what was received may hold the end of a body as well, so that is not counted.
+            began_before = self._in_head
+            super().data_received(data)
+            self._head_nbytes = self._head_nbytes + len(data) if began_before and self._in_head else 0
+            if self._head_nbytes > MAX_HEAD and not self.transport.is_closing():
+                self.send_400_response(f"The URL and the headers have more than {MAX_HEAD} bytes.")
+
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            self._in_head = True
+
+        def on_headers_complete(self) -> None:
+            super().on_headers_complete()
+            self._in_head = False
 
         def pause_writing(self) -> None:
             super().pause_writing()

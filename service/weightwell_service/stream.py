@@ -112,8 +112,8 @@ class Memory:
         """Raise ``TooLarge`` for more bytes than there ever are."""
         if nbytes > self.limit:
             raise TooLarge(
-                f"a tensor that is drawn whole, whatever part of it is wanted, takes {nbytes} bytes of memory here, "
-                f"and this server allows {self.limit} (WEIGHTWELL_MAX_RESIDENT_BYTES); ask for a smaller one"
+                f"what is drawn whole, whatever part of it is wanted, takes {nbytes} bytes of memory here, and this "
+                f"server allows {self.limit} (WEIGHTWELL_MAX_RESIDENT_BYTES); ask for smaller tensors, or for fewer"
             )
 
     @contextmanager

@@ -3,7 +3,7 @@
 import json
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import httpx
@@ -144,7 +144,9 @@ def test_every_field_that_is_wrong_is_named(small: httpx.Client) -> None:
 
 @pytest.mark.parametrize("path", ["/nothing", "/initx", "/Init", "/%00", "/init/../etc/passwd"])
 def test_a_path_that_is_not_there_is_a_problem(small: httpx.Client, path: str) -> None:
-    assert problem(small.get(path), 404)["type"] == "about:blank"
+    body = problem(small.get(path), 404)
+    assert body["type"] == "about:blank"
+    assert body["detail"].endswith("; / and /docs tell what there is")
 
 
 @pytest.mark.parametrize(
@@ -160,7 +162,9 @@ def test_a_method_that_is_not_there_is_a_problem_that_tells_those_that_are(
     small: httpx.Client, method: str, path: str, allowed: set[str]
 ) -> None:
     response = small.request(method, path)
-    assert problem(response, 405)["type"] == "about:blank"
+    body = problem(response, 405)
+    assert body["type"] == "about:blank"
+    assert body["detail"].endswith(f", got {method}")
     assert allowed <= set(response.headers["allow"].split(", ")) <= allowed | {"HEAD"}
 
 
@@ -223,6 +227,29 @@ def test_noise_is_refused_and_the_next_request_served(small: httpx.Client, sent:
     assert small.get("/init", params=QUERY).status_code == 200
 
 
+@pytest.mark.parametrize("begin", [b"GET /init?manifest=", b"GET / HTTP/1.1\r\nX: "])
+def test_a_head_without_an_end_is_refused_before_it_fills_the_memory(small: httpx.Client, begin: bytes) -> None:
+    with socket.create_connection((small.base_url.host, small.base_url.port or 0), timeout=30) as connection:
+        sent = 0
+        with suppress(ConnectionError):  # which is how the refusal ends if it is not read
+            connection.sendall(begin)
+            while sent < 2**27:
+                connection.sendall(b"x" * 2**16)
+                sent += 2**16
+    assert sent < 2**25
+    assert small.get("/init", params=QUERY).status_code == 200
+
+
+def test_bodies_and_heads_that_come_together_are_told_apart(small: httpx.Client) -> None:
+    body = b" " * (2**14 - 40) + b'{"shape": [3], "scheme": "ones"}'
+    posted = b"POST /init HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    with socket.create_connection((small.base_url.host, small.base_url.port or 0), timeout=30) as connection:
+        connection.sendall(posted * 20 + b"GET /nowhere HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+        received = b"".join(iter(lambda: connection.recv(2**16), b""))
+    assert received.count(b"HTTP/1.1 200 ") == 20
+    assert received.count(b"HTTP/1.1 404 ") == 1
+
+
 # Nothing that is sent is the server's fault --------------------------------------------------------------------------
 
 FIELDS = sorted({field for model in SINGLES.values() for field in model.model_fields})
@@ -265,7 +292,8 @@ def settled(response: httpx.Response) -> None:
 @settings(max_examples=300)
 @given(spec=specs())
 def test_no_body_is_the_servers_fault(small: httpx.Client, spec: dict[str, Any]) -> None:
-    settled(small.post("/init", content=json.dumps(spec).encode()))
+    for path in ("/init", "/plan"):
+        settled(small.post(path, content=json.dumps(spec).encode()))
 
 
 @settings(max_examples=100)

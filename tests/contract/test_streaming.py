@@ -3,6 +3,7 @@
 A probe stands in for the generator: it says what was drawn of it, and waits or fails where a test says so.
 """
 
+import gc
 import logging
 import socket
 import threading
@@ -306,6 +307,35 @@ REQUESTS = [
     {"shape": "700,701", "scheme": "normal", "dtype": "bfloat16"},
     {"shape": "1200,1201", "scheme": "eye"},
 ]
+
+
+def test_long_bodies_are_read_one_by_one_and_hold_up_nobody_else(
+    probing: Probing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go = threading.Semaphore(0), threading.Event()
+
+    def wait(_: Plan) -> None:
+        begun.release()
+        assert go.wait(PATIENCE)
+
+    with probing() as (client, probe), ThreadPoolExecutor(2) as elsewhere:
+        long = {**QUERY, "shape": "3", "seed": "7", "slice": " " * 2**17 + ":"}
+        monkeypatch.setattr(probe, "check", wait)
+        reading = [elsewhere.submit(client.post, "/plan", json=long) for _ in range(2)]
+        try:
+            assert begun.acquire(timeout=PATIENCE)
+            assert client.post("/plan", json={**QUERY, "generator": "philox"}).status_code == 200
+            assert not begun.acquire(blocking=False)
+        finally:
+            go.set()
+        assert {each.result().status_code for each in reading} == {200}
+        assert begun.acquire(timeout=PATIENCE)
+
+
+def test_what_is_there_at_the_start_is_not_looked_through_for_garbage(probing: Probing) -> None:
+    with probing() as (client, _):
+        assert client.get("/health/ready").status_code == 200
+        assert gc.get_freeze_count() > 10_000
 
 
 def test_requests_at_once_are_answered_as_each_alone(http: httpx.Client) -> None:

@@ -6,18 +6,19 @@ So it must: what is here needs Triton's compiler, and other tests its interprete
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 import torch
-from fastapi import FastAPI
 
-from weightwell_service.app import create_app
 from weightwell_service.exceptions import DeviceUnavailable
 from weightwell_service.generators.devices import Gpu, find_device
-from weightwell_service.settings import Settings
 
-Serve = Callable[[FastAPI], AbstractContextManager[str]]
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+Serve = Callable[["FastAPI"], AbstractContextManager[str]]
 
 HERE = Path(__file__).parent
 PATIENCE = 120.0
@@ -55,13 +56,16 @@ def place(gpu: Gpu) -> torch.device:
 
 
 @pytest.fixture(scope="session")
-def gpu_app(place: torch.device) -> FastAPI:
+def gpu_app(place: torch.device) -> "FastAPI":
     """A service that draws on the GPU, and serves what is too large for the usual one."""
+    from weightwell_service.app import create_app
+    from weightwell_service.settings import Settings
+
     return create_app(Settings(device=str(place), threads=4, max_bytes=2**36, max_resident_bytes=2**34))
 
 
 @pytest.fixture(scope="session")
-def on_gpu(gpu_app: FastAPI, serve: Serve) -> Iterator[httpx.Client]:
+def on_gpu(gpu_app: "FastAPI", serve: Serve) -> Iterator[httpx.Client]:
     """A client of that service."""
     with serve(gpu_app) as url, httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False) as client:
         yield client

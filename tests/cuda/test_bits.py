@@ -1,6 +1,7 @@
 """The GPU draws the bits that the golden files hold, and that the CPU draws."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from weightwell_service.dtypes import DTYPES, FLOATS
 from weightwell_service.generators.devices import Gpu
 from weightwell_service.generators.philox import cuda, prepare
+from weightwell_service.generators.philox.cuda_generator import CudaPhiloxGenerator
 from weightwell_service.laws import Constant, Lattice, Law, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
 from weightwell_service.regions import Runs
 
@@ -80,6 +82,10 @@ def test_every_golden_digest_is_drawn(kind: str, gpu: Gpu) -> None:
     assert got == [case["sha256"] for case in cases]
 
 
+def test_a_service_would_start(gpu: Gpu) -> None:
+    CudaPhiloxGenerator(gpu).warm_up()  # and raise if an answer were wrong
+
+
 # Anything that a service may be asked for ----------------------------------------------------------------------------
 
 ELEMENTS: list[Law] = [
@@ -120,6 +126,24 @@ def test_a_chunk_of_many_tensors_is_drawn_at_once(gpu: Gpu) -> None:
     random = Random(7)  # noqa: S311 - to be the same every time
     parts = [somewhere(random, random.choice(ELEMENTS), dtype) for dtype in FLOATS for _ in range(40)]
     assert drawn(parts, gpu) == [part.on_cpu() for part in parts]
+
+
+def test_threads_draw_at_once_what_each_would_alone(gpu: Gpu) -> None:
+    random = Random(11)  # noqa: S311 - to be the same every time
+    rare = Normal(0.0, 1e-39)  # for which every thread needs kernels that none has needed yet
+    work = [[somewhere(random, law, dtype) for law in (rare, *ELEMENTS)] for dtype in FLOATS for _ in range(4)]
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(lambda parts: drawn(parts, gpu), work)) == [[p.on_cpu() for p in ps] for ps in work]
+
+
+def test_more_than_2_32_elements_are_drawn_by_one_launch(gpu: Gpu) -> None:
+    size, law, dtype = 2**32 + 2**20 + 3, Normal(0.0, 0.02), DTYPES["float8_e4m3fn"]
+    with gpu.queue():
+        memory = torch.full((size,), 0xA5, dtype=torch.uint8, device=gpu.place)
+        cuda.fill([(cuda.prepare(law, dtype, 5, "weight", gpu.place), Runs(0, size, 0, 1), 0)], memory)
+        for start in (0, 2**31 - 500, 2**32 - 500, size - 1000):
+            part = Part(law, dtype.name, 5, "weight", Runs(start, 1000, 0, 1))
+            assert bytes(gpu.fetch(memory[start : start + 1000])) == part.on_cpu()
 
 
 @pytest.mark.parametrize("law", [Constant(-3.0), Lattice(2.0, 5, (4000, 3), (10**9, 700))], ids=str)

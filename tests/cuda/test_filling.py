@@ -10,6 +10,8 @@ from torch import nn
 import weightwell
 from weightwell.models import pieces
 
+pytest.importorskip("weightwell_service.app")
+
 
 @pytest.fixture
 def client(server: str) -> Iterator[weightwell.Client]:

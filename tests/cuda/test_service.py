@@ -13,6 +13,8 @@ import torch
 
 from weightwell_service.generators.devices import Gpu
 
+pytest.importorskip("weightwell_service.app")  # where the packages of the service are not, its bits are still tested
+
 MANIFEST: dict[str, Any] = {
     "seed": 3,
     "dtype": "bfloat16",
@@ -163,7 +165,8 @@ with httpx.Client(base_url="http://%s:%d" % listener.getsockname(), timeout=300,
     torch.zeros(1, device=sys.argv[1])[torch.tensor([5], device=sys.argv[1])]
     paths = ["/init", "/health/ready", "/health/live"]
     answers += [client.get(path, params=query if path == "/init" else None) for path in paths]
-    print(json.dumps([[got.status_code, got.text if got.status_code == 503 else ""] for got in answers]))
+    said = json.dumps([[got.status_code, got.text if got.status_code == 503 else ""] for got in answers])
+    print(said, flush=True)  # a process that has lost its device may not end well
 server.should_exit = True
 thread.join()
 """

@@ -1,10 +1,12 @@
 import json
+from contextlib import suppress
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from weightwell_service.exceptions import InvalidSpec, InvalidSpecs
 from weightwell_service.generators.devices import Cpu
 from weightwell_service.generators.torch import TorchGenerator
 from weightwell_service.laws import Constant, Lattice, Law, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
@@ -146,11 +148,14 @@ def test_the_parts_of_a_split_manifest_do_fit_into_a_url() -> None:
     assert found["url_note"] is None
 
 
-@given(
-    st.sampled_from(["normal", "trunc_normal", "uniform", "truncated_normal", "constant"]),
-    st.lists(st.integers(0, 3), max_size=2),
-    st.floats(0, 1e38),
-)
-def test_every_outline_is_json(scheme: str, shape: list[int], number: float) -> None:
-    parameter = {"uniform": "b", "constant": "val"}.get(scheme, "std")
-    assert tensor(shape=shape, scheme=scheme, **{parameter: number})
+extremes = st.sampled_from([0.0, 5e-324, 1e-300, 1e154, 1e300, 1.7976931348623157e308])
+numbers = st.floats(allow_nan=False, allow_infinity=False) | extremes | extremes.map(float.__neg__)
+
+
+@settings(max_examples=400)
+@given(st.sampled_from(list(SCHEMES)), st.lists(st.integers(0, 3), max_size=4), st.data())
+def test_the_outline_of_whatever_can_be_drawn_is_json(scheme: str, shape: list[int], data: st.DataObject) -> None:
+    floats = [each.name for each in SCHEMES[scheme].parameters if get_args(each.annotation)[:1] == (float,)]
+    parameters = data.draw(st.fixed_dictionaries(dict.fromkeys(floats, numbers)))
+    with suppress(InvalidSpec, InvalidSpecs):
+        assert tensor(shape=shape, scheme=scheme, dtype="float64", **parameters)["scheme"] == scheme

@@ -167,6 +167,10 @@ def test_variance_scaling_has_variance_scale_by_fan_in_every_mode(mode: str, dis
     assert found == pytest.approx(2.0 / Fans.of((6, 10, 3)).mode(mode), rel=1e-14)
 
 
+def test_a_truncated_normal_whose_variance_is_too_small_for_a_double_is_its_mean() -> None:
+    assert law("variance_scaling", (3, 4), scale=5e-324) == Constant(0.0)
+
+
 @pytest.mark.parametrize("name", WITH_FANS)
 def test_given_fans_replace_those_of_the_shape(name: str) -> None:
     assert law(name, (6, 10), fan_in=3, fan_out=5) == law(name, (5, 3))
@@ -300,6 +304,8 @@ def test_what_torch_refuses_is_refused_in_its_words(
     [
         ("trunc_normal", (3,), {"a": 1.0, "b": 0.0}, "a"),
         ("truncated_normal", (3,), {"lower": 1.0, "upper": 0.0}, "lower"),
+        ("truncated_normal", (3,), {"lower": -2.0, "std": 1e308}, "lower"),
+        ("truncated_normal", (3,), {"lower": 0.0, "mean": 1e308, "std": 1e308, "upper": 1.0}, "upper"),
         ("identity", (3,), {}, "shape"),
         ("delta_orthogonal", (3, 3), {}, "shape"),
         ("delta_orthogonal", (2, 3, 1), {}, "shape"),

@@ -18,7 +18,8 @@ MAX_DIMENSIONS = 64
 MAX_SIZE = 2**63 - 1
 
 _DIGITS = re.compile(r"\d{1,20}", re.ASCII)
-_BOUNDS = re.compile(r"\s*(\d{0,20})\s*:\s*(\d{0,20})\s*", re.ASCII)
+# Possessive, so that no length of blanks makes it try again.
+_BOUNDS = re.compile(r"\s*+(\d{0,20})\s*+:\s*+(\d{0,20})\s*+", re.ASCII)
 
 
 def _size(value: object) -> int:
@@ -26,7 +27,7 @@ def _size(value: object) -> int:
     if isinstance(value, str) and _DIGITS.fullmatch(value.strip()):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_SIZE:
-        raise ValueError("non-negative integers below 2^63")
+        raise ValueError("non-negative integers below 2^63, as [512, 784], or 512,784 in a query")
     return value
 
 
@@ -48,8 +49,9 @@ def _seed(value: object) -> int:
 
 def _slice(value: object) -> tuple[tuple[int, int | None], ...]:
     """Read ``"0:128,:"``: for each dimension where to start and where to stop, None for its end."""
-    matches = [_BOUNDS.fullmatch(part) for part in value.split(",")] if isinstance(value, str) else [None]
-    if not all(matches):
+    parts = value.split(",", MAX_DIMENSIONS) if isinstance(value, str) else []
+    matches = [_BOUNDS.fullmatch(part) for part in parts]
+    if not matches or not all(matches):
         raise ValueError("start:stop for every dimension, such as 0:128,: for the first 128 rows")
     return tuple((int(m[1] or 0), int(m[2]) if m[2] else None) for m in matches if m)
 

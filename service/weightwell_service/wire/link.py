@@ -48,7 +48,9 @@ def unpack(packed: str, *, limit: int) -> bytes:
     except (binascii.Error, zlib.error):
         raise _unreadable(packed) from None
     if len(text) > limit:
-        raise TooLarge(f"the manifest has more than the {limit} bytes that this server reads; split it")
+        raise TooLarge(
+            f"the manifest has more than the {limit} bytes that this server reads from a URL; post it, or split it"
+        )
     if not inflater.eof or inflater.unused_data:
         raise _unreadable(packed)
     return text

@@ -176,7 +176,7 @@ class Recipes:
         if place is None:
             leaf = name.rpartition(".")[2][:80]
             example = json.dumps({"match": f"*.{leaf}" if "." in name else leaf, "scheme": "zeros"})
-            why = f"none of the {len(self._rules)} rules matches" if self._rules else "there are no rules"
+            why = "no rule matches" if self._rules else "there are no rules"
             detail = f"scheme is missing, and {why}: give the tensor a scheme, or add a rule, such as {example}"
             raise InvalidSpec("scheme", got=None, expected="given, or a rule that matches the tensor", detail=detail)
         self.taken.add(place)

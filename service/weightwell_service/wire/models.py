@@ -32,6 +32,8 @@ from weightwell_service.wire.fields import (
 )
 from weightwell_service.wire.rules import MAX_RULES
 
+_A_SCHEME = "the name of a scheme; /schemes lists them"
+
 # What stands in the place of a scheme and means the one that the tensor's own module has for it.
 RESET_PARAMETERS = "reset_parameters"
 
@@ -148,12 +150,15 @@ def of_scheme(fields: Mapping[str, object], models: Mapping[str, type[M]]) -> ty
     """Return the model of the scheme that the fields name; raise ``InvalidSpec`` if there is none."""
     scheme = fields.get("scheme")
     found = models.get(ALIASES.get(scheme, scheme)) if isinstance(scheme, str) else None
+    if "scheme" not in fields:
+        raise InvalidSpec("scheme", got=None, expected=_A_SCHEME, detail="scheme is missing; /schemes lists them")
     if found is None:
         names = [*ALIASES, *(models.keys() - ALIASES.keys())]
         like = get_close_matches(scheme.lower(), names, 1) if isinstance(scheme, str) and len(scheme) < 40 else []
-        hint = f"; did you mean {like[0]}?" if like else ""
-        detail = f"scheme must be one of {', '.join(names)}, got {reprlib.repr(scheme)}{hint}"
-        raise InvalidSpec("scheme", got=scheme, expected="the name of a scheme; /schemes lists them", detail=detail)
+        got = reprlib.repr(scheme)
+        listed = f"scheme must be one of {', '.join(names)}, got {got}"
+        detail = f"there is no scheme {got}; did you mean {like[0]}? /schemes lists them" if like else listed
+        raise InvalidSpec("scheme", got=scheme, expected=_A_SCHEME, detail=detail)
     return found
 
 
@@ -186,6 +191,10 @@ def validate(model: type[M], fields: Mapping[str, Any], *, strings: bool = False
         raise found[0] if len(found) == 1 else InvalidSpecs(found) from None
 
 
+# What JSON calls what Python calls otherwise.
+_IN_JSON = {"dict_type": "an object", "list_type": "a list"}
+
+
 def _invalid(error: Any, model: type[BaseModel]) -> InvalidSpec:
     """Translate one of pydantic's errors into field, got and expected."""
     field = ".".join(str(part) for part in error["loc"]) or "body"
@@ -198,4 +207,5 @@ def _invalid(error: Any, model: type[BaseModel]) -> InvalidSpec:
             return InvalidSpec(field, got=None, expected="given", detail=f"{field} is missing")
         case "value_error":
             return InvalidSpec(field, got=error["input"], expected=str(error["ctx"]["error"]))
-    return InvalidSpec(field, got=error["input"], expected=error["msg"].removeprefix("Input should be "))
+    expected = _IN_JSON.get(error["type"], error["msg"].removeprefix("Input should be "))
+    return InvalidSpec(field, got=error["input"], expected=expected)

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 
-from weightwell_service.exceptions import InvalidSpec, MalformedBody
+from weightwell_service.exceptions import InvalidSpec, MalformedBody, TooLarge
 from weightwell_service.spec import Spec
 from weightwell_service.wire.link import unpack
 from weightwell_service.wire.manifest import read_manifest, read_single
@@ -13,11 +13,16 @@ from weightwell_service.wire.models import SINGLES, GainQuery, of_scheme, valida
 # What only a manifest says.
 _MANIFEST = ("tensors", "rules", "preset")
 
-_MAX_MANIFEST = 16 * 2**20
+# Bytes of the JSON in a URL: more than a model's URL of usual length unpacks to. A bomb can be a thousandth as long.
+_MAX_LINKED = 2**20
+
+# Objects, and lists: a tensor is an object with a list in it. What is read of each takes kilobytes, and millions of
+# empty ones would take seconds in which nobody else is served.
+_MAX_PARTS = 2**17
 
 
-def read_query(items: Iterable[tuple[str, str]], *, max_manifest: int = _MAX_MANIFEST) -> Spec:
-    """Return the spec that a query string means: of one tensor, or of a manifest of at most so many bytes.
+def read_query(items: Iterable[tuple[str, str]], *, max_manifest: int = _MAX_LINKED) -> Spec:
+    """Return the spec that a query string means: of one tensor, or of a manifest of at most so many bytes, or 1 MiB.
 
     Raises ``InvalidSpec`` or ``InvalidSpecs`` if it means none, and ``TooLarge``.
     """
@@ -32,7 +37,7 @@ def _read_linked(fields: dict[str, str], limit: int) -> Spec:
     for field, value in fields.items():
         raise InvalidSpec(field, got=value, expected="absent beside a manifest, which says everything")
     try:
-        return read_body(unpack(packed, limit=limit))
+        return read_body(unpack(packed, limit=min(limit, _MAX_LINKED)))
     except MalformedBody as error:
         expected = "a spec in JSON, compressed with zlib, in base64url"
         raise InvalidSpec("manifest", got=packed, expected=expected, detail=f"manifest: {error}") from None
@@ -58,8 +63,8 @@ def _once(items: Iterable[tuple[str, str]]) -> dict[str, str]:
 def read_body(body: bytes) -> Spec:
     """Return the spec that a JSON body means.
 
-    Raises ``MalformedBody``, ``InvalidSpec`` or ``InvalidSpecs`` if it means none, and ``TooLarge`` for rules that take
-    too long.
+    Raises ``MalformedBody``, ``InvalidSpec`` or ``InvalidSpecs`` if it means none, and ``TooLarge`` for too many
+    tensors and for rules that take too long.
     """
     fields = _parse_json(body)
     if not isinstance(fields, dict):
@@ -71,7 +76,10 @@ def read_body(body: bytes) -> Spec:
 
 def _parse_json(body: bytes) -> object:
     try:
-        return json.loads(body.decode("utf-8-sig"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        text = body.decode("utf-8-sig")
+        if max(text.count("{"), text.count("[")) > _MAX_PARTS:
+            raise TooLarge(f"the body holds more than {_MAX_PARTS} objects or lists; split the manifest")
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise MalformedBody(f"the body must be JSON (RFC 8259): {error}") from None
 
@@ -80,7 +88,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"each key must be given once, got {twice!r} twice")
+        raise ValueError(f"each key must be given once, got {twice[:80]!r} twice")
     return fields
 
 

@@ -133,6 +133,11 @@ def test_a_manifest_may_be_as_long_as_is_allowed_and_no_longer() -> None:
         unpack(pack("x" * 101), limit=100)
 
 
+def test_what_unpacks_to_a_mebibyte_is_too_large_however_much_may_be_posted() -> None:
+    with pytest.raises(TooLarge, match="more than the 1048576 bytes that this server reads from a URL; post it"):
+        read_query([("manifest", pack(" " * (2**20 + 1)))], max_manifest=2**24)
+
+
 # Queries -------------------------------------------------------------------------------------------------------------
 
 

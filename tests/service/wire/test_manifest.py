@@ -133,7 +133,7 @@ def test_it_is_told_which_rule_was_taken_and_which_by_nobody() -> None:
 def test_what_is_not_matched_is_named_with_a_rule_that_would() -> None:
     found = errors({"a.weight": {"shape": [1]}, "b.bias": {"shape": [1]}}, rules=[{"match": "b*", "scheme": "ones"}])
     assert found == {
-        "tensors.a.weight.scheme": "tensors.a.weight: scheme is missing, and none of the 1 rules matches: give the "
+        "tensors.a.weight.scheme": "tensors.a.weight: scheme is missing, and no rule matches: give the "
         'tensor a scheme, or add a rule, such as {"match": "*.weight", "scheme": "zeros"}'
     }
 

@@ -2,6 +2,7 @@ import asyncio
 import json
 import math
 from collections.abc import Callable
+from time import process_time
 from typing import Annotated, Any, get_args, get_origin
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from weightwell_service import problems
 from weightwell_service.dtypes import DTYPES
-from weightwell_service.exceptions import InvalidSpec, InvalidSpecs, MalformedBody, WeightwellError
+from weightwell_service.exceptions import InvalidSpec, InvalidSpecs, MalformedBody, TooLarge, WeightwellError
 from weightwell_service.nonlinearities import NONLINEARITIES
 from weightwell_service.plan import make_plan
 from weightwell_service.schemes import ALIASES, SCHEMES, SchemeParameter
@@ -196,7 +197,9 @@ def test_everything_wrong_with_a_manifest_is_told_at_once_with_its_path() -> Non
 
 @pytest.mark.parametrize("tensors", [[], None, 5, "a", True])
 def test_the_tensors_of_a_manifest_are_an_object(tensors: object) -> None:
-    assert list(errors(read_body, body({"tensors": tensors}))) == ["tensors"]
+    found = errors(read_body, body({"tensors": tensors}))
+    assert list(found) == ["tensors"]
+    assert "tensors must be an object" in found["tensors"].detail
 
 
 def test_a_manifest_says_nothing_that_only_a_tensor_can_say() -> None:
@@ -255,6 +258,15 @@ def test_a_body_with_a_value_that_cannot_be_is_refused_by_its_field(scheme: str,
         error = errors(read_body, fields.encode())[field]
         assert error.expected
         assert len(error.detail) < 1000
+
+
+def test_a_scheme_that_is_nearly_one_is_told_which_without_all_the_others() -> None:
+    detail = errors(read_body, body({"shape": [3], "scheme": "kaiming_norml"}))["scheme"].detail
+    assert detail == "there is no scheme 'kaiming_norml'; did you mean kaiming_normal? /schemes lists them"
+
+
+def test_a_scheme_that_is_not_said_is_missing() -> None:
+    assert errors(read_body, body({"shape": [3]}))["scheme"].detail == "scheme is missing; /schemes lists them"
 
 
 # By field, text that the field of a glorot_normal cannot have in a query.
@@ -351,6 +363,19 @@ def test_a_byte_order_mark_is_no_obstacle() -> None:
     assert read_body(b"\xef\xbb\xbf" + body(ONES)) == read_body(body(ONES))
 
 
+@pytest.mark.parametrize("blanks", [" " * 50_000, ":" + " " * 50_000 + "x", ":," * 50_000])
+def test_a_slice_is_refused_in_a_time_that_is_linear_in_its_length(blanks: str) -> None:
+    start = process_time()
+    assert list(errors(read_query, [("shape", "3"), ("scheme", "ones"), ("slice", blanks)])) == ["slice"]
+    assert process_time() - start < 0.5  # not the 17 s that it takes to try every way to part the blanks
+
+
+@pytest.mark.parametrize("part", ["[]", "{}"])
+def test_a_body_of_more_parts_than_anybody_means_is_not_parsed(part: str) -> None:
+    with pytest.raises(TooLarge, match="holds more than 131072 objects or lists; split the manifest"):
+        read_body(f'{{"tensors":{{"w":[{",".join([part] * 2**18)}]}}'.encode())  # and it does not end
+
+
 def test_a_repeated_key_among_very_many_is_found_at_once() -> None:
     keys = ",".join(f'"{i}":0' for i in range(200_000))
     with pytest.raises(MalformedBody, match="'199999' twice"):
@@ -432,3 +457,24 @@ def test_an_error_does_not_send_back_all_that_it_was_sent(handlers: Any, field: 
     with pytest.raises((InvalidSpec, InvalidSpecs)) as caught:
         read_body(body({**ONES, field: value}))
     assert len(json.dumps(rendered(handlers, caught.value))) < 5000
+
+
+LONG = "x" * 10**6
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        body({"tensors": {LONG: ONES}}),
+        body({"tensors": {"w": {**ONES, LONG: 1}}}),
+        body({"tensors": {}, LONG: 1}),
+        body({"tensors": {}, "preset": {"name": "torch", LONG: 1}}),
+        body({"shape": [2, 3], "scheme": "he_normal", "nonlinearity": LONG}),
+        f'{{"{LONG}":1,"{LONG}":1}}'.encode(),
+    ],
+    ids=range(6),
+)
+def test_an_error_does_not_send_back_a_name_of_any_length(handlers: Any, text: bytes) -> None:
+    with pytest.raises(WeightwellError) as caught:
+        make_plan(read_body(text), "any generator", portable=True, max_bytes=2**70)
+    assert len(json.dumps(rendered(handlers, caught.value))) < 10_000

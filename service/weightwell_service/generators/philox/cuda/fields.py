@@ -11,7 +11,7 @@ _INTEGERS = (
         "length",
         "stride",
         "count",
-    ),  # its first owner; where elements go, and which they are
+    ),  # its first program; where elements go, and which they are
     *("outer", "inner", "start", "points"),  # lattices
     *("exponent", "side", "strip_exponent", "cols", "taps", "centre", "address"),
 )

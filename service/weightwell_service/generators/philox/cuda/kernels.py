@@ -30,6 +30,7 @@ def draw_singles(
     out: tl.tensor,
     table: tl.tensor,
     start: tl.tensor,
+    count: tl.tensor,
     VARIATE: tl.constexpr,
     ITEMSIZE: tl.constexpr,
     TARGET: tl.constexpr,
@@ -39,7 +40,7 @@ def draw_singles(
     TILE: tl.constexpr,
 ) -> None:
     """Write elements of float32 arithmetic, in float32 or a narrower dtype."""
-    row, done = find(table, start, TILE)
+    row, done = find(table, start, count, TILE)
     at = indices(row, done, LANE, TILE)
     scale = _number(row, fields.SCALE).to(tl.float32)
     if VARIATE == _MATRIX:
@@ -69,6 +70,7 @@ def draw_doubles(
     out: tl.tensor,
     table: tl.tensor,
     start: tl.tensor,
+    count: tl.tensor,
     VARIATE: tl.constexpr,
     ITEMSIZE: tl.constexpr,
     TARGET: tl.constexpr,
@@ -78,7 +80,7 @@ def draw_doubles(
     TILE: tl.constexpr,
 ) -> None:
     """Write elements of float64 arithmetic: in float64, or in any dtype for a narrow window."""
-    row, done = find(table, start, TILE)
+    row, done = find(table, start, count, TILE)
     at = indices(row, done, LANE, TILE)
     if VARIATE == _MATRIX:
         value = _looked_up(row, at, present(row, done, LANE, TILE), tl.float64)
@@ -107,17 +109,21 @@ def draw_doubles(
 
 
 @entry
-def write_words(out: tl.tensor, table: tl.tensor, start: tl.tensor, LANE: tl.constexpr, TILE: tl.constexpr) -> None:
+def write_words(
+    out: tl.tensor, table: tl.tensor, start: tl.tensor, count: tl.tensor, LANE: tl.constexpr, TILE: tl.constexpr
+) -> None:
     """Write words themselves."""
-    row, done = find(table, start, TILE)
+    row, done = find(table, start, count, TILE)
     at = indices(row, done, LANE, TILE)
     store(out, row, done, draw_words(at, tl.load(row + fields.KEY), tl.load(row + fields.NONCE), LANE), LANE, TILE)
 
 
 @entry
-def write_constants(out: tl.tensor, table: tl.tensor, start: tl.tensor, LANE: tl.constexpr, TILE: tl.constexpr) -> None:
+def write_constants(
+    out: tl.tensor, table: tl.tensor, start: tl.tensor, count: tl.tensor, LANE: tl.constexpr, TILE: tl.constexpr
+) -> None:
     """Write the same bits everywhere."""
-    row, done = find(table, start, TILE)
+    row, done = find(table, start, count, TILE)
     bits = tl.full((TILE,), 0, tl.int64) + tl.load(row + fields.BITS)
     store(out, row, done, bits, LANE, TILE)
 
@@ -127,11 +133,12 @@ def write_points(
     out: tl.tensor,
     table: tl.tensor,
     start: tl.tensor,
+    count: tl.tensor,
     LANE: tl.constexpr,  # noqa: ARG001 - as for all kernels
     TILE: tl.constexpr,
 ) -> None:
     """Write the bits of a value at those points of a lattice that lie in runs; a tile is of points."""
-    row, done = find(table, start, TILE)
+    row, done = find(table, start, count, TILE)
     number = done + tl.arange(0, TILE)
     i = number // tl.load(row + fields.COLS)
     j = number - i * tl.load(row + fields.COLS)

@@ -19,9 +19,10 @@ def kernel(function: Function) -> Function:
 def entry(function: Callable[..., None]) -> Any:
     """Compile a function that Python launches: ``function[(programs,)](..., **OPTIONS)``.
 
-    Its ``start``, if it has one, may be any number without being compiled anew for a multiple of 16.
+    Its ``start`` and ``count``, if it has them, may be any numbers without being compiled anew for 1, or a multiple of
+    16.
     """
-    return triton.jit(function, do_not_specialize=["start"])
+    return triton.jit(function, do_not_specialize=["start", "count"])
 
 
 OPTIONS = {"enable_fp_fusion": False, "num_warps": 4}

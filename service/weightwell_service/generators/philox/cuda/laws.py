@@ -113,7 +113,7 @@ class Points:
     def segments(self, runs: Runs, offset: int) -> Iterator[Segment]:
         """Return what writes the elements of ``runs``: zeros, and then those points that can be among them."""
         yield from self.zeros.segments(runs, offset)
-        program = Program(kernels.write_points, self.zeros.itemsize, 1)
+        program = Program(kernels.write_points, self.zeros.itemsize, 1, over=True)
         (outer, inner), (rows, cols) = self.law.strides, self.law.counts
         stride = runs.stride if runs.count > 1 else runs.length
         stop = runs.first + (runs.count - 1) * stride + runs.length
@@ -302,6 +302,8 @@ def _width(law: Sparse) -> int:
 
 
 def _finish(device: torch.device) -> None:
-    """Wait for what has been enqueued on the current stream."""
+    """Wait, asleep, for what has been enqueued on the current stream."""
     if device.type != "cpu":
-        torch.cuda.current_stream(device).synchronize()
+        event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(device))
+        event.synchronize()

@@ -1,7 +1,7 @@
 """Segments: what a launch is told of each part of a tensor that it draws.
 
-One launch draws many parts of many tensors. Its table has a row for each; a program, which draws a tile of elements of
-one of them, finds the number of its row among the owners behind the table, and in the row its law and its place.
+One launch draws many parts of many tensors. A table has a row for each, and in it the part's law and place, and the
+number of its first program. By that a program, which draws a tile of elements of one part, finds its row.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ TILE = 2048
 class Program:
     """A kernel with the constants that it is compiled for; it writes elements of ``itemsize`` bytes.
 
-    What takes many registers draws only a ``share`` of a tile.
+    What takes many registers draws only a ``share`` of a tile. What writes ``over`` other elements has to come last.
     """
 
     kernel: Any
@@ -32,6 +32,7 @@ class Program:
     lane: int
     constants: tuple[tuple[str, Any], ...] = ()
     share: int = 1
+    over: bool = False
 
     @property
     def tile(self) -> int:
@@ -40,7 +41,7 @@ class Program:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What a launch passes to the kernel beside the output, the table and where its owners start."""
+        """What a launch passes to the kernel beside the output, the table and which of its rows are the launch's."""
         return {**dict(self.constants), "LANE": self.lane, "TILE": self.tile, **OPTIONS}
 
 
@@ -109,11 +110,16 @@ _LONG = tl.constexpr(1 << 30)
 
 
 @kernel
-def find(table: tl.tensor, start: tl.tensor, TILE: tl.constexpr) -> tl.tensor:
-    """Return this program's row, and the number of the first item of its tile."""
-    owner = start + tl.program_id(0)
-    row = table + tl.load(table + owner) * fields.COUNT_OF_FIELDS
-    return row, (owner - tl.load(row + fields.BEGIN)) * TILE
+def find(table: tl.tensor, start: tl.tensor, count: tl.tensor, TILE: tl.constexpr) -> tl.tensor:
+    """Return this program's row, of ``count`` rows from ``start`` on, and the number of the first item of its tile."""
+    program = tl.program_id(0)
+    while count > 1:
+        half = count // 2
+        later = program >= tl.load(table + (start + half) * fields.COUNT_OF_FIELDS + fields.BEGIN)
+        start = tl.where(later, start + half, start)
+        count = tl.where(later, count - half, half)
+    row = table + start * fields.COUNT_OF_FIELDS
+    return row, (program - tl.load(row + fields.BEGIN)) * TILE
 
 
 @kernel

@@ -85,8 +85,8 @@ class Driver:
 def report(program: Program) -> dict[str, list[str]]:
     """Compile a program as a launch does; return what must not be in its code, as far as it is, and how it stores."""
     compiled = [
-        program.kernel.warmup(INTEGERS[program.itemsize], torch.int64, start, grid=(1,), **program.arguments)
-        for start in (1, 31, 1 << 20)
+        program.kernel.warmup(INTEGERS[program.itemsize], torch.int64, start, count, grid=(1,), **program.arguments)
+        for start, count in ((0, 1), (1, 31), (1 << 20, 16))
     ]
     code = compiled[0].asm
     return {

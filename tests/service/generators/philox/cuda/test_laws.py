@@ -181,6 +181,14 @@ def test_elements_are_rounded_as_formats_rounds_them(dtype: DType, exponent: int
     np.testing.assert_array_equal(drawn, encode(values, dtype, exponent))
 
 
+def test_the_points_of_a_matrix_are_not_lost_to_the_zeros_of_the_next() -> None:
+    sides = 4, 5  # the first has no zeros that are written one by one, and the other has
+    eyes = [prepare(Lattice(1.0, 0, (side + 1, 1), (side, 1)), DTYPES["float32"], 0, "eye", HERE) for side in sides]
+    out = torch.empty(4 * (16 + 25), dtype=torch.uint8)
+    fill([(eyes[0], Runs(0, 16, 0, 1), 0), (eyes[1], Runs(0, 25, 0, 1), 4 * 16)], out)
+    assert torch.equal(out.view(torch.float32), torch.cat([torch.eye(side).flatten() for side in sides]))
+
+
 def test_no_elements_are_nothing_to_do() -> None:
     fill(
         [(prepare(law, DTYPES["float32"], 0, "w", HERE), Runs(0, 0, 0, 1), 0) for law in LAWS],

@@ -1,5 +1,8 @@
 """What is to be drawn is divided into what lanes can draw, and goes where it belongs."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,8 @@ from weightwell_service.generators.philox.cuda.fields import ROW
 from weightwell_service.generators.philox.cuda.launches import launch
 from weightwell_service.generators.philox.cuda.segments import Program, Segment, law_row, spans
 from weightwell_service.regions import Runs
+
+PATIENCE = 30.0
 
 small = st.integers(0, 40)
 runs = st.builds(Runs, small, st.integers(1, 40), st.integers(40, 60), st.integers(1, 5))
@@ -45,10 +50,13 @@ class Recorder:
     """A kernel that notes what it is launched with."""
 
     def __init__(self) -> None:
-        self.launches: list[tuple[int, np.ndarray[Any, Any], int]] = []
+        self.launches: list[tuple[int, np.ndarray[Any, Any]]] = []
 
     def __getitem__(self, grid: tuple[int]) -> Any:
-        return lambda _, table, start, **__: self.launches.append((grid[0], table.numpy(), start))
+        def note(_: torch.Tensor, table: torch.Tensor, start: int, count: int, **__: Any) -> None:
+            self.launches.append((grid[0], table.numpy().view(ROW)[start:][:count]))
+
+        return note
 
 
 def test_one_launch_draws_all_segments_of_a_program_and_each_program_finds_its_own() -> None:
@@ -67,13 +75,83 @@ def test_one_launch_draws_all_segments_of_a_program_and_each_program_finds_its_o
 
 def _found(kernel: Recorder) -> list[list[tuple[int, int]]]:
     """Return, for every program of every launch, the target of its row and the number of its tile."""
-    return [[_row(table, start + program) for program in range(programs)] for programs, table, start in kernel.launches]
+    return [[_row(rows, program) for program in range(programs)] for programs, rows in kernel.launches]
 
 
-def _row(table: Any, owner: int) -> tuple[int, int]:
-    fields = ROW.itemsize // 8
-    row = table[table[owner] * fields :][:fields].view(ROW)[0]
-    return int(row["target"]), int(owner - row["begin"])
+def _row(rows: Any, program: int) -> tuple[int, int]:
+    row = rows[rows["begin"] <= program][-1]
+    return int(row["target"]), int(program - row["begin"])
+
+
+def test_what_writes_over_other_elements_is_launched_when_they_are_there() -> None:
+    order: list[str] = []
+    kernels = {name: Named(name, order) for name in ("zeros", "points", "more zeros")}
+    programs = {name: Program(kernel, 4, 1, over=name == "points") for name, kernel in kernels.items()}
+    launch([Segment(program, law_row(), 1) for program in programs.values()], torch.empty(4, dtype=torch.uint8))
+    assert order == ["zeros", "more zeros", "points"]
+
+
+class Named:
+    """A kernel that notes that it is launched, in an order that it shares with others."""
+
+    def __init__(self, name: str, order: list[str]) -> None:
+        self.name, self.order = name, order
+
+    def __getitem__(self, grid: tuple[int]) -> Any:
+        return lambda *_, **__: self.order.append(self.name)
+
+
+class Loading:
+    """A kernel that takes time to be loaded, once for each version, or fails, and as Triton's may not be hurried."""
+
+    def __init__(self, *, fails: bool = False) -> None:
+        self.device_caches: dict[int, tuple[dict[str, Any], str]] = {0: ({}, "more that Triton keeps")}
+        self.fails = fails
+        self.began = threading.Event()
+        self.may_end = threading.Event()
+        self.launched = 0
+
+    def __getitem__(self, grid: tuple[int]) -> Any:
+        return self._launch
+
+    def _launch(self, *_: Any, **__: Any) -> None:
+        versions = self.device_caches[0][0]
+        if "version" not in versions:
+            versions["version"] = SimpleNamespace(module=None)
+            self.began.set()
+            self.may_end.wait(PATIENCE)
+            if self.fails:
+                raise RuntimeError("Triton Error [CUDA]: out of memory")
+            versions["version"].module = object()
+        assert versions["version"].module, "it is launched before it is loaded"
+        self.launched += 1
+
+
+def _launch_once(kernel: Loading) -> None:
+    launch([Segment(Program(kernel, 4, 1), law_row(), 1)], torch.empty(4, dtype=torch.uint8))
+
+
+def test_a_kernel_that_one_thread_loads_is_not_launched_by_another_before() -> None:
+    kernel = Loading()
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(_launch_once, kernel)
+        assert kernel.began.wait(PATIENCE)
+        second = threads.submit(_launch_once, kernel)
+        assert wait([second], 0.05).not_done
+        kernel.may_end.set()
+        first.result()
+        second.result()
+    assert kernel.launched == 2
+
+
+def test_a_kernel_that_could_not_be_loaded_is_loaded_when_there_is_memory_again() -> None:
+    kernel = Loading(fails=True)
+    kernel.may_end.set()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        _launch_once(kernel)
+    kernel.fails = False
+    _launch_once(kernel)
+    assert kernel.launched == 1
 
 
 def test_kernels_find_every_field_where_it_is() -> None:
