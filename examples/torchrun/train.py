@@ -6,6 +6,7 @@ Weightwell answers at $WEIGHTWELL_URL, or else at http://127.0.0.1:8000.
 """
 
 import hashlib
+import os
 
 import torch
 import torch.distributed as dist
@@ -68,9 +69,12 @@ def main() -> None:
         optimizer.step()
 
     if dist.get_rank() == 0:
-        print(f"start {start}\nloss {loss.item():.3f}")
+        print(f"start {start}\nloss {loss.item():.3f}", flush=True)
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
     main()
+    # One of gloo's threads may still let go of Python's objects while the interpreter ends, which then aborts now and
+    # then (pytorch/pytorch#190489). All is said and done here, so there is nothing that it has to end.
+    os._exit(0)
