@@ -147,7 +147,7 @@ def running(command: list[str], port: int, **environment: str) -> Iterator[int]:
     """Run a server until the context ends; yield its process id once it listens."""
     process = subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180  # kernels may have to be compiled
         while not _listens(port):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{command[0]} does not listen on port {port}")

@@ -13,6 +13,8 @@ from weightwell_service.plan import Plan
 # Four elements of the largest: every tensor of a file begins at a multiple of its item size, so this is on the border
 # of an element whatever the dtypes, and in most files on that of the four that the philox generator draws together.
 _ALIGNMENT = 32
+# The first span is this part of a chunk, and those that follow are up to twice as long as all before them, and a chunk.
+_FIRST = 16
 
 
 async def stream(
@@ -94,11 +96,12 @@ def draw(plan: Plan, drawing: Drawing, start: int, stop: int) -> memoryview:
 
 
 def _spans(start: int, stop: int, chunk: int) -> Iterator[tuple[int, int]]:
-    """Cut a range at the multiples of the chunk size."""
+    """Cut a range at multiples of the chunk size, but its beginning, for which a reader waits, at smaller ones."""
+    size = max(chunk // _FIRST, _ALIGNMENT)
     while start < stop:
-        end = min(start - start % chunk + chunk, stop)
+        end = min(start - start % size + size, stop)
         yield start, end
-        start = end
+        start, size = end, min(2 * size, chunk)
 
 
 class Memory:

@@ -97,7 +97,8 @@ ELEMENTS: list[Law] = [
     TruncatedNormal(0.0, 1.0, -2.0, 2.0),
     TruncatedNormal(0.0, 1.0, 3.0, 4.0),
     TruncatedNormal(0.0, 1.0, -0.001, 0.002),
-    Lattice(0.3, 5, (4000, 3), (10**9, 700)),
+    Lattice(0.3, 5, (4000, 3), (1000, 700)),
+    Lattice(0.3, 5, (2**20 + 7, 1000), (10**6, 1000)),  # all of whose points may lie between runs, and be looked at
     Lattice(1.0, 0, (1, 1025), (1, 10**9)),
 ]
 
@@ -146,7 +147,7 @@ def test_more_than_2_32_elements_are_drawn_by_one_launch(gpu: Gpu) -> None:
             assert bytes(gpu.fetch(memory[start : start + 1000])) == part.on_cpu()
 
 
-@pytest.mark.parametrize("law", [Constant(-3.0), Lattice(2.0, 5, (4000, 3), (10**9, 700))], ids=str)
+@pytest.mark.parametrize("law", [Constant(-3.0), Lattice(2.0, 5, (4000, 3), (1000, 700))], ids=str)
 def test_whole_numbers_are_those_of_the_cpu(law: Law, gpu: Gpu) -> None:
     random = Random(3)  # noqa: S311 - to be the same every time
     parts = [somewhere(random, law, dtype) for dtype in ("int64", "float32") for _ in range(10)]

@@ -37,7 +37,7 @@ class Generator(Protocol):
     """Whether every machine draws the same numbers, for ever."""
 
     chunk: int
-    """How many bytes of a file are best drawn at once; a multiple of 32."""
+    """How many bytes of a file are best drawn at once; a multiple of 512."""
 
     concurrency: int
     """How many chunks of one file can be drawn at once; 1 if they have to come in the order of the file."""

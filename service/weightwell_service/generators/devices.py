@@ -5,13 +5,16 @@ A GPU can do what a CPU cannot: run out of a memory that is not the process's ow
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from traceback import clear_frames
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from weightwell_service.exceptions import Busy, DeviceUnavailable, WeightwellError
 
@@ -23,22 +26,53 @@ _CACHE_LINE = 64
 _NO_MEMORY = ("out of memory", "ALLOC_FAILED")
 
 
+class Reused:
+    """Memory of one size, lent again once nobody holds a view of it.
+
+    What a chunk of new pages costs to touch is a quarter of what it costs to draw, and malloc gives those of a chunk
+    back to the system when it is freed.
+    """
+
+    def __init__(self, nbytes: int, kept: int):
+        self.nbytes = nbytes
+        self._free: deque[NDArray[np.uint8]] = deque(maxlen=kept)
+
+    def lend(self, nbytes: int) -> memoryview:
+        """Return as many bytes, at most ``self.nbytes``, of any value, which begin on a cache line."""
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            memory = _aligned(self.nbytes)
+        lent = memory[:nbytes]  # which every view of it keeps alive
+        finalize(lent, self._free.append, memory).atexit = False
+        return lent.data
+
+
+def _aligned(nbytes: int) -> NDArray[np.uint8]:
+    """Return memory that begins on a cache line: vectors that straddle lines cost twice."""
+    memory = np.empty(nbytes + _CACHE_LINE, np.uint8)
+    return memory[-memory.ctypes.data % _CACHE_LINE :][:nbytes]
+
+
 class Cpu:
     """The CPU, which is always there."""
 
     place = torch.device("cpu")
     # Large enough that the per-chunk cost of the event loop is lost in the copy, small enough that a reader who goes
     # away is noticed soon and that many readers share the machine fairly (docs/performance.md).
-    chunk = 2**20
+    chunk = 2**21
+    # A chunk of a range has whole elements beyond its ends.
+    _chunks = Reused(chunk + 2 * _CACHE_LINE, kept=32)
 
     def __str__(self) -> str:
         return "cpu"
 
-    @staticmethod
-    def allocate(nbytes: int) -> memoryview:
-        """Return memory that begins on a cache line: vectors that straddle lines cost twice."""
-        memory = np.empty(nbytes + _CACHE_LINE, np.uint8)
-        return memory[-memory.ctypes.data % _CACHE_LINE :][:nbytes].data
+    @classmethod
+    def allocate(cls, nbytes: int) -> memoryview:
+        """Return memory of any value that begins on a cache line. What is much less than a chunk is not kept."""
+        if cls.chunk // 2 < nbytes <= cls._chunks.nbytes:
+            return cls._chunks.lend(nbytes)
+        return _aligned(nbytes).data
 
     def guarded(self) -> AbstractContextManager[None]:
         """Return a context in which nothing more is guarded against."""

@@ -1,6 +1,7 @@
 import gc
 import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 from weakref import ref
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from weightwell_service.exceptions import Busy, DeviceUnavailable, TooLarge
-from weightwell_service.generators.devices import Cpu, Gpu, find_device
+from weightwell_service.generators.devices import Cpu, Gpu, Reused, find_device
 
 ILLEGAL = "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be reported later."
 
@@ -62,11 +63,55 @@ def test_a_gpu_that_torch_cannot_use_is_refused_in_one_line(monkeypatch: pytest.
 # Memory and queues ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("nbytes", [0, 1, 100, 4096])
+def address(memory: memoryview) -> int:
+    return torch.frombuffer(memory, dtype=torch.uint8).data_ptr()
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, 100, Cpu.chunk, Cpu.chunk + 64, 2 * Cpu.chunk])
 def test_memory_of_the_cpu_begins_on_a_cache_line(nbytes: int) -> None:
     memory = Cpu.allocate(nbytes)
     assert len(memory) == memory.nbytes == nbytes
-    assert not nbytes or torch.frombuffer(memory, dtype=torch.uint8).data_ptr() % 64 == 0
+    assert not nbytes or address(memory) % 64 == 0
+
+
+def test_memory_is_lent_again_once_no_part_of_it_is_held() -> None:
+    reused = Reused(1000, kept=8)
+    first = reused.lend(1000)
+    place, part = address(first), first[10:20]
+    del first
+    assert address(reused.lend(500)) != place
+    del part
+    assert address(reused.lend(500)) == place
+
+
+def test_no_more_memory_is_kept_than_is_said() -> None:
+    reused = Reused(10, kept=2)
+    held = [reused.lend(10) for _ in range(5)]
+    places = {address(memory) for memory in held}
+    assert len(places) == 5
+    held.clear()
+    assert len(reused._free) == 2
+
+
+def test_what_is_much_less_than_a_chunk_does_not_hold_the_memory_of_one() -> None:
+    chunk = Cpu.allocate(Cpu.chunk)
+    place = address(chunk)
+    del chunk
+    small = Cpu.allocate(Cpu.chunk // 2)
+    assert address(Cpu.allocate(Cpu.chunk)) == place
+    assert address(small) != place
+
+
+def test_threads_that_borrow_at_once_share_no_memory() -> None:
+    reused = Reused(64, kept=4)
+
+    def use(mark: int) -> bool:
+        memory = reused.lend(64)
+        memory[:] = bytes([mark]) * 64
+        return bytes(memory) == bytes([mark]) * 64
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(use, [i % 256 for i in range(2000)]))
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, 100])

@@ -20,6 +20,7 @@ from weightwell_service.generators.philox.formats import UNSIGNED, encode, patte
 from weightwell_service.generators.philox.keys import Key, Stream, derive_key
 from weightwell_service.generators.philox.matrices import Orthogonals
 from weightwell_service.generators.philox.narrow import target_of
+from weightwell_service.generators.philox.ranking import RANKED, rank_columns
 from weightwell_service.generators.philox.windows import Narrow, Wide
 from weightwell_service.laws import Constant, Lattice, Law, Normal, Orthogonal, Sparse
 from weightwell_service.regions import Runs
@@ -28,7 +29,10 @@ from weightwell_service.regions import Runs
 _PANEL = 1 << 18
 # Columns of a panel at most, and locks for the panels.
 _WIDEST, _LOCKS = 1 << 12, 64
-_NO_MASK = kernels.Mask(Key(0, 0, 0, 0), 1, *np.empty((2, 0), np.uint32))
+# Bytes at most for what is zero; of larger matrices only the limits are kept, and the mask's words are drawn again.
+_REMEMBERED = 1 << 25
+_NO_WORDS = np.empty(0, np.uint32)
+_NO_MASK = kernels.Mask(Key(0, 0, 0, 0), 1, _NO_WORDS, _NO_WORDS, np.empty(0, np.uint16), 0, False)
 
 
 class Prepared(Protocol):
@@ -38,10 +42,13 @@ class Prepared(Protocol):
         """Write the elements of ``runs``, little-endian, into ``out``: ``runs.size * dtype.itemsize`` bytes."""
 
 
-def prepare(law: Law, dtype: DType, seed: int, name: str, executor: Executor | None = None) -> Prepared:
+def prepare(
+    law: Law, dtype: DType, seed: int, name: str, executor: Executor | None = None, *, remember: bool = True
+) -> Prepared:
     """Return what draws a law for the tensor ``name``; raise ``InvalidSpec`` for a matrix of too many rows.
 
-    Orthogonal matrices are multiplied out by the threads of ``executor``, none of which may be waiting for this.
+    Orthogonal matrices are multiplied out by the threads of ``executor``, none of which may be waiting for this. Of
+    sparse ones what is zero is remembered, if they are not too large, unless that is not wanted.
     """
     match law:
         case Constant(value):
@@ -49,7 +56,8 @@ def prepare(law: Law, dtype: DType, seed: int, name: str, executor: Executor | N
         case Lattice():
             return Points(law, dtype, pattern(law.value, dtype))
         case Sparse():
-            return Columns(law, prepare_elements(settle(Normal(0.0, law.std), dtype), seed, name), seed, name)
+            elements = prepare_elements(settle(Normal(0.0, law.std), dtype), seed, name)
+            return Columns(law, elements, derive_key(seed, name, Stream.MASK), remember=remember)
         case Orthogonal():
             normals = prepare_elements(settle(Normal(0.0, 1.0), carrier_of(dtype)), seed, name, Stream.GAUSSIAN)
             return Orthogonals(law, settle(Normal(0.0, law.gain), dtype), normals, executor)
@@ -123,19 +131,44 @@ class Columns:
     """A sparse matrix: independent elements, of which the ``zeros`` lowest ranks of each column are zero.
 
     A column's limit, the word and the row of the last element to be zero, takes the mask's words of all its rows.
-    Limits are found when they are first needed, in panels of columns, and kept: 8 bytes for each column.
+    Limits are found when they are first needed, in panels of columns, and kept: 8 bytes for each column. A bit for each
+    element, unless they are too many, spares drawing these words once more.
     """
 
-    def __init__(self, law: Sparse, elements: Elements, seed: int, name: str):
+    def __init__(self, law: Sparse, elements: Elements, key: Key, *, remember: bool = True):
         if law.rows > 1 << 32:
             raise InvalidSpec("shape", got=law.rows, expected="at most 2^32 rows where columns are sparse")
         self._law = law
         self._elements = elements
-        self._key = derive_key(seed, name, Stream.MASK)
-        self._width = min(max(4, _PANEL // max(law.rows, 1)), _WIDEST)
+        self._key = key
         self._limits = np.zeros((2, law.cols), np.uint32)
+        self._stride = -(-law.cols // RANKED)
+        known = self._remembered(law) if remember else 0
+        self._width = self._panel(law, known)
+        self._zeros = np.empty(known // 2 + 3 if known else 0, np.uint16)
+        # From three quarters on, the others cost less one by one, though each takes a block of four words.
+        self._mostly = known > 0 and 4 * law.zeros >= 3 * law.rows
         self._known = bytearray(-(-law.cols // self._width))
         self._locks = [Lock() for _ in range(min(len(self._known), _LOCKS))]
+
+    @classmethod
+    def nbytes(cls, law: Sparse, threads: int) -> int:
+        """Return the bytes that as many threads work in: limits and flags of columns, bits, and panels of words."""
+        known = cls._remembered(law)
+        panel = 4 * law.rows * min(cls._panel(law, known), law.cols)
+        return 9 * law.cols + known + threads * (panel + 2**24)
+
+    @staticmethod
+    def _remembered(law: Sparse) -> int:
+        """Return the bytes that it takes to know what is zero; 0 if they are too many."""
+        nbytes = 2 * law.rows * -(-law.cols // RANKED)
+        return nbytes if nbytes <= _REMEMBERED else 0
+
+    @staticmethod
+    def _panel(law: Sparse, known: int) -> int:
+        """Return how many columns are ranked at once: a multiple of those whose bits, or words, come together."""
+        least = RANKED if known else 4
+        return min(max(_PANEL // max(law.rows, 1), least), _WIDEST) // least * least
 
     def fill(self, runs: Runs, out: memoryview) -> None:
         """Write the elements of ``runs`` into ``out``."""
@@ -146,7 +179,8 @@ class Columns:
                 if not self._known[panel]:
                     self._rank(slice(panel * self._width, min((panel + 1) * self._width, self._law.cols)))
                     self._known[panel] = True
-        mask = kernels.Mask(self._key, self._law.cols, *self._limits)
+        words, rows = self._limits
+        mask = kernels.Mask(self._key, self._law.cols, words, rows, self._zeros, self._stride, self._mostly)
         return replace(self._elements, mask=mask).fill(runs, out)
 
     def _panels(self, runs: Runs) -> Iterable[int]:
@@ -162,10 +196,12 @@ class Columns:
     def _rank(self, columns: slice) -> None:
         """Find the limits of some columns."""
         rows, width = self._law.rows, columns.stop - columns.start
-        words = np.empty(rows * width + kernels.RANKED, np.uint32)
+        words = np.empty(rows * width + RANKED, np.uint32)
         run = kernels.Run(columns.start, width, self._law.cols, rows)
         kernels.fill_words(self._key, run, words[: rows * width])
-        kernels.rank_columns(words, rows, self._law.zeros, *self._limits[:, columns])
+        last_words, last_rows = self._limits[:, columns]
+        zeros = self._zeros[columns.start // RANKED :]
+        rank_columns(words, width, self._law.zeros, last_words, last_rows, zeros, self._stride)
 
 
 def prepare_elements(draw: Draw, seed: int, name: str, stream: Stream = Stream.DATA) -> Elements:

@@ -10,6 +10,7 @@ from numpy.lib.stride_tricks import as_strided
 from weightwell_service.generators import Drawing, DrawingStopped, places
 from weightwell_service.generators.devices import Cpu
 from weightwell_service.generators.philox import Prepared, prepare, warm_up
+from weightwell_service.generators.philox.cpu import Columns
 from weightwell_service.generators.philox.formats import UNSIGNED, Patterns
 from weightwell_service.generators.philox.generator import Laws, PhiloxGenerator
 from weightwell_service.generators.philox.orthogonal import nbytes
@@ -45,9 +46,8 @@ class CpuPhiloxGenerator(PhiloxGenerator):
     def resident(self, tensor: PlannedTensor) -> int:
         """Return the bytes that are kept to draw a tensor, beside the chunks themselves."""
         match tensor.law:
-            case Sparse(rows, cols):
-                # Limits and flags of all columns; of a few columns at a time words, their ranks and histograms.
-                return 9 * cols + self._threads * (64 * max(rows, 2**16) + 2**24)
+            case Sparse() as law:
+                return Columns.nbytes(law, self._threads)
             case Orthogonal(rows, cols):
                 arithmetic = max(tensor.dtype.itemsize, 4)
                 return nbytes(rows, cols, arithmetic, self._threads) + rows * cols * (

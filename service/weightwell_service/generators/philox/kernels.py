@@ -8,22 +8,19 @@ loops, and the few elements in the tails are mended afterwards. Every operation 
 LLVM keeps both, and fuses nothing, without fastmath. Scaling by a power of two is exact, so it is done once per block
 and not once per element.
 
-All of it is one module but for ``lanes``, because Numba looks at this file alone to see whether what it compiled is
-still good.
+All of it is one module but for ``lanes``, ``compiling`` and what sparse matrices take beforehand (``ranking``), because
+Numba looks at this file alone to see whether what it compiled is still good.
 
 Integers are wrapped one by one (``u32``, ``i32``): Numba would widen them to 64 bits, which halves the vectors.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite.ir import Constant
-from numba import njit, types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from weightwell_service.generators.philox import quantile
+from weightwell_service.generators.philox.compiling import entry, kernel, step, uncounted, widest_vectors
 from weightwell_service.generators.philox.keys import Key
 from weightwell_service.generators.philox.lanes import (
     VECTOR,
@@ -32,73 +29,23 @@ from weightwell_service.generators.philox.lanes import (
     count_from,
     interleave,
     load,
+    lowest,
     store,
+    truths,
     view,
     where,
 )
 from weightwell_service.generators.philox.quantile import Doubles, Singles
+from weightwell_service.generators.philox.ranking import RANKED
 from weightwell_service.generators.philox.words import MULTIPLIERS, ROUNDS, WEYL, Indices, Words
 
-u32, i32, u64, i64, f32 = np.uint32, np.int32, np.uint64, np.int64, np.float32
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def kernel(function: Function) -> Function:
-    """Compile a function that other kernels call."""
-    return cast(Function, njit(nogil=True, error_model="numpy")(function))
-
-
-def step(function: Function) -> Function:
-    """Compile a function on lanes or scalars into those that call it, so that lanes stay in registers."""
-    return cast(Function, njit(nogil=True, error_model="numpy", forceinline=True)(function))
-
-
-def entry(function: Function) -> Function:
-    """Compile a function that Python calls, and keep the machine code on disk, if there is a place to keep it."""
-    try:
-        return cast(Function, njit(nogil=True, error_model="numpy", cache=True)(function))
-    except RuntimeError:  # neither NUMBA_CACHE_DIR, nor beside the source, nor in the user's cache
-        return kernel(function)
-
-
-@intrinsic
-def _widest_vectors(_: Any) -> Any:
-    def codegen(context: Any, builder: Any, _signature: Any, _arguments: Any) -> Any:
-        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
-        return context.get_dummy_value()
-
-    return types.void(), codegen
-
-
-# To be called by a kernel that wants 512-bit vectors where there are any: LLVM prefers 256, which is 1.3 to 1.9 times
-# slower here. It sets the attribute that clang sets for -mprefer-vector-width=512; llvmlite has no name for it.
-widest_vectors = cast(Callable[[], None], _widest_vectors)
-
-
-@intrinsic
-def _uncounted(_: Any, array: Any) -> Any:
-    def codegen(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        view = context.make_array(array)(context, builder, arguments[0])
-        view.meminfo = Constant(view.meminfo.type, None)
-        return view._getvalue()
-
-    return array(array), codegen
-
-
-# The same array, but that Numba does not count who refers to it: counting is an atomic operation, which waits for all
-# that was stored before, and dozens of them for each block took a fifth of the time. To be called on what the caller
-# holds until it is answered.
-uncounted = cast(Callable[[Any], Any], _uncounted)
-
+u16, u32, i32, u64, i64, f32 = np.uint16, np.uint32, np.int32, np.uint64, np.int64, np.float32
 
 BLOCKS = 1024
 """Philox blocks that are planned together: 4096 words of 4 bytes."""
 BLOCK = 4 * BLOCKS
 LANES = 8 * VECTOR // 4
 """Elements that are drawn side by side: eight vectors of float32."""
-RANKED = 16
-"""Columns of a sparse matrix that are ranked side by side."""
 _LANES_OF_BLOCKS = LANES // 4
 _COPIED = 16  # elements that are copied, or blocks that are listed, at a time
 _SPARE = LANES  # words beyond a block that a last group of lanes may read or write
@@ -532,108 +479,6 @@ def _tail_quantile(log: float) -> Any:
     return np.sqrt(y)
 
 
-# -- sparse -----------------------------------------------------------------------------------------------------------
-
-
-class Mask(NamedTuple):
-    """Which elements of a sparse matrix are zero: those of column ``c`` whose word and row are at most its limits'.
-
-    Words are those of the mask's own stream; rows tell equal words apart. No limits, no zeros.
-    """
-
-    key: Key
-    cols: int
-    words: Words
-    rows: Words
-
-
-@kernel
-def _choose_zeros(words: Words, begin: int, schedule: Schedule, pieces: int, mask: Mask) -> None:
-    """Replace the words of a mask, which begin at ``begin``, by 0 where elements are zero and else by 1."""
-    for piece in range(pieces):
-        row, column = schedule.starts[piece] // mask.cols, schedule.starts[piece] % mask.cols
-        left = schedule.sizes[piece]
-        while left > 0:
-            size = min(left, mask.cols - column)
-            _choose_zeros_of_row(words[begin : begin + size], u32(row), mask.words[column:], mask.rows[column:])
-            begin, left, row, column = begin + size, left - size, row + 1, 0
-
-
-@kernel
-def _choose_zeros_of_row(words: Words, row: np.uint32, last_words: Words, last_rows: Words) -> None:
-    widest_vectors()
-    for e in range(words.size):
-        equal = (words[e] == last_words[e]) & (row <= last_rows[e])
-        words[e] = u32(0) if (words[e] < last_words[e]) | equal else u32(1)
-
-
-@kernel
-def _set_zeros(kept: Words, out: Any) -> None:
-    widest_vectors()
-    for e in range(out.size):
-        out[e] = out[e] if kept[e] else 0
-
-
-@kernel
-def _rank(words: Words, shape: tuple[int, int], zeros: int, last_words: Words, last_rows: Words) -> None:
-    """Find the limits of at most ``RANKED`` columns at once.
-
-    At most as many words as are wanted, or fewer, are up to ``low``, and as many or more up to ``high``. Words are
-    uniform, so interpolation brings the two together in a few guesses; every fourth halves what is between them, so
-    that it ends whatever the words.
-    """
-    low, high = np.full(RANKED, -1, i64), np.full(RANKED, (1 << 32) - 1, i64)
-    fewer, enough = np.zeros(RANKED, i64), np.full(RANKED, shape[0], i64)
-    guesses, counts, passes = np.zeros(RANKED, u32), np.empty(RANKED, u32), 0
-    while _guess(low, high, fewer, enough, zeros, passes & 3 == 3, guesses[: last_words.size]):
-        _count_up_to(words, shape, guesses, counts)
-        for column in range(last_words.size):
-            if counts[column] < zeros:
-                low[column], fewer[column] = guesses[column], counts[column]
-            else:
-                high[column], enough[column] = guesses[column], counts[column]
-        passes += 1
-    for column in range(last_words.size):
-        last_words[column], last_rows[column] = u32(high[column]), _LOW
-        if enough[column] > zeros:
-            last_rows[column] = _row_of_equal(words[column:], shape, u32(high[column]), zeros - fewer[column])
-
-
-@kernel
-def _guess(low: Any, high: Any, fewer: Any, enough: Any, zeros: int, halve: bool, guesses: Words) -> bool:
-    """Guess between ``low`` and ``high``, or say that there is nothing to be guessed."""
-    wanting = False
-    for column in range(guesses.size):
-        guesses[column], gap = u32(high[column]), high[column] - low[column]
-        if enough[column] > zeros and gap > 1:
-            share = (zeros - fewer[column] + 0.5) / (enough[column] - fewer[column] + 1.0)
-            part = gap >> 1 if halve else i64(share * gap)
-            guesses[column] = u32(low[column] + min(max(part, 1), gap - 1))
-            wanting = True
-    return wanting
-
-
-@kernel
-def _count_up_to(words: Words, shape: tuple[int, int], bounds: Words, counts: Words) -> None:
-    """Count the words of each column that are at most its bound."""
-    widest_vectors()
-    counts[:] = 0
-    bound, count = load(bounds, 0, RANKED), load(counts, 0, RANKED)
-    for row in range(shape[0]):
-        count = where(load(words, row * shape[1], RANKED) <= bound, count + u32(1), count)
-    store(counts, 0, count)
-
-
-@kernel
-def _row_of_equal(words: Words, shape: tuple[int, int], word: np.uint32, number: int) -> int:
-    """Return the row in which a column has a word for the ``number``th time."""
-    row = -1
-    while number > 0:
-        row += 1
-        number -= words[row * shape[1]] == word
-    return row
-
-
 # -- what Python calls ------------------------------------------------------------------------------------------------
 
 
@@ -702,6 +547,124 @@ def _work(memory: Memory) -> Work:
     return Work(schedule, keys, low_keys, mask_keys, raw, words[stride:], low_raw[:stride], low_words[:stride])
 
 
+# -- sparse -----------------------------------------------------------------------------------------------------------
+
+
+class Mask(NamedTuple):
+    """Which elements of a sparse matrix are zero: those of column ``c`` whose word and row are at most its limits'.
+
+    Words are those of the mask's own stream; rows tell equal words apart. No limits, no zeros. What is zero may be
+    known, as the bits of ``zeros``, of ``RANKED`` elements each, of which a row has ``stride``; three more follow the
+    last. ``mostly`` says that so many are zero that the others are better drawn one by one.
+    """
+
+    key: Key
+    cols: int
+    words: Words
+    rows: Words
+    zeros: NDArray[np.uint16]
+    stride: int
+    mostly: bool
+
+
+@kernel
+def _set_zeros(mask: Mask, planned: Planned, work: Work, out: Any) -> None:
+    """Replace by 0 those of the planned elements that are zero."""
+    known = mask.zeros.size > 0
+    begin = 0 if known else _words(work.schedule, planned, work.mask_keys, work.raw, work.words)
+    done = 0
+    for piece in range(planned.pieces):
+        row, column = work.schedule.starts[piece] // mask.cols, work.schedule.starts[piece] % mask.cols
+        end = done + work.schedule.sizes[piece]
+        while done < end:
+            stop = min(end, done + mask.cols - column)
+            if known:
+                _set_known(mask.zeros[row * mask.stride :], column, out[done:stop])
+            else:
+                words = work.words[begin + done : begin + stop]
+                _set_up_to(words, u32(row), mask.words[column:], mask.rows[column:], out[done:stop])
+            done, row, column = stop, row + 1, 0
+
+
+@kernel
+def _set_known(zeros: Any, column: int, out: Any) -> None:
+    """Replace what is known to be zero, of a row from a column on."""
+    widest_vectors()
+    group, shift = column >> 4, column & 15
+    whole = out.size & -RANKED
+    for e in range(0, whole, RANKED):
+        pair = u32(zeros[group + (e >> 4)]) | (u32(zeros[group + (e >> 4) + 1]) << u32(16))
+        store(out, e, where(truths(u16(pair >> u32(shift))), out.dtype.type(0), load(out, e, RANKED)))
+    for e in range(whole, out.size):
+        if (zeros[(column + e) >> 4] >> ((column + e) & 15)) & 1:
+            out[e] = 0
+
+
+@kernel
+def _set_up_to(words: Words, row: np.uint32, last_words: Words, last_rows: Words, out: Any) -> None:
+    """Replace what is up to its column's limit, of a row."""
+    widest_vectors()
+    for e in range(out.size):
+        equal = (words[e] == last_words[e]) & (row <= last_rows[e])
+        out[e] = 0 if (words[e] < last_words[e]) | equal else out[e]
+
+
+@kernel
+def _schedule_rest(run: Run, done: int, mask: Mask, schedule: Schedule) -> Planned:
+    """Plan the elements from number ``done`` on, of which those that are not zero have a block and a piece each."""
+    piece, at = done // run.length, done % run.length
+    found, first = u64(0), done  # unsigned, as Numba looks whether other indices count from the end
+    while piece < run.number and found <= u64(BLOCKS - 4 * RANKED):
+        index = run.first + piece * run.stride + at
+        row, column = index // mask.cols, index % mask.cols
+        while at < run.length and found <= u64(BLOCKS - 4 * RANKED):
+            if column == mask.cols:
+                row, column = row + 1, 0
+            size = min(run.length - at, mask.cols - column, 4 * RANKED - column % RANKED)
+            rest = _rest(mask.zeros, u64(row * mask.stride + column // RANKED), column % RANKED, size)
+            while rest:
+                place = lowest(rest)
+                schedule.sources[found], schedule.starts[found] = index + place, done - first + place
+                found += u64(1)
+                rest &= rest - u64(1)
+            at, index, column, done = at + size, index + size, column + size, done + size
+        if at == run.length:
+            piece, at = piece + 1, 0
+    blocks: Any = i64(found)
+    return Planned(blocks, blocks, done - first)
+
+
+@kernel
+def _rest(zeros: Any, at: np.uint64, skipped: int, size: int) -> np.uint64:
+    """Return which elements are not zero, as bits, the first at the bottom."""
+    low = u64(zeros[at]) | (u64(zeros[at + u64(1)]) << u64(16))
+    high = u64(zeros[at + u64(2)]) | (u64(zeros[at + u64(3)]) << u64(16))
+    return u64((~(low | (high << _HALF)) >> u64(skipped)) << u64(64 - size)) >> u64(64 - size)
+
+
+@kernel
+def _words_of_rest(schedule: Schedule, planned: Planned, keys: Indices, raw: Words, words: Words) -> int:
+    """Write the words of elements that have a block each into ``words``; return where they begin."""
+    for e in range(planned.blocks):
+        schedule.blocks[e] = schedule.sources[e] >> 2
+    _philox(schedule.blocks, planned.blocks, keys, raw)
+    for e in range(planned.blocks):
+        words[e] = raw[u64(4 * e + (schedule.sources[e] & 3))]
+    return 0
+
+
+@kernel
+def _scatter(source: Any, places: Any, n: int, out: Any) -> None:
+    """Write elements to their places, and 0 everywhere else."""
+    widest_vectors()
+    out[:] = 0
+    for e in range(n):
+        out[u64(places[e])] = source[e]
+
+
+# -- filling -----------------------------------------------------------------------------------------------------------
+
+
 def fill_singles(law: Single, mask: Mask, run: Run, target: Target | None, out: Any) -> None:
     """Write the elements of runs as float32, or in a narrow type, as its bits: uint16 or uint8."""
     _fill_singles(law, mask, run, target, out, _memory())
@@ -711,19 +674,27 @@ def fill_singles(law: Single, mask: Mask, run: Run, target: Target | None, out: 
 def _fill_singles(law: Single, mask: Mask, run: Run, target: Target | None, out: Any, memory: Memory) -> None:
     widest_vectors()
     work, held, elements, done = _work(memory), _held(mask), uncounted(out), 0
+    drawn = work.raw.view(elements.dtype)
     _expand(law.key, work.keys)
     _expand(mask.key, work.mask_keys)
     while done < elements.size:
+        if held.mostly:
+            planned = _schedule_rest(run, done, held, work.schedule)
+            begin = _words_of_rest(work.schedule, planned, work.keys, work.raw, work.words)
+            _singles_of_words(law, work.words, begin, planned.pieces, target, drawn)
+            _scatter(drawn, work.schedule.starts, planned.pieces, elements[done : done + planned.elements])
+            done += planned.elements
+            continue
         planned = _schedule(run, done, work.schedule)
         n = planned.elements
         if planned.pieces == 1 and n == 4 * planned.blocks and n % LANES == 0:
             _singles_of_run(law, u64(work.schedule.starts[0] >> 2), work.keys, n, target, elements, done)
         else:
             begin = _words(work.schedule, planned, work.keys, work.raw, work.words)
-            _singles_of_words(law, work.words, begin, n, target, work.raw.view(elements.dtype))
-            _copy(work.raw.view(elements.dtype), 0, n, elements, done)
+            _singles_of_words(law, work.words, begin, n, target, drawn)
+            _copy(drawn, 0, n, elements, done)
         if held.words.size:
-            _set_zeros(work.words[_kept(held, planned, work) :], elements[done : done + n])
+            _set_zeros(held, planned, work, elements[done : done + n])
         done += n
 
 
@@ -746,7 +717,7 @@ def _fill_doubles(law: Double, mask: Mask, run: Run, out: Doubles, memory: Memor
         low = work.low_words[_words(work.schedule, planned, work.low_keys, work.low_raw, work.low_words) :]
         _doubles(law, high, low, n, elements[done:])
         if held.words.size:
-            _set_zeros(work.words[_kept(held, planned, work) :], elements[done : done + n])
+            _set_zeros(held, planned, work, elements[done : done + n])
         done += n
 
 
@@ -767,16 +738,8 @@ def _doubles(law: Double, high: Words, low: Words, n: int, values: Doubles) -> N
 @kernel
 def _held(mask: Mask) -> Mask:
     """Return the mask that Python holds, uncounted."""
-    return Mask(mask.key, mask.cols, uncounted(mask.words), uncounted(mask.rows))
-
-
-@kernel
-def _kept(mask: Mask, planned: Planned, work: Work) -> int:
-    """Write 0 for the planned elements that are zero, and 1 for others, into ``work.words``; return from where on."""
-    widest_vectors()
-    begin = _words(work.schedule, planned, work.mask_keys, work.raw, work.words)
-    _choose_zeros(work.words, begin, work.schedule, planned.pieces, mask)
-    return begin
+    words, rows, zeros = uncounted(mask.words), uncounted(mask.rows), uncounted(mask.zeros)
+    return Mask(mask.key, mask.cols, words, rows, zeros, mask.stride, mask.mostly)
 
 
 def fill_words(key: Key, run: Run, out: Words) -> None:
@@ -791,9 +754,13 @@ def _fill_words(key: Key, run: Run, out: Words, memory: Memory) -> None:
     _expand(key, work.keys)
     while done < words.size:
         planned = _schedule(run, done, work.schedule)
-        begin = _words(work.schedule, planned, work.keys, work.raw, work.words)
-        _copy(work.words, begin, planned.elements, words, done)
-        done += planned.elements
+        n = planned.elements
+        if n == 4 * planned.blocks and done + n + LANES <= words.size:
+            _words(work.schedule, planned, work.keys, work.raw, words[done : done + n + LANES])
+        else:
+            begin = _words(work.schedule, planned, work.keys, work.raw, work.words)
+            _copy(work.words, begin, n, words, done)
+        done += n
 
 
 @entry
@@ -807,18 +774,6 @@ def encode_all(values: Singles, target: Target, out: Any) -> None:
     rest[: values.size - whole] = values[whole:]
     _put(load(rest, 0, LANES), target, rounded, 0)
     out[whole:] = rounded[: values.size - whole]
-
-
-@entry
-def rank_columns(words: Words, rows: int, zeros: int, last_words: Words, last_rows: Words) -> None:
-    """Find, as limits like ``Mask``'s, the ``zeros`` lowest elements, at least one, of every column of a panel.
-
-    ``words`` are the panel's (rows, last_words.size), flat, and ``RANKED`` more, of any value.
-    """
-    width = last_words.size
-    for column in range(0, width, RANKED):
-        stop = min(column + RANKED, width)
-        _rank(words[column:], (rows, width), zeros, last_words[column:stop], last_rows[column:stop])
 
 
 @entry

@@ -96,7 +96,7 @@ def _same(lanes: Lanes) -> Lanes:
     return lanes
 
 
-def _truths(lanes: Lanes) -> Lanes:
+def _condition(lanes: Lanes) -> Lanes:
     return Lanes(types.boolean, lanes.count)
 
 
@@ -130,7 +130,7 @@ for _operation, _unsigned, _signed in (
     _define(_operation, _same, _bitwise(_unsigned, _signed), floats=False)
 
 for _operation, _symbol in (operator.lt, "<"), (operator.gt, ">"), (operator.le, "<="), (operator.eq, "=="):
-    _define(_operation, _truths, _comparison(_symbol))
+    _define(_operation, _condition, _comparison(_symbol))
 
 
 # -- functions --------------------------------------------------------------------------------------------------------
@@ -226,6 +226,32 @@ def _any_of(_: Any, condition: Any) -> Any:
     return types.boolean(condition), codegen
 
 
+@intrinsic
+def _bits_of(_: Any, condition: Any) -> Any:
+    def codegen(_context: Any, builder: Any, _call: Any, arguments: Any) -> Any:
+        return builder.zext(builder.bitcast(arguments[0], ir.IntType(condition.count)), ir.IntType(64))
+
+    return types.uint64(condition), codegen
+
+
+@intrinsic
+def _truths(_: Any, bits: Any) -> Any:
+    lanes = Lanes(types.boolean, bits.bitwidth)
+
+    def codegen(_context: Any, builder: Any, _call: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], lanes.vector)
+
+    return lanes(bits), codegen
+
+
+@intrinsic
+def _lowest(_: Any, bits: Any) -> Any:
+    def codegen(_context: Any, builder: Any, _call: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.IntType(1)(1))
+
+    return types.int64(bits), codegen
+
+
 Function = Callable[..., Any]
 
 load = cast(Function, _load)
@@ -244,3 +270,9 @@ where = cast(Function, _where)
 """``where(condition, yes, no)``: lanes of either of two, of which one may be a scalar."""
 any_of = cast(Function, _any_of)
 """``any_of(condition)``: whether it is true of any lane."""
+bits_of = cast(Function, _bits_of)
+"""``bits_of(condition)``: of which lanes it is true, as the bits of a number; of fewer than 64 lanes."""
+truths = cast(Function, _truths)
+"""``truths(bits)``: the condition that ``bits_of`` makes such a number of; it has as many lanes as the number bits."""
+lowest = cast(Function, _lowest)
+"""``lowest(bits)``: the place of the lowest bit that is set, of a uint64 that is not 0."""

@@ -19,7 +19,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from weightwell_service.generators.philox.kernels import entry, kernel
+from weightwell_service.generators.philox.compiling import entry, kernel
 
 Matrix = NDArray[np.floating[Any]]
 Doubles = NDArray[np.float64]

@@ -184,15 +184,24 @@ def test_columns_are_ranked_as_by_the_reference(rows: int, cols: int, data: st.D
     np.testing.assert_array_equal(_draw(law, DTYPES["float32"], runs, 3, "s"), expected)
 
 
-@given(rows=st.integers(1, 40), width=st.integers(1, 40), highest=st.sampled_from([0, 1, 9, 2**32 - 1]), data=st.data())
-def test_the_lowest_of_any_words_are_ranked(rows: int, width: int, highest: int, data: st.DataObject) -> None:
-    zeros, seed = data.draw(st.integers(1, rows)), data.draw(st.integers(0, 2**32))
-    words = np.random.default_rng(seed).integers(highest, size=rows * width, endpoint=True, dtype=np.uint32)
-    limits = np.empty((2, width), np.uint32)
-    kernels.rank_columns(np.append(words, np.zeros(kernels.RANKED, np.uint32)), rows, zeros, *limits)
-    keys = words.astype(np.uint64).reshape(rows, width) << np.uint64(32) | np.arange(rows, dtype=np.uint64)[:, None]
-    chosen = keys <= (limits[0].astype(np.uint64) << np.uint64(32) | limits[1])
-    np.testing.assert_array_equal(chosen, keys.argsort(axis=0).argsort(axis=0) < zeros)
+@given(rows=st.integers(1, 200), cols=st.integers(1, 150), share=st.floats(0, 1), dtype=dtypes, data=st.data())
+def test_what_is_zero_may_be_remembered_or_not(
+    rows: int, cols: int, share: float, dtype: DType, data: st.DataObject
+) -> None:
+    law, first = Sparse(rows, cols, round(share * rows), 1.0), data.draw(st.integers(0, rows * cols - 1))
+    runs = Runs(first, data.draw(st.integers(1, rows * cols - first)), 0, 1)
+    drawn = np.empty(runs.size, UNSIGNED[dtype.itemsize])
+    cpu.prepare(law, dtype, 0, "weight", remember=False).fill(runs, drawn.data.cast("B"))
+    np.testing.assert_array_equal(drawn, _draw(law, dtype, runs))
+
+
+@pytest.mark.parametrize("zeros", [300, 700, 999])
+def test_columns_of_a_matrix_that_is_mostly_zero_or_not_are_those_of_the_whole(zeros: int) -> None:
+    law, dtype = Sparse(1000, 100, zeros, 1.0), DTYPES["float32"]
+    matrix = _draw(law, dtype, Runs(0, 100_000, 0, 1)).reshape(1000, 100)
+    for start, stop in (0, 1), (15, 17), (3, 98), (16, 80), (99, 100):
+        shard = _draw(law, dtype, Runs(start, stop - start, 100, 1000))
+        np.testing.assert_array_equal(shard.reshape(1000, -1), matrix[:, start:stop])
 
 
 @pytest.mark.parametrize("start", [0, 3, 4, 61])
@@ -208,8 +217,10 @@ def test_columns_that_are_ranked_by_themselves_are_those_of_the_whole(
 def test_equal_words_of_a_mask_are_ranked_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
     columns: Any = prepare(Sparse(10, 3, 4, 1.0), DTYPES["float32"], 0, "weight")
     monkeypatch.setattr(kernels, "fill_words", lambda *call: call[-1].fill(5))
-    columns.fill(Runs(0, 30, 0, 1), memoryview(bytearray(120)))
+    out = np.empty((10, 3), np.float32)
+    columns.fill(Runs(0, 30, 0, 1), out.data.cast("B"))
     assert columns._limits.tolist() == [[5] * 3, [3] * 3]
+    assert (out == 0).all(axis=1).tolist() == [True] * 4 + [False] * 6
 
 
 def test_too_many_rows_for_a_sparse_matrix_are_refused() -> None:

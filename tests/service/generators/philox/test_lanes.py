@@ -12,7 +12,19 @@ from hypothesis.extra import numpy as arrays
 from numba import njit
 from numpy.typing import NDArray
 
-from weightwell_service.generators.philox.lanes import any_of, convert, count_from, interleave, load, store, view, where
+from weightwell_service.generators.philox.lanes import (
+    any_of,
+    bits_of,
+    convert,
+    count_from,
+    interleave,
+    load,
+    lowest,
+    store,
+    truths,
+    view,
+    where,
+)
 
 COUNT = 32  # more than a vector of any processor has
 INTEGERS = ("int32", "uint32", "uint64")
@@ -148,3 +160,26 @@ def test_any_lane_counts(lane: int | None) -> None:
         values[lane] = -5
     _CLEARED_IF_ANY_IS_NEGATIVE(values, out)
     assert out.tolist() == [5 if lane is None else 0] * COUNT
+
+
+@njit(error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
+def _negatives(values: Any, out: Any) -> Any:
+    bits = bits_of(load(values, 0, COUNT) < np.int32(0))
+    store(out, 0, where(truths(np.uint32(bits)), np.int32(-1), load(values, 0, COUNT)))
+    return bits
+
+
+@given(pairs("int32"))
+def test_a_condition_is_bits_and_bits_are_a_condition(pair: Pair) -> None:
+    out = np.empty(COUNT, np.int32)
+    bits = _negatives(pair[0], out)
+    assert int(bits) == sum(1 << lane for lane in range(COUNT) if pair[0][lane] < 0)
+    np.testing.assert_array_equal(out, np.maximum(pair[0], -1))
+
+
+_lowest = njit(lambda bits: lowest(bits))
+
+
+@given(st.integers(1, 2**64 - 1))
+def test_the_lowest_bit_has_its_place(bits: int) -> None:
+    assert 1 << _lowest(np.uint64(bits)) == bits & -bits
