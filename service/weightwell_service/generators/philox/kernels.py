@@ -479,7 +479,7 @@ def _tail_quantile(log: float) -> Any:
     return np.sqrt(y)
 
 
-# -- what Python calls ------------------------------------------------------------------------------------------------
+# -- laws, and what a call works in -----------------------------------------------------------------------------------
 
 
 class Single(NamedTuple):
@@ -662,7 +662,7 @@ def _scatter(source: Any, places: Any, n: int, out: Any) -> None:
         out[u64(places[e])] = source[e]
 
 
-# -- filling -----------------------------------------------------------------------------------------------------------
+# -- what Python calls ------------------------------------------------------------------------------------------------
 
 
 def fill_singles(law: Single, mask: Mask, run: Run, target: Target | None, out: Any) -> None:
