@@ -29,10 +29,13 @@ hypothesis.settings.load_profile("suite")
 def _serve(app: "FastAPI") -> Iterator[str]:
     """Serve an application from a thread for as long as the context lasts; yield its base URL.
 
-    The socket listens before the server runs, so a request that comes too early waits in the kernel's queue.
+    The socket listens before the server runs, so a request that comes too early waits in the kernel's queue. It would
+    wait too long for kernels to be compiled, as they are once on every machine; so that is done before.
     """
+    from weightwell_service.generators.philox import warm_up
     from weightwell_service.server import make_server
 
+    warm_up()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         host, port = listener.getsockname()
         settings = app.state.service.settings

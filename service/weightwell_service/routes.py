@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from weightwell_service import __version__, catalogue, openapi
-from weightwell_service.exceptions import TooLarge
+from weightwell_service.exceptions import InvalidSpec, TooLarge
 from weightwell_service.generators import Generator
 from weightwell_service.generators.devices import Device
 from weightwell_service.nonlinearities import NONLINEARITIES, calculate_gain, nonlinearity
@@ -119,7 +119,11 @@ async def gain(request: Request) -> JSONResponse:
 def _recommended(query: GainQuery) -> dict[str, Any]:
     if query.nonlinearity is None:
         return {"gains": {name: asdict(row) for name, row in NONLINEARITIES.items()}}
-    row = nonlinearity(query.nonlinearity)
+    try:
+        row = nonlinearity(query.nonlinearity)
+    except InvalidSpec as error:
+        expected = f"{error.expected}; or source=quadrature, which has other activation functions, too"
+        raise InvalidSpec(error.field, got=error.got, expected=expected, detail=error.detail) from None
     # As torch does, the parameter of a nonlinearity that has none is passed over; the answer says that it was.
     param = None if row.param is None else row.default if query.param is None else query.param
     ignored = {} if row.param or query.param is None else {"ignored": {"param": query.param}}

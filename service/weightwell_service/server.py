@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+from copy import deepcopy
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.config import LOGGING_CONFIG
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from weightwell_service.settings import Settings
@@ -14,6 +16,16 @@ log = logging.getLogger(__name__)
 
 # Bytes before the body of a request, after the first that are received. Uvicorn itself would keep any number of them.
 MAX_HEAD = 2**16
+
+
+def logging_config() -> dict[str, Any]:
+    """Return uvicorn's configuration of logging, with the time in every line, and for this package as well."""
+    config = deepcopy(LOGGING_CONFIG)
+    for formatter in config["formatters"].values():
+        formatter |= {"fmt": f"%(asctime)s {formatter['fmt']}", "datefmt": "%Y-%m-%dT%H:%M:%S%z"}
+    ours = {"handlers": ["default"], "level": "INFO", "propagate": False}
+    config["loggers"] |= {"weightwell_service": ours, "py.warnings": ours}
+    return config
 
 
 def make_server(app: FastAPI, settings: Settings, **options: Any) -> uvicorn.Server:
@@ -26,6 +38,7 @@ def make_server(app: FastAPI, settings: Settings, **options: Any) -> uvicorn.Ser
         "timeout_graceful_shutdown": settings.shutdown_timeout,
         "timeout_keep_alive": settings.keep_alive,
         "server_header": False,
+        "log_config": logging_config(),
     }
     return uvicorn.Server(uvicorn.Config(app, **config | options))
 

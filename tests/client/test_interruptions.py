@@ -20,6 +20,7 @@ from weightwell.files import disk
 from weightwell.files.part import Part
 from weightwell.transfers import growth
 from weightwell.transfers import transfer as transfers
+from weightwell_service.generators.philox import warm_up
 
 if TYPE_CHECKING:
     from tests.client.conftest import Server
@@ -63,6 +64,7 @@ class Process:
 
 @pytest.fixture(scope="module")
 def process() -> Iterator[Process]:
+    warm_up()  # so that the process finds its kernels compiled: that takes longer than anybody waits for it here
     process = Process()
     yield process
     process.kill()

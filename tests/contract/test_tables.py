@@ -103,6 +103,12 @@ def test_the_words_of_torch_are_in_the_answer(http: httpx.Client) -> None:
     assert http.get("/gain?nonlinearity=gelu").json()["detail"] == "Unsupported nonlinearity gelu"
 
 
+def test_where_there_is_a_gain_that_torch_lacks_is_said(http: httpx.Client) -> None:
+    problem = http.get("/gain?nonlinearity=gelu").json()
+    assert "source=quadrature" in problem["errors"][0]["expected"]
+    assert answer(http.get("/gain?nonlinearity=gelu&source=quadrature"))["nonlinearity"] == "gelu"
+
+
 def test_the_catalogue_holds_every_scheme_dtype_and_generator(http: httpx.Client) -> None:
     catalogue = answer(http.get("/schemes"))
     assert [scheme["name"] for scheme in catalogue["schemes"]] == list(SCHEMES)

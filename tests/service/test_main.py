@@ -1,5 +1,6 @@
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Served:
         calls.update(host=server.config.host, port=server.config.port, app=server.config.app)
 
     monkeypatch.setattr(uvicorn.Server, "run", run)
+    monkeypatch.setattr(uvicorn.Config, "configure_logging", lambda _: None)  # which would outlive the test
     return calls
 
 
@@ -84,6 +86,27 @@ def test_a_setting_is_a_flag_that_is_stronger_than_the_environment(
     monkeypatch.setenv(f"WEIGHTWELL_{name.upper()}", "cpu" if name == "device" else "1")
     assert main([f"--{name.replace('_', '-')}", text]) == 0
     assert getattr(served["app"].state.service.settings, name) == value
+
+
+# Logs ----------------------------------------------------------------------------------------------------------------
+
+_LOG = """
+import logging.config
+from weightwell_service.server import logging_config
+logging.config.dictConfig(logging_config())
+logging.getLogger("weightwell_service.server").warning("a reader was given up")
+logging.getLogger("uvicorn.error").info("started")
+logging.getLogger("uvicorn.access").info('%s - "%s %s HTTP/%s" %d', "127.0.0.1:1", "GET", "/init", "1.1", 200)
+"""
+
+
+def test_every_line_of_the_log_has_its_time_and_level() -> None:
+    done = subprocess.run([sys.executable, "-c", _LOG], capture_output=True, text=True, timeout=60, check=True)
+    time = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4}"
+    patterns = [rf"{time} WARNING: +a reader was given up", rf"{time} INFO: +started"]
+    for line, pattern in zip(done.stderr.splitlines(), patterns, strict=True):
+        assert re.fullmatch(pattern, line)
+    assert re.fullmatch(rf'{time} INFO: +127.0.0.1:1 - "GET /init HTTP/1.1" 200 OK\n', done.stdout)
 
 
 # Refusals ------------------------------------------------------------------------------------------------------------
