@@ -49,7 +49,7 @@ bench: tool-curl tool-nginx $(INSTALLED)  ## speed, as ratios to torch and to ng
 bench-cuda: $(GPU_NEEDS)  ## speed on a GPU, as ratios to torch and to plain copies (minutes)
 	$(ON_GPU) -m benchmarks.cuda --gpu $(GPU)
 
-verify: tool-dieharder $(INSTALLED)  ## the generator's exhaustive and statistical proof (hours)
+verify: tool-dieharder $(INSTALLED)  ## the generator's exhaustive and statistical proof (an hour)
 	$(BIN)/python -m benchmarks.verify
 
 build: $(INSTALLED)  ## the wheel and the source distribution, into dist/

@@ -4,7 +4,8 @@
 
 ``map`` takes every input of the float32 normal's map to float64, ``casts`` every float32 to every narrow type beside
 torch, ``statistics`` draws a thousand million normals, and ``dieharder`` pipes words, chained in the ways that this
-layout of keys and counters could go wrong, into the program of that name (hours). A failure makes the exit status 1.
+layout of keys and counters could go wrong, into the program of that name (most of an hour). A failure makes the exit
+status 1.
 """
 
 import math
