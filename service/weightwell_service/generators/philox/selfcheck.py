@@ -65,7 +65,7 @@ def require_sound() -> None:
 @cache
 def _check() -> None:
     compare(digest)
-    compare(partial(digest, remember=False))
+    compare(partial(digest, remember=False), Sparse)
 
 
 def digest(law: Law, dtype: str, runs: Runs, *, remember: bool = True) -> str:
@@ -80,9 +80,11 @@ def digest_of(elements: bytearray | memoryview) -> str:
     return sha256(elements).hexdigest()[:16]
 
 
-def compare(digest: Callable[[Law, str, Runs], str]) -> None:
-    """Compare a device's digests with the known answers; raise ``GeneratorUnsound`` if any differs."""
+def compare(digest: Callable[[Law, str, Runs], str], kind: type = object) -> None:
+    """Compare a device's digests with the known answers to a kind of law; raise ``GeneratorUnsound`` if any differs."""
     for law, dtype, runs, expected in KNOWN_ANSWERS:
+        if not isinstance(law, kind):
+            continue
         got = digest(law, dtype, runs)
         if got != expected:
             raise GeneratorUnsound(
