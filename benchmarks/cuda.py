@@ -21,14 +21,15 @@ import torch
 
 from benchmarks.http import running
 from benchmarks.measure import interleave, seconds, table
-from weightwell_service.dtypes import DTYPES
-from weightwell_service.exceptions import DeviceUnavailable
-from weightwell_service.generators.devices import Gpu, find_device
-from weightwell_service.generators.philox import cuda
-from weightwell_service.generators.philox.cuda_generator import CudaDrawing, CudaPhiloxGenerator
-from weightwell_service.laws import Constant, Law, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
-from weightwell_service.plan import Piece, PlannedTensor
-from weightwell_service.regions import Region, Runs
+from weightwell_engine.dtypes import DTYPES
+from weightwell_engine.exceptions import DeviceUnavailable
+from weightwell_engine.generators.factory import find_device
+from weightwell_engine.generators.gpu import Gpu
+from weightwell_engine.generators.philox import cuda
+from weightwell_engine.generators.philox.cuda.generator import CudaDrawing, CudaPhiloxGenerator
+from weightwell_engine.laws import Constant, Law, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
+from weightwell_engine.plan import Piece, PlannedTensor
+from weightwell_engine.regions import Region, Runs
 
 ROUNDS = 7
 REPEATS = 4
@@ -176,7 +177,9 @@ def drawing(gpu: Gpu, nbytes: int) -> float:
     with closing(CudaDrawing(gpu)) as opened, ThreadPoolExecutor(CudaPhiloxGenerator.concurrency) as threads:
 
         def chunk(number: int) -> int:
-            return len(opened.draw([Piece(tensor, number * size, (number + 1) * size)]))
+            out = gpu.allocate(gpu.chunk)
+            opened.fill([Piece(tensor, number * size, (number + 1) * size)], out)
+            return len(out)
 
         return seconds(lambda: sum(threads.map(chunk, range(nbytes // gpu.chunk))))
 

@@ -17,11 +17,12 @@ import numpy as np
 import torch
 
 from benchmarks.measure import interleave, seconds, table
-from weightwell_service.dtypes import DTYPES
-from weightwell_service.generators.philox import kernels, prepare, warm_up
-from weightwell_service.generators.philox.keys import Stream, derive_key
-from weightwell_service.laws import Law, Normal, Sparse, TruncatedNormal, Uniform
-from weightwell_service.regions import Runs
+from weightwell_engine.dtypes import DTYPES
+from weightwell_engine.generators.philox.cpu import kernels
+from weightwell_engine.generators.philox.cpu.checked import prepare, warm_up
+from weightwell_engine.generators.philox.specification.keys import Stream, derive_key
+from weightwell_engine.laws import Law, Normal, Sparse, TruncatedNormal, Uniform
+from weightwell_engine.regions import Runs
 
 SIZE = 1 << 19  # 2 MiB of float32, as the service draws
 SIDE = 2048

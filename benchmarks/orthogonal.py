@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.measure import interleave, seconds, table
-from weightwell_service.generators.philox.orthogonal import haar
+from weightwell_engine.generators.philox.cpu.orthogonal import haar
 
 Matrix = NDArray[np.floating[Any]]
 

@@ -25,15 +25,16 @@ from numba import njit
 from scipy import stats
 from scipy.special import ndtri
 
-from weightwell_service.dtypes import DTYPES
-from weightwell_service.generators.philox import kernels, prepare
-from weightwell_service.generators.philox.keys import Key, derive_key
-from weightwell_service.generators.philox.keys import Stream as Purpose
-from weightwell_service.generators.philox.narrow import narrowed
-from weightwell_service.generators.philox.quantile import TAIL_BOUND, Singles
-from weightwell_service.generators.philox.words import Words
-from weightwell_service.laws import Normal
-from weightwell_service.regions import Runs
+from weightwell_engine.dtypes import DTYPES
+from weightwell_engine.generators.philox.cpu import kernels
+from weightwell_engine.generators.philox.cpu.checked import prepare
+from weightwell_engine.generators.philox.cpu.narrow import narrowed
+from weightwell_engine.generators.philox.specification.keys import Key, derive_key
+from weightwell_engine.generators.philox.specification.keys import Stream as Purpose
+from weightwell_engine.generators.philox.specification.quantile import TAIL_BOUND, Singles
+from weightwell_engine.generators.philox.specification.words import Words
+from weightwell_engine.laws import Normal
+from weightwell_engine.regions import Runs
 
 CHUNK = 1 << 22
 

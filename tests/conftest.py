@@ -32,7 +32,7 @@ def _serve(app: "FastAPI") -> Iterator[str]:
     The socket listens before the server runs, so a request that comes too early waits in the kernel's queue. It would
     wait too long for kernels to be compiled, as they are once on every machine; so that is done before.
     """
-    from weightwell_service.generators.philox import warm_up
+    from weightwell_engine.generators.philox.cpu.checked import warm_up
     from weightwell_service.server import make_server
 
     warm_up()

@@ -9,9 +9,9 @@ from contextlib import suppress
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from weightwell_engine.exceptions import DeviceUnavailable
 from weightwell_service import __version__
 from weightwell_service.app import create_app
-from weightwell_service.exceptions import DeviceUnavailable
 from weightwell_service.server import make_server
 from weightwell_service.settings import Settings
 
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         where = f"{settings.host} port {settings.port}"
         print(f"weightwell-service: cannot listen on {where}: {error.strerror}; see --host, --port", file=sys.stderr)
         return 2
-    print(f"weightwell-service: version {__version__} draws on {app.state.service.device}", file=sys.stderr)
+    print(f"weightwell-service: version {__version__} draws on {app.state.service.engine.device}", file=sys.stderr)
     server = make_server(app, settings)
     with suppress(KeyboardInterrupt):  # uvicorn has ended what was under way, and raises it again
         server.run()

@@ -9,27 +9,29 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
+from weightwell_engine.engine import Engine
+from weightwell_engine.generators.factory import find_device
 from weightwell_service import __version__, openapi, problems
-from weightwell_service.generators.devices import find_device
-from weightwell_service.generators.roster import make_generators
+from weightwell_service.file_response import Workshop
 from weightwell_service.routes import Service, methods, router
 from weightwell_service.settings import Settings
 from weightwell_service.stream import Memory
-from weightwell_service.virtual_file import Workshop
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Build the service for a deployment; raises ``DeviceUnavailable`` if its device is not there."""
+def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
+    """Build the service for a deployment, with its own engine or a given one.
+
+    Raises ``DeviceUnavailable`` if the configured device is not there.
+    """
+    engine = engine or Engine(find_device(settings.device), threads=settings.threads)
     executor = ThreadPoolExecutor(settings.threads, thread_name_prefix="draw")
     executor_of_wholes = ThreadPoolExecutor(settings.threads, thread_name_prefix="draw-whole")
     reader = ThreadPoolExecutor(1, thread_name_prefix="read")
-    device = find_device(settings.device)
-    generators = make_generators(device, threads=settings.threads)
     workshop = Workshop(executor, executor_of_wholes, Memory(settings.max_resident_bytes))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        for generator in generators.values():
+        for generator in engine.generators():
             await asyncio.get_running_loop().run_in_executor(executor, generator.warm_up)
         # What is there now stays. To look through all of it for garbage takes a tenth of a second, and all wait for it.
         gc.collect()
@@ -53,7 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
-    app.state.service = Service(settings, device, generators, workshop, reader)
+    app.state.service = Service(settings, engine, workshop, reader)
     app.state.methods = methods()
     app.include_router(router)
     problems.install(app)

@@ -8,24 +8,24 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from weightwell_service.exceptions import (
+from weightwell_engine.exceptions import (
     Busy,
     DeviceUnavailable,
+    GeneratorUnsound,
     InvalidSpec,
     InvalidSpecs,
-    MalformedBody,
-    PreconditionFailed,
-    RangeNotSatisfiable,
+    MalformedDocument,
     TooLarge,
     UnsupportedSpec,
     WeightwellError,
 )
+from weightwell_service.exceptions import PreconditionFailed, RangeNotSatisfiable
 
 MEDIA_TYPE = "application/problem+json"
 
 # The one table: status, name of the problem type, and title, which is the same for every occurrence of the type.
 PROBLEMS: dict[type[WeightwellError], tuple[int, str, str]] = {
-    MalformedBody: (400, "malformed-body", "The body cannot be read"),
+    MalformedDocument: (400, "malformed-body", "The body cannot be read"),
     InvalidSpec: (422, "invalid-spec", "The spec says something that cannot be"),
     InvalidSpecs: (422, "invalid-spec", "The spec says something that cannot be"),
     UnsupportedSpec: (422, "unsupported-spec", "The generator cannot draw this"),
@@ -34,6 +34,7 @@ PROBLEMS: dict[type[WeightwellError], tuple[int, str, str]] = {
     RangeNotSatisfiable: (416, "range-not-satisfiable", "The range holds no byte of the file"),
     Busy: (503, "busy", "The server is busy"),
     DeviceUnavailable: (503, "device-unavailable", "The device cannot be used"),
+    GeneratorUnsound: (500, "generator-unsound", "The generator gives wrong numbers on this machine"),
 }
 
 _LONGEST_ECHO = 200

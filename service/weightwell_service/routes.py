@@ -11,18 +11,20 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from weightwell_service import __version__, catalogue, openapi
-from weightwell_service.exceptions import InvalidSpec, TooLarge
-from weightwell_service.generators import Generator
-from weightwell_service.generators.devices import Device
-from weightwell_service.nonlinearities import NONLINEARITIES, calculate_gain, nonlinearity
-from weightwell_service.outline import outline
-from weightwell_service.plan import UNLIMITED, Plan, check_size, make_plan
-from weightwell_service.quadrature import activation_gain, activation_gains
+from weightwell_engine import catalogue
+from weightwell_engine.engine import Engine
+from weightwell_engine.exceptions import InvalidSpec, TooLarge
+from weightwell_engine.nonlinearities import NONLINEARITIES, calculate_gain, nonlinearity
+from weightwell_engine.parsing import read_document
+from weightwell_engine.plan import check_size
+from weightwell_engine.quadrature import activation_gain, activation_gains
+from weightwell_engine.spec import Spec
+from weightwell_engine.virtual_file import VirtualFile
+from weightwell_service import __version__, openapi
+from weightwell_service.file_response import Workshop, respond
+from weightwell_service.links import address
+from weightwell_service.queries import GainQuery, read_gain_query, read_query
 from weightwell_service.settings import Settings
-from weightwell_service.spec import Spec
-from weightwell_service.virtual_file import Workshop, respond
-from weightwell_service.wire import GainQuery, read_body, read_gain_query, read_query
 
 T = TypeVar("T")
 
@@ -35,37 +37,31 @@ class Service:
     """What the routes work with, one for each application; the ``reader`` reads long bodies, one by one."""
 
     settings: Settings
-    device: Device
-    generators: dict[str, Generator]
+    engine: Engine
     workshop: Workshop
     reader: Executor
     ready: bool = False
 
-    def plan(self, spec: Spec) -> tuple[Plan, Generator]:
-        """Settle a spec with the generator that it names; raises whatever is wrong with it."""
-        return self._plan(spec, self.settings.max_bytes)
+    def open(self, spec: Spec) -> VirtualFile:
+        """Return the file of a spec; raise what is wrong with it, or ``TooLarge``."""
+        return self.engine.open(self.engine.plan(spec, max_bytes=self.settings.max_bytes))
 
     def outline(self, spec: Spec) -> dict[str, Any]:
-        """Tell what a spec's file holds, be it too large for this deployment or not; raises what else is wrong."""
-        plan, generator = self._plan(spec, UNLIMITED)
+        """Describe a spec's file, even one that is too large for this deployment; raise what else is wrong."""
+        plan = self.engine.plan(spec)
+        refusal = None
         try:
             check_size(plan.data_nbytes, self.settings.max_bytes)
-            self.workshop.memory.admit(generator.footprint(plan))
+            self.workshop.memory.admit(self.engine.footprint(plan))
         except TooLarge as error:
-            return outline(spec, plan, generator, refusal=str(error))
-        return outline(spec, plan, generator, refusal=None)
-
-    def _plan(self, spec: Spec, max_bytes: int) -> tuple[Plan, Generator]:
-        generator = self.generators[spec.generator]
-        plan = make_plan(spec, generator.identity, portable=generator.portable, max_bytes=max_bytes)
-        generator.check(plan)
-        return plan, generator
+            refusal = str(error)
+        return {**address(spec), "refusal": refusal, **self.engine.describe(spec, plan)}
 
     def unreadiness(self) -> str | None:
         """Return why no requests should be sent here, or None if they should."""
         if not self.ready:
             return "starting or stopping"
-        trouble = self.device.trouble()
+        trouble = self.engine.device.trouble()
         return trouble and f"the device is lost: {trouble}"
 
 
@@ -83,13 +79,13 @@ async def hello(request: Request) -> PlainTextResponse:
 @router.get("/init", **openapi.INIT_GET)
 async def init(request: Request) -> Response:
     """Draw what the query describes, one tensor or a manifest of many, as a safetensors file."""
-    return _answer(request, *await _made_of_spec(request, _service(request).plan))
+    return _answer(request, await _made_of_spec(request, _service(request).open))
 
 
 @router.post("/init", **openapi.INIT_POST)
 async def init_from_body(request: Request) -> Response:
     """Draw what a JSON body describes, one tensor or many, as a safetensors file."""
-    return _answer(request, *await _made_of_spec(request, _service(request).plan))
+    return _answer(request, await _made_of_spec(request, _service(request).open))
 
 
 @router.head("/plan", include_in_schema=False)
@@ -148,7 +144,7 @@ def _measured(query: GainQuery) -> dict[str, Any]:
 @router.get("/schemes", **openapi.CATALOGUE)
 async def schemes(request: Request) -> JSONResponse:
     """Return the catalogue: every scheme, dtype and generator."""
-    return JSONResponse(catalogue.catalogue(_service(request).generators))
+    return JSONResponse(catalogue.catalogue(_service(request).engine.generators()))
 
 
 @router.head("/presets", include_in_schema=False)
@@ -175,8 +171,8 @@ async def ready(request: Request) -> JSONResponse:
         "status": "not ready" if reason else "ready",
         **({"reason": reason} if reason else {}),
         "version": __version__,
-        "device": str(service.device),
-        "generators": {generator.name: generator.identity for generator in service.generators.values()},
+        "device": str(service.engine.device),
+        "generators": {generator.name: generator.identity for generator in service.engine.generators()},
     }
     return JSONResponse(body, 503 if reason else 200, {"cache-control": "no-store"})
 
@@ -186,8 +182,8 @@ def _service(request: Request) -> Service:
     return service
 
 
-def _answer(request: Request, plan: Plan, generator: Generator) -> Response:
-    return respond(request.method, request.headers, plan, generator, _service(request).workshop)
+def _answer(request: Request, file: VirtualFile) -> Response:
+    return respond(request.method, request.headers, file, _service(request).workshop)
 
 
 async def _made_of_spec(request: Request, make: Callable[[Spec], T]) -> T:
@@ -199,8 +195,8 @@ async def _made_of_spec(request: Request, make: Callable[[Spec], T]) -> T:
     if request.method == "POST":
         body = await _body(request, limit)
         if len(body) > _LONG:
-            return await get_running_loop().run_in_executor(_service(request).reader, lambda: make(read_body(body)))
-        return await run_in_threadpool(lambda: make(read_body(body)))
+            return await get_running_loop().run_in_executor(_service(request).reader, lambda: make(read_document(body)))
+        return await run_in_threadpool(lambda: make(read_document(body)))
     query = request.query_params.multi_items()
     if "manifest" in request.query_params:
         return await run_in_threadpool(lambda: make(read_query(query, max_manifest=limit)))

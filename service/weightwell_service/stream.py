@@ -6,20 +6,16 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 
-from weightwell_service.exceptions import Busy, TooLarge
-from weightwell_service.generators import Drawing, Generator
-from weightwell_service.plan import Plan
+from weightwell_engine.exceptions import Busy, TooLarge
+from weightwell_engine.virtual_file import VirtualFile
 
-# Four elements of the largest: every tensor of a file begins at a multiple of its item size, so this is on the border
-# of an element whatever the dtypes, and in most files on that of the four that the philox generator draws together.
-_ALIGNMENT = 32
 # The first span is this part of a chunk, and those that follow are up to twice as long as all before them, and a chunk.
 _FIRST = 16
+_SMALLEST = 32
 
 
 async def stream(
-    plan: Plan,
-    generator: Generator,
+    file: VirtualFile,
     executor: Executor,
     start: int,
     stop: int,
@@ -29,36 +25,35 @@ async def stream(
 ) -> AsyncGenerator[memoryview]:
     """Yield the bytes ``start ... stop - 1`` of a file in order.
 
-    A few chunks are drawn ahead of the reader, ``generator.concurrency`` of them at once; of a file for which something
-    is drawn ``whole`` just one, as all would wait for the same thing. Closing the iterator stops the drawing: what has
-    not begun is cancelled, and what has is waited for. ``drawn`` is called when only the sending is left.
+    A few chunks are drawn ahead of the reader, ``generator.concurrency`` of them at once; only one of a file of which
+    a matrix is drawn ``whole``, as all chunks would wait for the same matrix. Closing the iterator closes the file:
+    chunks that have not begun are cancelled, and the others are waited for. ``drawn`` is called when all is drawn.
     """
-    prefix = len(plan.header)
-    drawing = generator.open(plan)
-    spans = _spans(max(start - prefix, 0), stop - prefix, generator.chunk)
+    header = file.plan.header
+    spans = _spans(max(start, len(header)), stop, len(header), file.generator.chunk)
     ahead: deque[_Chunk] = deque()
 
     def draw_next() -> None:
         if (span := next(spans, None)) is not None:
-            ahead.append(_Chunk(executor.submit(draw, plan, drawing, *span)))
+            ahead.append(_Chunk(executor.submit(file.read, *span)))
 
     try:
-        for _ in range(1 if whole else generator.concurrency):
+        for _ in range(1 if whole else file.generator.concurrency):
             draw_next()
         if ahead:
             await ahead[0].ready()  # so that a failure to draw comes before the first byte
-        if start < prefix:
-            yield memoryview(plan.header)[start:stop]
+        if start < len(header):
+            yield memoryview(header)[start:stop]
         while ahead:
             chunk = await ahead[0].ready()
             ahead.popleft()
             draw_next()
             if not ahead:
-                drawing.close()
+                file.close()
                 drawn()
             yield chunk
     finally:
-        drawing.close()
+        file.close()
         for chunk_begun in [each for each in ahead if not each.cancel()]:
             await chunk_begun.end()
 
@@ -85,21 +80,11 @@ class _Chunk:
         self._done.exception()
 
 
-def draw(plan: Plan, drawing: Drawing, start: int, stop: int) -> memoryview:
-    """Return the bytes ``start ... stop - 1`` of a file's data.
-
-    Whole elements are drawn, from the multiple of 32 bytes before the start to the one after the stop.
-    """
-    begin = start - start % _ALIGNMENT
-    end = min(stop + -stop % _ALIGNMENT, plan.data_nbytes)
-    return drawing.draw(tuple(plan.pieces(begin, end)))[start - begin : stop - begin]
-
-
-def _spans(start: int, stop: int, chunk: int) -> Iterator[tuple[int, int]]:
-    """Cut a range at multiples of the chunk size, but its beginning, for which a reader waits, at smaller ones."""
-    size = max(chunk // _FIRST, _ALIGNMENT)
+def _spans(start: int, stop: int, origin: int, chunk: int) -> Iterator[tuple[int, int]]:
+    """Cut a range at multiples of the chunk size from the origin on, and its beginning into smaller parts."""
+    size = max(chunk // _FIRST, _SMALLEST)
     while start < stop:
-        end = min(start - start % size + size, stop)
+        end = min(start - (start - origin) % size + size, stop)
         yield start, end
         start, size = end, min(2 * size, chunk)
 

@@ -20,7 +20,7 @@ from weightwell.files import disk
 from weightwell.files.part import Part
 from weightwell.transfers import growth
 from weightwell.transfers import transfer as transfers
-from weightwell_service.generators.philox import warm_up
+from weightwell_engine.generators.philox.cpu.checked import warm_up
 
 if TYPE_CHECKING:
     from tests.client.conftest import Server

@@ -15,12 +15,12 @@ from typing import NamedTuple
 import httpx
 import pytest
 
-from weightwell_service import wire
-from weightwell_service.dtypes import DTYPES
+from weightwell_engine import parsing as wire
+from weightwell_engine.dtypes import DTYPES
+from weightwell_engine.schemes import SCHEMES
+from weightwell_engine.spec import GENERATORS
+from weightwell_service.file_response import IMMUTABLE, REVALIDATE
 from weightwell_service.problems import PROBLEMS
-from weightwell_service.schemes import SCHEMES
-from weightwell_service.spec import GENERATORS
-from weightwell_service.virtual_file import IMMUTABLE, REVALIDATE
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "http.md").read_text()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from weightwell_service.dtypes import DTYPES
+from weightwell_engine.dtypes import DTYPES
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "http.md").read_text()

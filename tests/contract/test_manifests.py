@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from weightwell_engine.presets import PRESETS
+from weightwell_engine.spec import GENERATORS
 from weightwell_service.app import create_app
-from weightwell_service.presets import PRESETS
+from weightwell_service.links import MAX_URL, pack
 from weightwell_service.settings import Settings
-from weightwell_service.spec import GENERATORS
-from weightwell_service.wire import MAX_URL, pack
 
 Serve = Callable[[FastAPI], AbstractContextManager[str]]
 Fields = dict[str, Any]

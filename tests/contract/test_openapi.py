@@ -22,12 +22,12 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from weightwell_engine.dtypes import DTYPES
+from weightwell_engine.parsing import SINGLES
+from weightwell_engine.schemes import ALIASES, SCHEMES, Scheme
 from weightwell_service.app import create_app
-from weightwell_service.dtypes import DTYPES
 from weightwell_service.problems import PROBLEMS
-from weightwell_service.schemes import ALIASES, SCHEMES, Scheme
 from weightwell_service.settings import Settings
-from weightwell_service.wire import SINGLES
 
 Serve = Callable[[FastAPI], AbstractContextManager[str]]
 

@@ -14,10 +14,10 @@ import pytest
 import safetensors.numpy
 from httpx import Client
 
-from weightwell_service.laws import Constant, Law, Normal, TruncatedNormal, Uniform
-from weightwell_service.modules import own_fields
-from weightwell_service.presets import PRESETS, Rule
-from weightwell_service.schemes import SCHEMES, TRUNCATED_AT_2_STD
+from weightwell_engine.laws import Constant, Law, Normal, TruncatedNormal, Uniform
+from weightwell_engine.modules import own_fields
+from weightwell_engine.presets import PRESETS, Rule
+from weightwell_engine.schemes import SCHEMES, TRUNCATED_AT_2_STD
 
 RECORDINGS = Path(__file__).parent / "initializations"
 RECORDED: dict[str, Any] = {path.stem: json.loads(path.read_text()) for path in sorted(RECORDINGS.glob("*.json"))}

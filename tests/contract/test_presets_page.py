@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from weightwell_service.modules import MODULES
-from weightwell_service.presets import PRESETS, Rule
+from weightwell_engine.modules import MODULES
+from weightwell_engine.presets import PRESETS, Rule
 
 PAGE = (Path(__file__).parents[2] / "docs" / "presets.md").read_text()
 SECTIONS = {text.partition("\n")[0]: text for text in PAGE.split("\n## ")}

@@ -12,41 +12,47 @@ from fastapi import FastAPI
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import weightwell_engine.exceptions
 import weightwell_service.exceptions
-from weightwell_service.app import create_app
-from weightwell_service.dtypes import DTYPES
-from weightwell_service.exceptions import (
+from weightwell_engine.dtypes import DTYPES
+from weightwell_engine.engine import Engine
+from weightwell_engine.exceptions import (
     Busy,
     DeviceUnavailable,
+    GeneratorUnsound,
     InvalidSpec,
     InvalidSpecs,
-    MalformedBody,
-    PreconditionFailed,
-    RangeNotSatisfiable,
+    MalformedDocument,
     TooLarge,
     UnsupportedSpec,
     WeightwellError,
 )
-from weightwell_service.generators.devices import Cpu
-from weightwell_service.generators.torch import TorchGenerator
-from weightwell_service.plan import Plan
+from weightwell_engine.generators.devices import Cpu
+from weightwell_engine.generators.torch import TorchGenerator
+from weightwell_engine.parsing import SINGLES
+from weightwell_engine.plan import Plan
+from weightwell_engine.schemes import ALIASES
+from weightwell_service.app import create_app
+from weightwell_service.exceptions import PreconditionFailed, RangeNotSatisfiable
 from weightwell_service.problems import PROBLEMS
-from weightwell_service.schemes import ALIASES
 from weightwell_service.settings import Settings
-from weightwell_service.wire import SINGLES
 
 Serve = Callable[[FastAPI], AbstractContextManager[str]]
 
 LIMIT = 2**20
 
 
-class LostDevice(TorchGenerator):
-    """A generator whose device went away after the start."""
+class Failing(TorchGenerator):
+    """A generator that fails for every plan."""
+
+    def __init__(self, error: WeightwellError):
+        super().__init__(Cpu())
+        self._error = error
 
     def check(self, plan: Plan) -> None:
-        """Find that out."""
+        """Raise the error."""
         del plan
-        raise DeviceUnavailable("the device is lost")
+        raise self._error
 
 
 @pytest.fixture(scope="module")
@@ -92,17 +98,20 @@ def _busy(app: FastAPI, http: httpx.Client) -> httpx.Response:
         return http.get("/init", params=MATRIX)
 
 
-def _lost(app: FastAPI, http: httpx.Client) -> httpx.Response:
-    generators = app.state.service.generators
-    kept, generators["torch"] = generators["torch"], LostDevice(Cpu())
-    try:
-        return http.get("/init", params=QUERY)
-    finally:
-        generators["torch"] = kept
+def _failing(error: WeightwellError) -> Callable[[FastAPI, httpx.Client], httpx.Response]:
+    def ask(app: FastAPI, http: httpx.Client) -> httpx.Response:
+        service = app.state.service
+        kept, service.engine = service.engine, Engine(Cpu(), threads=1, generators={"torch": Failing(error)})
+        try:
+            return http.get("/init", params=QUERY)
+        finally:
+            service.engine = kept
+
+    return ask
 
 
 CAUSES: dict[type[WeightwellError], Callable[[FastAPI, httpx.Client], httpx.Response]] = {
-    MalformedBody: lambda _, http: http.post("/init", content=b"{"),
+    MalformedDocument: lambda _, http: http.post("/init", content=b"{"),
     InvalidSpec: lambda _, http: http.get("/init", params={**QUERY, "std": "-1"}),
     InvalidSpecs: lambda _, http: http.get("/init", params={**QUERY, "std": "-1", "val": "1"}),
     UnsupportedSpec: lambda _, http: http.get("/init", params={**QUERY, "dtype": "float8_e5m2"}),
@@ -110,12 +119,13 @@ CAUSES: dict[type[WeightwellError], Callable[[FastAPI, httpx.Client], httpx.Resp
     PreconditionFailed: lambda _, http: http.get("/init", params=QUERY, headers={"if-match": '"another"'}),
     RangeNotSatisfiable: lambda _, http: http.get("/init", params=QUERY, headers={"range": "bytes=999999-"}),
     Busy: _busy,
-    DeviceUnavailable: _lost,
+    DeviceUnavailable: _failing(DeviceUnavailable("the device is lost")),
+    GeneratorUnsound: _failing(GeneratorUnsound("a known answer is wrong")),
 }
 
 
 def test_every_exception_is_a_problem() -> None:
-    exceptions = vars(weightwell_service.exceptions).values()
+    exceptions = [*vars(weightwell_engine.exceptions).values(), *vars(weightwell_service.exceptions).values()]
     raised = {e for e in exceptions if isinstance(e, type) and issubclass(e, WeightwellError)} - {WeightwellError}
     assert set(PROBLEMS) == set(CAUSES) == raised
 

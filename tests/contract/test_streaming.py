@@ -16,8 +16,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from weightwell_engine.engine import Engine
+from weightwell_engine.generators.devices import Cpu
+from weightwell_engine.plan import Piece, Plan
 from weightwell_service.app import create_app
-from weightwell_service.plan import Piece, Plan
 from weightwell_service.settings import Settings
 
 Serve = Callable[[FastAPI], AbstractContextManager[str]]
@@ -59,6 +61,10 @@ class Probe:
         del plan
         return self.nbytes
 
+    def allocate(self, nbytes: int) -> memoryview:
+        """Return memory of zeros."""
+        return memoryview(bytearray(nbytes))
+
     def open(self, plan: Plan) -> "Probe.Drawing":
         """Open a drawing."""
         del plan
@@ -71,12 +77,12 @@ class Probe:
         def __init__(self, probe: "Probe"):
             self._probe = probe
 
-        def draw(self, pieces: Sequence[Piece]) -> memoryview:
+        def fill(self, pieces: Sequence[Piece], out: memoryview) -> None:
             """Count a chunk."""
+            assert sum(piece.nbytes for piece in pieces) == len(out)
             self._probe.drawn += 1
-            self._probe.drawn_nbytes += sum(piece.nbytes for piece in pieces)
+            self._probe.drawn_nbytes += len(out)
             self._probe.at(self._probe.drawn - 1)
-            return memoryview(bytes(sum(piece.nbytes for piece in pieces)))
 
         def close(self) -> None:
             """Notice that nothing more will be drawn."""
@@ -91,8 +97,9 @@ def probing(serve: Serve) -> Probing:
     def probing(
         at: Callable[[int], None] = lambda _: None, nbytes: int = 0, **options: Any
     ) -> Iterator[tuple[httpx.Client, Probe]]:
-        app, probe = create_app(Settings(**{"threads": 2, **options})), Probe(at, nbytes)
-        app.state.service.generators[probe.name] = probe
+        probe = Probe(at, nbytes)
+        engine = Engine(Cpu(), threads=2, generators={probe.name: probe})
+        app = create_app(Settings(**{"threads": 2, **options}), engine)
         with serve(app) as url, httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False) as client:
             yield client, probe
 

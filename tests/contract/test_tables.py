@@ -11,11 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weightwell_service.dtypes import DTYPES
-from weightwell_service.nonlinearities import NONLINEARITIES
-from weightwell_service.quadrature import ACTIVATIONS, activation_gain
-from weightwell_service.schemes import SCHEMES
-from weightwell_service.spec import GENERATORS
+from weightwell_engine.dtypes import DTYPES
+from weightwell_engine.nonlinearities import NONLINEARITIES
+from weightwell_engine.quadrature import ACTIVATIONS, activation_gain
+from weightwell_engine.schemes import SCHEMES
+from weightwell_engine.spec import GENERATORS
 
 
 def answer(response: httpx.Response) -> dict[str, Any]:

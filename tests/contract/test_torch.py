@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import init
 
-from weightwell_service.dtypes import FLOATS
-from weightwell_service.schemes import ALIASES, SCHEMES, Scheme
+from weightwell_engine.dtypes import FLOATS
+from weightwell_engine.schemes import ALIASES, SCHEMES, Scheme
 
 pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensors is a no-op:UserWarning")
 

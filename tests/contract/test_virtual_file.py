@@ -15,10 +15,10 @@ from fastapi import FastAPI
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from weightwell_engine.schemes import SCHEMES
+from weightwell_engine.spec import GENERATORS
 from weightwell_service.app import create_app
-from weightwell_service.schemes import SCHEMES
 from weightwell_service.settings import Settings
-from weightwell_service.spec import GENERATORS
 
 Serve = Callable[[FastAPI], AbstractContextManager[str]]
 Query = dict[str, str]

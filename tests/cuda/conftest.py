@@ -12,8 +12,9 @@ import httpx
 import pytest
 import torch
 
-from weightwell_service.exceptions import DeviceUnavailable
-from weightwell_service.generators.devices import Gpu, find_device
+from weightwell_engine.exceptions import DeviceUnavailable
+from weightwell_engine.generators.factory import find_device
+from weightwell_engine.generators.gpu import Gpu
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from weightwell_service.dtypes import DTYPES, FLOATS
-from weightwell_service.generators.devices import Gpu
-from weightwell_service.generators.philox import cuda, prepare
-from weightwell_service.generators.philox.cuda_generator import CudaPhiloxGenerator
-from weightwell_service.laws import Constant, Lattice, Law, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
-from weightwell_service.regions import Runs
+from weightwell_engine.dtypes import DTYPES, FLOATS
+from weightwell_engine.generators.gpu import Gpu
+from weightwell_engine.generators.philox import cuda
+from weightwell_engine.generators.philox.cpu.checked import prepare
+from weightwell_engine.generators.philox.cuda.generator import CudaPhiloxGenerator
+from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
+from weightwell_engine.regions import Runs
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 KINDS: dict[str, type[Any]] = {
@@ -53,6 +54,12 @@ class Part:
         return bytes(out)
 
 
+def fetched(memory: torch.Tensor, gpu: Gpu) -> memoryview:
+    out = gpu.allocate(len(memory))
+    gpu.fetch(memory, out)
+    return out
+
+
 def drawn(parts: list[Part], gpu: Gpu) -> list[bytes]:
     """Draw parts on the GPU, all at once."""
     offsets, size = [], 0
@@ -63,8 +70,8 @@ def drawn(parts: list[Part], gpu: Gpu) -> list[bytes]:
         memory = torch.full((size,), 0xA5, dtype=torch.uint8, device=gpu.place)  # so that nothing is left out unseen
         prepared = [cuda.prepare(p.law, DTYPES[p.dtype], p.seed, p.name, gpu.place) for p in parts]
         cuda.fill([(law, p.runs, at) for law, p, at in zip(prepared, parts, offsets, strict=True)], memory)
-        fetched = gpu.fetch(memory)
-    return [bytes(fetched[at : at + part.nbytes]) for part, at in zip(parts, offsets, strict=True)]
+        whole = fetched(memory, gpu)
+    return [bytes(whole[at : at + part.nbytes]) for part, at in zip(parts, offsets, strict=True)]
 
 
 def golden(case: dict[str, Any]) -> Part:
@@ -144,7 +151,7 @@ def test_more_than_2_32_elements_are_drawn_by_one_launch(gpu: Gpu) -> None:
         cuda.fill([(cuda.prepare(law, dtype, 5, "weight", gpu.place), Runs(0, size, 0, 1), 0)], memory)
         for start in (0, 2**31 - 500, 2**32 - 500, size - 1000):
             part = Part(law, dtype.name, 5, "weight", Runs(start, 1000, 0, 1))
-            assert bytes(gpu.fetch(memory[start : start + 1000])) == part.on_cpu()
+            assert bytes(fetched(memory[start : start + 1000], gpu)) == part.on_cpu()
 
 
 @pytest.mark.parametrize("law", [Constant(-3.0), Lattice(2.0, 5, (4000, 3), (1000, 700))], ids=str)

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 import triton.language as tl
 
-from weightwell_service.generators.philox import quantile
-from weightwell_service.generators.philox.cuda.language import OPTIONS, entry
-from weightwell_service.generators.philox.cuda.singles import normal_singles
+from weightwell_engine.generators.philox.cuda.language import OPTIONS, entry
+from weightwell_engine.generators.philox.cuda.singles import normal_singles
+from weightwell_engine.generators.philox.specification import quantile
 
 BLOCK = 1 << 24
 PANEL = 1 << 15  # of which the reference's working copies stay in the cache

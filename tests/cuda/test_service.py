@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from weightwell_service.generators.devices import Gpu
+from weightwell_engine.generators.gpu import Gpu
 
 pytest.importorskip("weightwell_service.app")  # where the packages of the service are not, its bits are still tested
 

@@ -100,7 +100,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "unpacked"
 
 
-def test_the_wheel_holds_the_two_packages_and_nothing_else(unpacked: Path) -> None:
+def test_the_wheel_holds_the_packages_and_nothing_else(unpacked: Path) -> None:
     roots = [ROOT / "client", ROOT / "service"]
     source = {path.relative_to(root) for root in roots for path in root.rglob("*") if path.suffix in {".py", ".typed"}}
     shipped = {path.relative_to(unpacked) for path in unpacked.rglob("*") if path.is_file()}

@@ -29,7 +29,7 @@ from weightwell_service.openapi.responses import (
     problem,
 )
 from weightwell_service.openapi.schemas import NUMBER, TEXT, Schema, an_object, components
-from weightwell_service.wire import GainQuery
+from weightwell_service.queries import GainQuery
 
 DESCRIPTION = """\
 Draws the initial weights of neural networks and serves them as

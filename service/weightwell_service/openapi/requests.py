@@ -2,9 +2,10 @@
 
 import json
 
+from weightwell_engine.parsing import SINGLES, Manifest
+from weightwell_engine.schemes import ALIASES
+from weightwell_service.links import MAX_URL, pack
 from weightwell_service.openapi.schemas import Schema, any_of
-from weightwell_service.schemes import ALIASES
-from weightwell_service.wire import MAX_URL, SINGLES, Manifest, pack
 
 
 def query_of_init() -> list[Schema]:

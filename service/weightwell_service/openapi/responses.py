@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from weightwell_service.dtypes import DTYPES
+from weightwell_engine.description import KINDS
+from weightwell_engine.dtypes import DTYPES
+from weightwell_engine.schemes import SCHEMES
 from weightwell_service.openapi.schemas import INTEGER, INTEGERS, NUMBER, REF, TEXT, Schema, an_object, optional
-from weightwell_service.outline import KINDS
-from weightwell_service.schemes import SCHEMES
 
 
 def _header(description: str, **schema: Any) -> Schema:
@@ -34,6 +34,7 @@ REFUSALS: dict[int | str, Schema] = {
     412: problem("If-Match names another file", ETag=FILE_HEADERS["ETag"]),
     413: problem("larger than this server allows"),
     422: problem("a field has a value that it cannot have; `errors` names every such field"),
+    500: problem("the generator fails its self-check on this machine"),
     503: problem("busy, or the device is lost", **_RETRY),
 }
 NOT_MODIFIED: dict[int | str, Schema] = {

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from weightwell_service.wire import ENTRIES, RULES, SINGLES, Alias, Entry, Manifest
+from weightwell_engine.parsing import ENTRIES, RULES, SINGLES, Alias, Entry, Manifest
 
 Schema = dict[str, Any]
 

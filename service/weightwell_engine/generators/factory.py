@@ -1,0 +1,42 @@
+"""The factory: devices and generators by name. Each is imported when it is made: some need torch or Triton."""
+
+import re
+
+from weightwell_engine.exceptions import DeviceUnavailable
+from weightwell_engine.generators import Generator
+from weightwell_engine.generators.devices import Cpu, Device
+
+_CUDA = re.compile(r"cuda(?::(0|[1-9]\d*))?", re.ASCII)
+
+
+def find_device(name: str) -> Device:
+    """Return the device of a name; raise ``DeviceUnavailable`` if there is none, or torch cannot use it."""
+    if name == Cpu.name:
+        return Cpu()
+    if not (match := _CUDA.fullmatch(name)):
+        raise DeviceUnavailable(f"device must be cpu, cuda or cuda:<index>, got {name!r}")
+    from weightwell_engine.generators.gpu import find_gpu
+
+    return find_gpu(name, int(match[1] or 0))
+
+
+def make_generator(name: str, device: Device, *, threads: int) -> Generator:
+    """Return a generator of ``spec.GENERATORS`` that draws on a device.
+
+    Raises ``DeviceUnavailable`` if the device lacks what it needs, and ``ModuleNotFoundError`` if torch is needed and
+    not installed.
+    """
+    if name == "torch":
+        from weightwell_engine.generators.torch import TorchGenerator
+
+        return TorchGenerator(device)
+    if isinstance(device, Cpu):
+        from weightwell_engine.generators.philox.cpu.generator import CpuPhiloxGenerator
+
+        return CpuPhiloxGenerator(threads)
+    from weightwell_engine.generators.gpu import Gpu
+    from weightwell_engine.generators.philox.cuda.generator import CudaPhiloxGenerator
+
+    if not isinstance(device, Gpu):
+        raise TypeError(f"expected a Cpu or a Gpu, got {device!r}")
+    return CudaPhiloxGenerator(device)

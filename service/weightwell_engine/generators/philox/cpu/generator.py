@@ -1,0 +1,46 @@
+"""The philox generator on the CPU. Numba is imported when something is drawn, as planning does not need it."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from weightwell_engine.generators import Drawing
+from weightwell_engine.generators.devices import Cpu
+from weightwell_engine.generators.philox.generator import PhiloxGenerator, is_matrix
+from weightwell_engine.plan import Plan, PlannedTensor
+
+
+class CpuPhiloxGenerator(PhiloxGenerator):
+    """Draws with compiled kernels, in any number of threads."""
+
+    chunk = Cpu.chunk
+
+    def __init__(self, threads: int):
+        # One chunk for every thread, and one that waits for the first of them to be free.
+        self.concurrency = threads + 1
+        self._threads = threads
+        # Not the threads that draw chunks: those wait for the matrix.
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="matrix")
+
+    def warm_up(self) -> None:
+        """Compile the kernels and check their known answers; raise ``GeneratorUnsound`` if one is wrong."""
+        from weightwell_engine.generators.philox.cpu.checked import warm_up
+
+        warm_up()
+
+    def allocate(self, nbytes: int) -> memoryview:
+        """Return memory of any value that begins on a cache line."""
+        return Cpu.allocate(nbytes)
+
+    def open(self, plan: Plan) -> Drawing:
+        """Start drawing a file."""
+        from weightwell_engine.generators.philox.cpu.drawing import CpuDrawing
+
+        del plan
+        return CpuDrawing(self._executor)
+
+    def resident(self, tensor: PlannedTensor) -> int:
+        """Return the bytes that are kept to draw a tensor, besides the chunks themselves."""
+        if not is_matrix(tensor):
+            return 0
+        from weightwell_engine.generators.philox.cpu.drawing import resident
+
+        return resident(tensor, self._threads)

@@ -1,0 +1,106 @@
+"""Orthogonal matrices as a law to be drawn: multiplied out whole when they are first needed, then copied from."""
+
+from concurrent.futures import Executor
+from math import gcd
+from threading import Lock
+from typing import Protocol
+
+import numpy as np
+
+from weightwell_engine.generators.philox.cpu.narrow import narrowed
+from weightwell_engine.generators.philox.cpu.orthogonal import Reflectors
+from weightwell_engine.generators.philox.specification.draws import Draw, carrier_of
+from weightwell_engine.generators.philox.specification.formats import UNSIGNED, Patterns, encode
+from weightwell_engine.generators.philox.specification.orthogonal import Matrix
+from weightwell_engine.laws import Orthogonal
+from weightwell_engine.regions import Runs
+
+
+class Source(Protocol):
+    """Draws the standard normals of the reflectors."""
+
+    def fill(self, runs: Runs, out: memoryview) -> None:
+        """Write the elements of ``runs`` into ``out``."""
+
+
+class Orthogonals:
+    """An orthogonal matrix, perhaps at the centre of a kernel.
+
+    Its elements are settled as those of N(0, gain^2): ``draw`` is that law, and they are the variates. ``normals``, of
+    which they are made, are in float32, or float64 for float64.
+    """
+
+    def __init__(self, law: Orthogonal, draw: Draw, normals: Source, executor: Executor | None):
+        self._law = law
+        self._draw = draw
+        self._dtype = draw.dtype
+        self._carrier = np.dtype(carrier_of(draw.dtype).name)
+        self._normals = normals
+        self._executor = executor
+        self._lock = Lock()
+        self._patterns: Patterns | None = None
+
+    def fill(self, runs: Runs, out: memoryview) -> None:
+        """Write the elements of ``runs`` into ``out``."""
+        if not runs.size:
+            return
+        with self._lock:
+            if self._patterns is None:
+                self._patterns = self._encode(self._matrix().reshape(-1))
+        target = np.frombuffer(out, UNSIGNED[self._dtype.itemsize]).reshape(runs.count, runs.length)
+        if self._law.taps == 1:
+            strides = runs.stride * self._dtype.itemsize, self._dtype.itemsize
+            target[...] = np.lib.stride_tricks.as_strided(self._patterns[runs.first :], target.shape, strides)
+            return
+        target[...] = 0
+        if runs.length < runs.count:
+            for column, line in enumerate(target.T):
+                self._fill_centres(runs.first + column, runs.stride, line, self._patterns)
+        else:
+            for row, line in enumerate(target):
+                self._fill_centres(runs.first + row * runs.stride, 1, line, self._patterns)
+
+    def _fill_centres(self, first: int, stride: int, line: Patterns, patterns: Patterns) -> None:
+        """Write those of the elements ``first, first + stride, ...`` of kernels that are at a centre.
+
+        They are equally far apart: the solutions of ``first + j * stride = centre`` modulo ``taps``.
+        """
+        taps, missing = self._law.taps, self._law.centre - first
+        shared = gcd(stride, taps)
+        if missing % shared == 0:
+            period = taps // shared
+            skipped = missing // shared * pow(stride // shared, -1, period) % period
+            centres = line[skipped::period]
+            begin = (first + skipped * stride) // taps
+            centres[:] = patterns[begin :: stride // shared][: len(centres)]
+
+    def _encode(self, elements: Matrix) -> Patterns:
+        """Return the bits of elements (n), rounded to the dtype."""
+        if self._draw.exponent:
+            return encode(elements, self._dtype, self._draw.exponent)
+        if self._dtype is self._draw.carrier:
+            return elements.view(UNSIGNED[self._dtype.itemsize])
+        return narrowed(elements, self._dtype)
+
+    def _matrix(self) -> Matrix:
+        """Return the elements of the (rows, cols) matrix, times its gain, in the arithmetic's dtype."""
+        rows, cols = self._law.rows, self._law.cols
+        matrix: Matrix = np.empty((rows, cols), self._carrier)
+        tall = matrix if rows >= cols else matrix.T
+        reflectors = Reflectors.of(self._columns, tall.shape, self._carrier, self._executor)
+        reflectors.multiply_out(tall, gain=self._draw.scale, executor=self._executor)
+        matrix += self._carrier.type(self._draw.shift)  # which is zero, and makes zero of -0
+        # An element may be a little larger than 1, and a gain may be the largest number of its dtype.
+        return np.clip(matrix, self._draw.low, self._draw.high, out=matrix)
+
+    def _columns(self, start: int, stop: int) -> Matrix:
+        """Return rows ``start ...`` of columns ``start ... stop - 1`` of the tall matrix of normals.
+
+        The normals are numbered as the elements of the matrix are, row by row, whichever way round it is.
+        """
+        rows, cols = self._law.rows, self._law.cols
+        tall = rows >= cols
+        length, count = (stop - start, rows - start) if tall else (cols - start, stop - start)
+        normals = np.empty((count, length), self._carrier)
+        self._normals.fill(Runs(start * cols + start, length, cols, count), normals.data.cast("B"))
+        return normals if tall else normals.T

@@ -1,0 +1,309 @@
+"""The laws on the GPU: what is prepared of each, and how any parts of it become segments.
+
+Everything that can be decided before a number is drawn is decided here, on the host, by what the CPU's generator uses,
+too: ``draws``, ``windows``, ``keys``, ``formats``.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from threading import Lock
+from typing import Any, Protocol
+
+import torch
+
+from weightwell_engine.dtypes import DType
+from weightwell_engine.exceptions import InvalidSpec
+from weightwell_engine.generators.philox.cpu.narrow import target_of
+from weightwell_engine.generators.philox.cuda import kernels, orthogonal
+from weightwell_engine.generators.philox.cuda.launches import launch, on
+from weightwell_engine.generators.philox.cuda.segments import Program, Segment, Span, law_row, placed, spans
+from weightwell_engine.generators.philox.specification.draws import Draw, Variate, carrier_of, settle
+from weightwell_engine.generators.philox.specification.formats import pattern
+from weightwell_engine.generators.philox.specification.keys import Key, Stream, derive_key
+from weightwell_engine.generators.philox.specification.truncation import Narrow, Wide
+from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, Sparse
+from weightwell_engine.regions import Runs
+
+# Where the kernels take the variates of a law from.
+_SOURCES = {
+    Variate.UNIFORM: kernels.UNIFORM,
+    Variate.NORMAL: kernels.NORMAL,
+    Variate.WIDE: kernels.NORMAL,
+    Variate.NARROW: kernels.NARROW,
+}
+# Words of a sparse matrix's mask that are ranked together, in panels of whole columns, and the bytes that each of them
+# takes: those of the word, of its key, and of torch's copies of both.
+_PANEL, _RANKING = 1 << 22, 32
+
+
+class Prepared(Protocol):
+    """A law, ready to be drawn."""
+
+    def segments(self, runs: Runs, offset: int) -> Iterable[Segment]:
+        """Return what draws the elements of ``runs`` to the bytes from ``offset`` on."""
+
+
+Part = tuple[Prepared, Runs, int]
+
+
+def fill(parts: Sequence[Part], out: torch.Tensor) -> None:
+    """Draw parts of tensors into ``out`` (n, uint8), each from its own byte on, a multiple of its item size.
+
+    What draws is enqueued on the current stream of ``out``'s device: until that is done, ``out`` and what was prepared
+    must be kept. Elements whose index is a multiple of four are best placed at multiples of four elements, in memory
+    that begins at a multiple of 16 bytes: then four of them are drawn and written at once.
+    """
+    with on(out.device):
+        launch((segment for law, runs, offset in parts if runs.size for segment in law.segments(runs, offset)), out)
+
+
+def prepare(law: Law, dtype: DType, seed: int, name: str, device: torch.device) -> Prepared:
+    """Return what draws a law for the tensor ``name``; raise ``InvalidSpec`` for a sparse matrix of too many rows.
+
+    Whatever takes memory on the device is made, and kept, when the first part is drawn.
+    """
+    match law:
+        case Constant(value):
+            return Constants(dtype.itemsize, pattern(value, dtype))
+        case Lattice():
+            return Points(law, Constants(dtype.itemsize, 0), pattern(law.value, dtype))
+        case Sparse():
+            return Columns(law, prepare_elements(settle(Normal(0.0, law.std), dtype), seed, name), seed, name, device)
+        case Orthogonal():
+            normals = prepare_elements(settle(Normal(0.0, 1.0), carrier_of(dtype)), seed, name, Stream.GAUSSIAN)
+            return Matrix(law, settle(Normal(0.0, law.gain), dtype), normals, device)
+        case law:
+            return prepare_elements(settle(law, dtype), seed, name)
+
+
+def nbytes(law: Law, dtype: DType) -> int:
+    """Return the bytes of the device that drawing a law takes beside its elements: what is kept, and what is not."""
+    match law:
+        case Sparse(rows, cols):
+            return 8 * cols + _RANKING * rows * _width(law)
+        case Orthogonal(rows, cols):
+            itemsize = carrier_of(dtype).itemsize
+            return rows * cols * itemsize + orthogonal.nbytes(rows, cols, itemsize)
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Constants:
+    """A tensor whose elements all have the same bits."""
+
+    itemsize: int
+    bits: int
+
+    def segments(self, runs: Runs, offset: int) -> Iterator[Segment]:
+        """Return what writes the elements of ``runs``, wherever in the tensor they are."""
+        target = offset // self.itemsize
+        for span in spans(Runs(target, runs.size, 0, 1), target):
+            program = Program(kernels.write_constants, self.itemsize, span.lane)
+            yield _segment(program, law_row(bits=self.bits), span)
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """A tensor of zeros, over which the points of a lattice are written; they have all the same bits."""
+
+    law: Lattice
+    zeros: Constants
+    bits: int
+
+    def segments(self, runs: Runs, offset: int) -> Iterator[Segment]:
+        """Return what writes the elements of ``runs``: zeros, and then those points that can be among them."""
+        yield from self.zeros.segments(runs, offset)
+        program = Program(kernels.write_points, self.zeros.itemsize, 1, over=True)
+        (outer, inner), (rows, cols) = self.law.strides, self.law.counts
+        stride = runs.stride if runs.count > 1 else runs.length
+        stop = runs.first + (runs.count - 1) * stride + runs.length
+        # Of the lattice's rows those from the first that ends within the runs' range to the last that begins there.
+        begin = max(0, -((self.law.first + (cols - 1) * inner - runs.first) // max(outer, 1)))
+        end = min(rows, -((self.law.first - stop) // max(outer, 1)))
+        items = (end - begin) * cols
+        if items > 0:
+            start = self.law.first + begin * outer
+            row = law_row(bits=self.bits, outer=outer, inner=inner, cols=cols, start=start, points=items)
+            span = Span(1, replace(runs, stride=stride), offset // self.zeros.itemsize)
+            yield Segment(program, placed(row, span), items)
+
+
+@dataclass(frozen=True, slots=True)
+class Elements:
+    """A tensor of independent elements, or of a matrix's, or of those with zeros in every column.
+
+    ``row`` is what the kernels know of the law, and ``source`` what they take its variates from.
+    """
+
+    draw: Draw
+    row: Any
+    source: int
+    masked: bool = False
+
+    def segments(self, runs: Runs, offset: int) -> Iterator[Segment]:
+        """Return what draws the elements of ``runs``: most of them in fours, if they are independent."""
+        target = offset // self.draw.dtype.itemsize
+        divided = [Span(1, runs, target)] if self.source == kernels.MATRIX else spans(runs, target)
+        for span in divided:
+            yield _segment(self._program(span.lane), self.row, span)
+
+    def _program(self, lane: int) -> Program:
+        draw, doubles = self.draw, self.draw.carrier.name == "float64"
+        narrow = draw.dtype.itemsize < 4
+        constants = {
+            "VARIATE": self.source,
+            "ITEMSIZE": draw.dtype.itemsize,
+            "TARGET": tuple(number.item() for number in target_of(draw.dtype)) if narrow else (),
+            "SCALED": draw.exponent != 0,
+            "MASKED": self.masked,
+        }
+        kernel, share = (kernels.draw_doubles, 4) if doubles else (kernels.draw_singles, 1)
+        return Program(kernel, draw.dtype.itemsize, lane, tuple(constants.items()), share)
+
+
+class Columns:
+    """A sparse matrix: independent elements, of which the ``zeros`` lowest ranks of each column are zero.
+
+    A column's limit, the key of the last element to be zero, takes the mask's words of all its rows. Limits are found
+    when they are first needed, in panels of columns, and kept: 8 bytes for each column.
+    """
+
+    def __init__(self, law: Sparse, elements: Elements, seed: int, name: str, device: torch.device):
+        if law.rows > 1 << 32:
+            raise InvalidSpec("shape", got=law.rows, expected="at most 2^32 rows where columns are sparse")
+        self._law = law
+        self._elements = elements
+        self._key = derive_key(seed, name, Stream.MASK)
+        self._device = device
+        self._width = _width(law)
+        self._lock = Lock()
+        self._known: set[int] = set()
+        self._limits: torch.Tensor | None = None
+
+    def segments(self, runs: Runs, offset: int) -> Iterable[Segment]:
+        """Return what draws the elements of ``runs``, when it is known which of them are zero."""
+        if not self._law.zeros:
+            return self._elements.segments(runs, offset)
+        with self._lock:
+            limits = self._ranked(self._panels(runs))
+        row = self._elements.row.copy()
+        row["mask_key"], row["mask_nonce"] = _halves(self._key)
+        row["cols"], row["address"] = self._law.cols, limits.data_ptr()
+        return replace(self._elements, row=row, masked=True).segments(runs, offset)
+
+    def _panels(self, runs: Runs) -> range:
+        """Return the panels that hold the columns of runs; all of them, where a run goes on in the next row."""
+        cols, first = self._law.cols, runs.first % self._law.cols
+        if (runs.stride % cols and runs.count > 1) or first + runs.length > cols:
+            return range(-(-cols // self._width))
+        return range(first // self._width, (first + runs.length - 1) // self._width + 1)
+
+    def _ranked(self, panels: range) -> torch.Tensor:
+        """Return the limits, those of some panels found."""
+        if self._limits is None:
+            self._limits = torch.empty(self._law.cols, dtype=torch.int64, device=self._device)
+        missing = set(panels) - self._known
+        for panel in missing:
+            columns = slice(panel * self._width, min((panel + 1) * self._width, self._law.cols))
+            self._limits[columns] = self._rank(columns)
+        if missing:
+            _finish(self._device)  # whatever stream wants them next
+        self._known |= missing
+        return self._limits
+
+    def _rank(self, columns: slice) -> torch.Tensor:
+        """Return the limits of some columns, as the bits of unsigned numbers."""
+        rows, width = self._law.rows, columns.stop - columns.start
+        words = torch.empty((rows, width), dtype=torch.int32, device=self._device)
+        key, nonce = _halves(self._key)
+        drawn = Words(law_row(key=key, nonce=nonce))
+        fill([(drawn, Runs(columns.start, width, self._law.cols, rows), 0)], words.view(torch.uint8).view(-1))
+        # Signed numbers are in the order of the unsigned ones when their signs are the other way round.
+        keys = (words.T.contiguous() ^ -(1 << 31)).to(torch.int64) << 32
+        keys |= torch.arange(rows, device=self._device)
+        return torch.kthvalue(keys, self._law.zeros).values ^ -(1 << 63)
+
+
+class Matrix:
+    """An orthogonal matrix, perhaps at the centres of kernels. It is multiplied out when it is first needed, and kept.
+
+    Its elements are settled as those of N(0, gain^2), ``draw``, and it is their variates. ``normals``, of which it is
+    made, are in float32, or float64 for float64.
+    """
+
+    def __init__(self, law: Orthogonal, draw: Draw, normals: Elements, device: torch.device):
+        self._law = law
+        self._draw = draw
+        self._normals = normals
+        self._device = device
+        self._lock = Lock()
+        self._variates: torch.Tensor | None = None
+
+    def segments(self, runs: Runs, offset: int) -> Iterable[Segment]:
+        """Return what draws the elements of ``runs``, when the matrix is there."""
+        with self._lock:
+            if self._variates is None:
+                self._variates = self._multiplied_out()
+        row = _numbers(self._draw)
+        row["taps"], row["centre"], row["address"] = self._law.taps, self._law.centre, self._variates.data_ptr()
+        return Elements(self._draw, row, kernels.MATRIX).segments(runs, offset)
+
+    def _multiplied_out(self) -> torch.Tensor:
+        rows, cols = self._law.rows, self._law.cols
+        dtype = torch.float64 if self._draw.carrier.name == "float64" else torch.float32
+        gaussian = torch.empty((rows, cols), dtype=dtype, device=self._device)
+        fill([(self._normals, Runs(0, rows * cols, 0, 1), 0)], gaussian.view(torch.uint8).view(-1))
+        matrix = orthogonal.haar_(gaussian)
+        _finish(self._device)
+        return matrix
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The words of a stream themselves."""
+
+    row: Any
+
+    def segments(self, runs: Runs, offset: int) -> Iterator[Segment]:
+        """Return what draws the words of ``runs``."""
+        for span in spans(runs, offset // 4):
+            yield _segment(Program(kernels.write_words, 4, span.lane), self.row, span)
+
+
+def prepare_elements(draw: Draw, seed: int, name: str, stream: Stream = Stream.DATA) -> Elements:
+    """Return what draws a law of independent elements."""
+    row = _numbers(draw)
+    row["key"], row["nonce"] = _halves(derive_key(seed, name, stream))
+    row["low_key"], row["low_nonce"] = _halves(derive_key(seed, name, Stream.LOW))
+    match draw.window:
+        case Wide(origin, width):
+            row["origin"], row["width"] = origin, width
+        case Narrow(side, start, span, exponent):
+            row["side"], row["strip_start"], row["strip_span"], row["strip_exponent"] = side, start, span, exponent
+    return Elements(draw, row, _SOURCES[draw.variate])
+
+
+def _numbers(draw: Draw) -> Any:
+    return law_row(scale=draw.scale, shift=draw.shift, low=draw.low, high=draw.high, exponent=draw.exponent)
+
+
+def _segment(program: Program, row: Any, span: Span) -> Segment:
+    return Segment(program, placed(row, span), span.runs.size * span.lane)
+
+
+def _halves(key: Key) -> tuple[int, int]:
+    """Return a key as two 64-bit integers: Philox's key, and the high half of its counter."""
+    return key.k0 | key.k1 << 32, key.n0 | key.n1 << 32
+
+
+def _width(law: Sparse) -> int:
+    """Return the columns of a panel."""
+    return min(max(1, _PANEL // max(law.rows, 1)), max(law.cols, 1))
+
+
+def _finish(device: torch.device) -> None:
+    """Wait, asleep, for what has been enqueued on the current stream."""
+    if device.type != "cpu":
+        event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(device))
+        event.synchronize()

@@ -1,0 +1,68 @@
+"""What the philox generators of all devices share: ``cpu.generator`` and ``cuda.generator`` derive from it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import lru_cache
+from threading import Lock
+from typing import Generic, TypeVar
+
+from weightwell_engine.exceptions import UnsupportedSpec
+from weightwell_engine.generators.philox.specification.keys import VERSION
+from weightwell_engine.laws import Orthogonal, Sparse
+from weightwell_engine.plan import Plan, PlannedTensor, naming
+
+T = TypeVar("T")
+
+# A mask numbers the rows of a column in 32 bits.
+_MAX_ROWS = 2**32
+
+# Laws that are kept ready while a file is drawn: chunks come in order, so few are in use at once.
+_KEPT, _KEPT_MATRICES = 256, 2
+
+
+class PhiloxGenerator(ABC):
+    """Draws the same bits everywhere, any piece at any time."""
+
+    name = "philox"
+    portable = True
+    identity = VERSION
+
+    def check(self, plan: Plan) -> None:
+        """Raise ``UnsupportedSpec`` for a sparse matrix whose rows a mask cannot number."""
+        for tensor in plan.tensors:
+            if isinstance(tensor.law, Sparse) and tensor.law.rows > _MAX_ROWS:
+                with naming(tensor.name, several=len(plan.tensors) > 1):
+                    expected = "at most 2^32 rows where columns are sparse"
+                    raise UnsupportedSpec("shape", got=tensor.law.rows, expected=expected)
+
+    def footprint(self, plan: Plan) -> int:
+        """Return the bytes that are kept of the largest matrices, as many as are kept at once."""
+        return sum(sorted(self.resident(tensor) for tensor in plan.tensors)[-_KEPT_MATRICES:])
+
+    @abstractmethod
+    def resident(self, tensor: PlannedTensor) -> int:
+        """Return the bytes that are kept to draw a tensor, beside the chunks themselves."""
+
+
+class Laws(Generic[T]):
+    """The laws of one file. They are prepared when they are first needed, one at a time, and a few of them are kept."""
+
+    def __init__(self, prepare: Callable[[PlannedTensor], T]):
+        self._lock = Lock()
+        self._elements = lru_cache(_KEPT)(prepare)
+        self._matrices = lru_cache(_KEPT_MATRICES)(prepare)
+
+    def of(self, tensor: PlannedTensor) -> T:
+        """Return the law of a tensor, prepared."""
+        with self._lock:
+            return (self._matrices if is_matrix(tensor) else self._elements)(tensor)
+
+    def clear(self) -> None:
+        """Let go of all of them; who draws with one keeps it until it is done."""
+        self._elements.cache_clear()
+        self._matrices.cache_clear()
+
+
+def is_matrix(tensor: PlannedTensor) -> bool:
+    """Whether a tensor is drawn with the help of what is kept of the whole matrix."""
+    return isinstance(tensor.law, Sparse | Orthogonal)

@@ -1,0 +1,105 @@
+"""Draws: a law of independent elements, settled for one dtype into the few numbers that every element needs.
+
+An element is ``y = min(max(v * scale + shift, low), high)``: a variate ``v`` of its own, a product and a sum, each
+rounded, and two comparisons. Then it is rounded once to the dtype, whose numbers ``low`` and ``high`` already are, so
+that rounding never leaves the law's bounds.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+from weightwell_engine.dtypes import DTYPES, DType
+from weightwell_engine.generators.philox.specification.formats import interval, nearest
+from weightwell_engine.generators.philox.specification.truncation import Narrow, Remote, Wide, window
+from weightwell_engine.laws import Normal, TruncatedNormal, Uniform
+
+
+class Variate(IntEnum):
+    """What ``v`` is."""
+
+    UNIFORM = 0  # on the odd grid of (-1, 1)
+    NORMAL = 1  # standard
+    WIDE = 2  # standard normal in a window, by an integer map of the word
+    NARROW = 3  # standard normal in a window of little probability, in float64
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """An independent law in a dtype.
+
+    ``carrier`` is the type of the arithmetic, float32 or float64. All numbers are multiplied by ``2^exponent``, which
+    is taken back when the element is rounded: it is not 0 only for laws so small that subnormal numbers would arise.
+    """
+
+    variate: Variate
+    dtype: DType
+    carrier: DType
+    scale: float
+    shift: float
+    low: float
+    high: float
+    exponent: int = 0
+    window: Wide | Narrow | None = None
+
+
+# With the larger of scale and shift at or above this, no product or sum is subnormal, or none that counts.
+_ORDINARY = {"float32": 2.0**-60, "float64": 2.0**-900}
+
+
+def carrier_of(dtype: DType) -> DType:
+    """Return the dtype in which elements are computed, or from which at least they are rounded."""
+    return dtype if dtype.name == "float64" else DTYPES["float32"]
+
+
+def settle(law: Uniform | Normal | TruncatedNormal, dtype: DType) -> Draw:
+    """Settle a law of independent elements in a dtype."""
+    carrier = carrier_of(dtype)
+    if isinstance(law, Uniform):
+        half, middle = 0.5 * law.high - 0.5 * law.low, 0.5 * law.high + 0.5 * law.low
+        return _scaled(Draw(Variate.UNIFORM, dtype, carrier, half, middle, law.low, law.high))
+    if isinstance(law, Normal):
+        return _scaled(Draw(Variate.NORMAL, dtype, carrier, law.std, law.mean, -math.inf, math.inf))
+    return _scaled(_truncated(law, dtype, carrier))
+
+
+def _truncated(law: TruncatedNormal, dtype: DType, carrier: DType) -> Draw:
+    bits = 8 * carrier.itemsize
+    bounds = law.low, law.high
+    point = Draw(Variate.UNIFORM, dtype, carrier, 0.0, _clamp(law.mean, *bounds), *bounds)
+    if law.std == 0 or law.low == law.high:
+        return point
+    match window(law.mean, law.std, *bounds, bits=bits):
+        case Remote():
+            return point
+        case Wide(origin=0, width=width) if width == 1 << bits:
+            return Draw(Variate.NORMAL, dtype, carrier, law.std, law.mean, *bounds)
+        case Wide() as wide:
+            return Draw(Variate.WIDE, dtype, carrier, law.std, law.mean, *bounds, window=wide)
+        case Narrow() as narrow:
+            return Draw(Variate.NARROW, dtype, DTYPES["float64"], law.std, law.mean, *bounds, window=narrow)
+
+
+def _scaled(draw: Draw) -> Draw:
+    """Round a draw's numbers to its carrier, scaled up if they are tiny, and its bounds to its dtype."""
+    low, high = interval(draw.low, draw.high, draw.dtype)
+    if low > high:  # no number of the dtype lies between the bounds
+        low = high = nearest(_clamp(draw.shift, draw.low, draw.high), draw.dtype)
+    largest = max(abs(draw.scale), abs(draw.shift))
+    ordinary = _ORDINARY[carrier_of(draw.dtype).name]
+    exponent = 1 - math.frexp(largest)[1] if 0 < largest < ordinary else 0
+    scale, shift, low, high = (
+        nearest(_times_power(value, exponent), draw.carrier) + 0.0 for value in (draw.scale, draw.shift, low, high)
+    )
+    return replace(draw, scale=scale, shift=shift, low=low, high=high, exponent=exponent)
+
+
+def _clamp(value: float, low: float, high: float) -> float:
+    return max(low, min(value, high))
+
+
+def _times_power(value: float, exponent: int) -> float:
+    try:
+        return math.ldexp(value, exponent)
+    except OverflowError:
+        return math.copysign(math.inf, value)

@@ -1,0 +1,119 @@
+"""Formats: the binary layout of each dtype, and rounding to it, once, to nearest even.
+
+Rounding is done on the bits with integers, so that it is the same wherever subnormal numbers are flushed to zero. On
+finite input within the range of the target it equals torch's casts.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightwell_engine.dtypes import DTYPES, DType
+
+Patterns = NDArray[np.unsignedinteger[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A binary floating-point format of ``width`` bits, ``mantissa`` of them explicit bits of the significand."""
+
+    width: int
+    mantissa: int
+
+    @property
+    def bias(self) -> int:
+        """What is added to an exponent to store it."""
+        return (1 << (self.width - self.mantissa - 2)) - 1
+
+    def quantum(self, value: float) -> int:
+        """Return ``q`` such that the numbers of this format about ``value`` are the multiples of 2^q."""
+        exponent = math.frexp(value)[1] - 1
+        return max(exponent, 1 - self.bias) - self.mantissa
+
+    def round(self, value: float, rounding: Callable[[float], int] = round) -> float:
+        """Round a finite number; ``math.floor`` and ``math.ceil`` round down and up."""
+        quantum = self.quantum(value)
+        return math.ldexp(rounding(math.ldexp(value, -quantum)), quantum)
+
+
+FORMATS = {
+    "float64": Format(width=64, mantissa=52),
+    "float32": Format(width=32, mantissa=23),
+    "float16": Format(width=16, mantissa=10),
+    "bfloat16": Format(width=16, mantissa=7),
+    "float8_e4m3fn": Format(width=8, mantissa=3),
+    "float8_e5m2": Format(width=8, mantissa=2),
+}
+UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+
+# Elements that are rounded together: what this needs beside them is ten times their size.
+_BLOCK = 1 << 14
+
+
+def nearest(value: float, dtype: DType) -> float:
+    """Round to the nearest number of a dtype; what is beyond its largest finite number becomes that number."""
+    rounded = FORMATS[dtype.name].round(max(-dtype.max, min(value, dtype.max)))
+    return math.copysign(rounded, value)
+
+
+def interval(low: float, high: float, dtype: DType) -> tuple[float, float]:
+    """Return the smallest and the largest number of a dtype in ``[low, high]``; there may be none, and they cross."""
+    form = FORMATS[dtype.name]
+    inner_low, inner_high = (max(-dtype.max, min(bound, dtype.max)) for bound in (low, high))
+    return form.round(inner_low, math.ceil) + 0.0, form.round(inner_high, math.floor) + 0.0
+
+
+def encode(values: NDArray[np.floating], dtype: DType, exponent: int = 0) -> Patterns:
+    """Return the bit patterns of ``values * 2^-exponent`` in a dtype.
+
+    ``values`` (n) are float64 for float64, and otherwise float32, to which the products are rounded first, and only
+    then to the dtype. They are finite, not subnormal, and no larger than the dtype's largest number.
+    """
+    patterns = np.empty(values.size, UNSIGNED[dtype.itemsize])
+    for start in range(0, values.size, _BLOCK):
+        patterns[start : start + _BLOCK] = _encode(values[start : start + _BLOCK], dtype, exponent)
+    return patterns
+
+
+def pattern(value: float, dtype: DType) -> int:
+    """Return the bits of a constant, which is rounded as a drawn element is; beyond the largest number is that number.
+
+    Tiny numbers are scaled up on the way, since not even this may depend on whether subnormal numbers are flushed.
+    """
+    if dtype.is_integer:
+        return int(value) % (1 << 8 * dtype.itemsize)
+    if dtype.name == "float64":
+        return int(np.float64(value).view(np.uint64))
+    single = max(-dtype.max, min(nearest(value, DTYPES["float32"]), dtype.max))
+    exponent = 100 if abs(single) < 2.0**-100 else 0
+    values = np.array([math.ldexp(single, exponent)], np.float32)
+    return int(encode(values, dtype, exponent)[0])
+
+
+def _encode(values: NDArray[np.floating], dtype: DType, exponent: int) -> Patterns:
+    carrier = f"float{8 * values.itemsize}"
+    bits: Patterns = values.view(UNSIGNED[values.itemsize])
+    if exponent:
+        bits = _round(bits, FORMATS[carrier], FORMATS[carrier], exponent).astype(bits.dtype)
+    return bits if dtype.name == carrier else _round(bits, FORMATS[carrier], FORMATS[dtype.name])
+
+
+def _round(bits: Patterns, source: Format, target: Format, exponent: int = 0) -> Patterns:
+    """Round patterns of one format, scaled by ``2^-exponent``, to those of another that is no wider."""
+    sign = (bits >> bits.dtype.type(source.width - 1)).astype(np.uint64)
+    magnitude = (bits & bits.dtype.type((1 << (source.width - 1)) - 1)).astype(np.int64)
+    stored = magnitude >> source.mantissa
+    significand = magnitude - (np.maximum(stored - 1, 0) << source.mantissa)
+    power = np.maximum(stored, 1) - (source.bias - target.bias) - exponent
+    shift = source.mantissa - target.mantissa + np.maximum(1 - power, 0)
+    shift = np.minimum(shift, source.mantissa + 2)  # where all is rounded away
+    half = np.int64(1) << shift >> 1
+    odd = (significand >> shift) & 1
+    rounded = (significand + np.where(half > 0, half - 1 + odd, 0)) >> shift
+    magnitude = rounded + ((np.maximum(power, 1) - 1) << target.mantissa)
+    patterns: Patterns = magnitude.astype(np.uint64) | (sign << np.uint64(target.width - 1))
+    return patterns

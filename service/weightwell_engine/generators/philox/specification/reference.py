@@ -1,0 +1,146 @@
+"""The reference: the generator in plain numpy, slow and readable, the specification in code."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightwell_engine.dtypes import DType
+from weightwell_engine.generators.philox.specification.draws import Draw, Variate, carrier_of, settle
+from weightwell_engine.generators.philox.specification.formats import UNSIGNED, Patterns, encode, pattern
+from weightwell_engine.generators.philox.specification.keys import Stream, derive_key
+from weightwell_engine.generators.philox.specification.orthogonal import haar
+from weightwell_engine.generators.philox.specification.quantile import (
+    Doubles,
+    Singles,
+    log_tail,
+    normal_doubles,
+    normal_singles,
+    signed_quantile,
+    tail_quantile,
+    unit,
+)
+from weightwell_engine.generators.philox.specification.truncation import Narrow, Wide
+from weightwell_engine.generators.philox.specification.words import Indices, Words, words
+from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, Sparse
+from weightwell_engine.regions import Runs
+
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The law of one tensor, ready to be drawn, any part at a time."""
+
+    law: Law
+    dtype: DType
+    seed: int
+    name: str
+
+    def fill(self, runs: Runs, out: memoryview) -> None:
+        """Write the elements of ``runs``, little-endian, into ``out``: ``runs.size * dtype.itemsize`` bytes."""
+        target = np.frombuffer(out, UNSIGNED[self.dtype.itemsize])
+        target[:] = self.patterns(indices(runs))
+
+    def patterns(self, at: Indices) -> Patterns:
+        """Return the bits of the elements at some flat indices."""
+        match self.law:
+            case Constant(value):
+                return np.full(at.shape, pattern(value, self.dtype), np.uint64)
+            case Lattice():
+                return np.where(on_lattice(self.law, at), np.uint64(pattern(self.law.value, self.dtype)), np.uint64(0))
+            case Sparse():
+                normal = Prepared(Normal(0.0, self.law.std), self.dtype, self.seed, self.name)
+                return np.where(self._is_zero(self.law, at), np.uint64(0), normal.patterns(at))
+            case Orthogonal():
+                place, tap = np.divmod(at, np.uint64(self.law.taps))
+                return np.where(tap == self.law.centre, self._matrix(self.law)[place], np.uint64(0))
+            case law:
+                draw = settle(law, self.dtype)
+                return self._settled(self._variates(draw, at, Stream.DATA), draw)
+
+    def _variates(self, draw: Draw, at: Indices, stream: Stream) -> Singles | Doubles:
+        high, low = self._words(stream, at), self._words(Stream.LOW, at)
+        return double_variates(draw, high, low) if draw.carrier.name == "float64" else single_variates(draw, high)
+
+    def _settled(self, variates: Singles | Doubles, draw: Draw) -> Patterns:
+        """Return the bits of ``v * scale + shift`` within its bounds."""
+        carrier = variates.dtype.type
+        with np.errstate(over="ignore"):
+            elements = variates * carrier(draw.scale) + carrier(draw.shift)
+        elements = np.minimum(np.maximum(elements, carrier(draw.low)), carrier(draw.high))
+        return encode(elements.astype(carrier_of(self.dtype).name), self.dtype, draw.exponent)
+
+    def _matrix(self, law: Orthogonal) -> Patterns:
+        """Return the bits of the elements of the matrix (rows * cols): those of N(0, gain^2), with Q for variates."""
+        standard = settle(Normal(0.0, 1.0), carrier_of(self.dtype))
+        normals = self._variates(standard, np.arange(law.rows * law.cols, dtype=np.uint64), Stream.GAUSSIAN)
+        q = haar(normals.reshape(law.rows, law.cols))
+        return self._settled(q.ravel(), settle(Normal(0.0, law.gain), self.dtype))
+
+    def _is_zero(self, law: Sparse, at: Indices) -> Flags:
+        """Whether elements are among the ``zeros`` smallest of their column, by mask word and then by row."""
+        rows, cols = np.divmod(at, np.uint64(law.cols))
+        columns, column = np.unique(cols, return_inverse=True)
+        grid = np.arange(law.rows, dtype=np.uint64)[:, None] * np.uint64(law.cols) + columns
+        order = np.argsort(self._words(Stream.MASK, grid), axis=0, kind="stable")
+        ranks: NDArray[np.intp] = np.argsort(order, axis=0)
+        return ranks[rows, column] < law.zeros
+
+    def _words(self, stream: Stream, at: Indices) -> Words:
+        return words(derive_key(self.seed, self.name, stream), at)
+
+
+def indices(runs: Runs) -> Indices:
+    """Return the flat indices of runs, in order."""
+    starts = runs.first + runs.stride * np.arange(runs.count, dtype=np.int64)
+    return (starts[:, None] + np.arange(runs.length, dtype=np.int64)).ravel().view(np.uint64)
+
+
+def on_lattice(law: Lattice, at: Indices) -> Flags:
+    """Whether elements are points of a lattice."""
+    distance: NDArray[np.int64] = at.astype(np.int64) - law.first
+    i = np.clip(distance // max(law.strides[0], 1), 0, law.counts[0] - 1)
+    distance -= i * law.strides[0]
+    j = np.clip(distance // max(law.strides[1], 1), 0, law.counts[1] - 1)
+    points: Flags = (distance == j * law.strides[1]) & (min(law.counts) > 0)
+    return points
+
+
+def single_variates(draw: Draw, high: Words) -> Singles:
+    """Return the variates of a float32 draw."""
+    if draw.variate is Variate.UNIFORM:
+        odd = 2 * (high >> np.uint32(8)).astype(np.int32) + np.int32(1 - (1 << 24))
+        return odd.astype(np.float32) * np.float32(2**-24)
+    if isinstance(draw.window, Wide):
+        product = high.astype(np.uint64) * np.uint64(draw.window.width)
+        high = ((product >> np.uint64(32)) + np.uint64(draw.window.origin)).astype(np.uint32)
+    return normal_singles(high)
+
+
+def double_variates(draw: Draw, high: Words, low: Words) -> Doubles:
+    """Return the variates of a float64 draw."""
+    if draw.variate is Variate.UNIFORM:
+        return (high.astype(np.float64) - 2.0**31) * 2.0**-31 + (2.0 * (low >> np.uint32(11)) + 1.0) * 2.0**-53
+    if isinstance(draw.window, Narrow):
+        return narrow_variates(draw.window, high, low)
+    if isinstance(draw.window, Wide):
+        high, low = _wide(draw.window, high, low)
+    return normal_doubles(high, low)
+
+
+def narrow_variates(window: Narrow, high: Words, low: Words) -> Doubles:
+    """Return normal variates in a window of little probability, rising with the word."""
+    if window.side > 0:
+        high, low = ~high, ~low
+    probability = window.start + unit(high, low) * window.span
+    if window.side == 0:
+        return signed_quantile(probability)
+    return window.side * tail_quantile(log_tail(probability, window.exponent))
+
+
+def _wide(window: Wide, high: Words, low: Words) -> tuple[Words, Words]:
+    """Map 64-bit words into a window: ``origin + (w * width >> 64)``, in arrays of Python's integers."""
+    word = (high.astype(object) << 32) | low.astype(object)
+    mapped = window.origin + (word * window.width >> 64)
+    return (mapped >> 32).astype(np.uint32), (mapped & 0xFFFFFFFF).astype(np.uint32)

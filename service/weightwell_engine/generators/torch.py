@@ -1,0 +1,312 @@
+"""The torch generator: bit for bit what ``torch.nn.init`` gives on this machine.
+
+For a plan of one tensor the numbers are those of ``torch.nn.init.<scheme>_(torch.empty(shape, dtype=dtype),
+generator=torch.Generator(device).manual_seed(seed))``; several tensors are drawn in the order of the spec from one
+generator, as a model's constructor does. The global generator is never read or written.
+
+torch draws one number after another, so a file is drawn from its beginning to its end, in blocks, in bounded memory
+where the law allows it; a range costs what comes before it as well. Where torch itself is wrong under a generator, the
+sane thing is done (docs/torch.md): the mask of ``sparse`` comes from the request's generator and not from the global
+one, and a truncated normal with std = 0 is a constant rather than a division by zero.
+"""
+
+import platform
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import erf, prod, sqrt
+
+import torch
+
+from weightwell_engine.dtypes import DTYPES, DType
+from weightwell_engine.exceptions import UnsupportedSpec
+from weightwell_engine.generators import DrawingStopped, deterministic, places
+from weightwell_engine.generators.devices import Device
+from weightwell_engine.laws import Law, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
+from weightwell_engine.plan import Piece, Plan, PlannedTensor, naming
+
+# Elements of a block. On the CPU torch fills normals in groups of 16, and draws the last 16 again where the size is no
+# multiple of 16; so blocks that are multiples of 16, the last of them at least 16 long, draw what one call would.
+_BLOCK = 2**18
+_GROUP = 16
+
+_FLOATS = ("float32", "float64", "float16", "bfloat16")
+
+# Proposals of torch's sampler for one truncated normal, each of which is a pass over the whole tensor.
+_PATIENCE = 100
+
+# Bytes of the two states that are kept of a tensor that may have to be gone back to.
+_STATE = 2 * 5056
+
+# Working copies of the whole tensor beside the result, at the peak of torch's own algorithm.
+_COPIES = {TruncatedNormal: 5, Orthogonal: 5, Sparse: 2, Uniform: 2, Normal: 2}
+
+
+class TorchGenerator:
+    """Draws with the installed torch on one device."""
+
+    name = "torch"
+    portable = False
+    concurrency = 1
+
+    def __init__(self, device: Device):
+        self.device = device
+        self._place = torch.device(device.name)
+        self.chunk = device.chunk
+        self.identity = f"torch {torch.__version__}; {_describe(torch.device(device.name))}"
+
+    def warm_up(self) -> None:
+        """Start torch's threads and, on a GPU, its context."""
+        with self.device.guarded():
+            torch.empty(_BLOCK, device=self._place).normal_(generator=torch.Generator(self._place))
+
+    def check(self, plan: Plan) -> None:
+        """Raise ``UnsupportedSpec`` for what torch has no kernel for or would not end with, and for several seeds."""
+        for tensor in plan.tensors:
+            with naming(tensor.name, several=len(plan.tensors) > 1):
+                self._check(tensor, seed=plan.tensors[0].seed)
+
+    def _check(self, tensor: PlannedTensor, *, seed: int) -> None:
+        allowed = _dtypes(tensor.law)
+        if tensor.dtype.name not in allowed:
+            raise UnsupportedSpec(
+                "dtype",
+                got=tensor.dtype.name,
+                expected=f"one of {', '.join(allowed)}",
+                detail=f"torch draws no {type(tensor.law).__name__} in {tensor.dtype.name}; "
+                f"ask for one of {', '.join(allowed)}, or for another generator",
+            )
+        if isinstance(tensor.law, TruncatedNormal) and not _ends(tensor.law, tensor.dtype):
+            raise UnsupportedSpec(
+                "std",
+                got=tensor.law.std,
+                expected="larger, or the bounds nearer to the mean",
+                detail=f"torch's rejection sampler would not end soon for {tensor.law}; "
+                "move the bounds towards the mean, or ask for another generator",
+            )
+        if tensor.seed != seed:
+            raise UnsupportedSpec(
+                "seed",
+                got=tensor.seed,
+                expected="the same for every tensor",
+                detail="generator=torch draws all tensors in order from one generator, so they have one seed; "
+                "give the seed once, beside tensors",
+            )
+
+    def footprint(self, plan: Plan) -> int:
+        """Return the bytes of the largest tensor that has to be drawn as a whole, with torch's working copies."""
+        states = 0 if _is_in_order(plan) else len(plan.tensors) * _STATE
+        return states + max((self._resident(tensor) for tensor in plan.tensors), default=0)
+
+    def allocate(self, nbytes: int) -> memoryview:
+        """Return memory of any value; pinned where the device is a GPU."""
+        return self.device.allocate(nbytes)
+
+    def open(self, plan: Plan) -> "TorchDrawing":
+        """Start drawing a file."""
+        with self.device.guarded():
+            return TorchDrawing(plan, self.device, self._place)
+
+    def _resident(self, tensor: PlannedTensor) -> int:
+        if _is_streamed(tensor, self._place) or deterministic.is_deterministic(tensor.law):
+            return 0
+        return prod(tensor.region.shape) * tensor.dtype.itemsize * _COPIES[type(tensor.law)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Elements of a tensor that have been drawn and are on the device: ``values`` begins at ``start``."""
+
+    order: int
+    start: int
+    values: torch.Tensor
+
+
+class TorchDrawing:
+    """One file in the drawing: a generator, how far it has come, and the block that it drew last."""
+
+    def __init__(self, plan: Plan, device: Device, place: torch.device):
+        self._tensors = sorted(plan.tensors, key=lambda tensor: tensor.order)
+        self._device = device
+        self._place = place
+        self._generators = _Generators(place, self._tensors[0].seed if self._tensors else 0)
+        # The generators' state at the beginning of every tensor that has been reached: the order of the file need not
+        # be the order of drawing, and going back to a tensor is cheap with its state. Where it is, the last will do.
+        self._states = {0: self._generators.state()}
+        self._reached = 0
+        self._drawing = -1
+        self._in_order = _is_in_order(plan)
+        self._blocks: Iterator[_Block] = iter(())
+        self._block: _Block | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def close(self) -> None:
+        """Stop drawing, even on the way to an element far into the file."""
+        self._closed = True
+
+    def fill(self, pieces: Sequence[Piece], out: memoryview) -> None:
+        """Write the elements of pieces, one piece after the other, into ``out``."""
+        with self._device.guarded():
+            for piece, place in places(pieces, out):
+                self._fill(piece, place)
+
+    def _fill(self, piece: Piece, out: memoryview) -> None:
+        if deterministic.is_deterministic(piece.tensor.law):
+            deterministic.fill(piece, out)
+            return
+        target = torch.frombuffer(out, dtype=getattr(torch, piece.tensor.dtype.name))
+        start = piece.start
+        with self._lock:
+            while start < piece.stop:
+                block = self._block_with(piece.tensor, start)
+                values = block.values[start - block.start : piece.stop - block.start]
+                target[start - piece.start :][: len(values)].copy_(values)
+                start += len(values)
+
+    def _block_with(self, tensor: PlannedTensor, element: int) -> _Block:
+        """Return the block that holds an element, drawing on to it, or again from the beginning if it has gone by."""
+        if self._block is None or self._block.order != tensor.order or element < self._block.start:
+            self._rewind(tensor.order)
+            self._block = next(self._blocks)
+        while element >= self._block.start + len(self._block.values):
+            self._block = next(self._blocks)
+        return self._block
+
+    def _rewind(self, order: int) -> None:
+        """Put the generators to where they are when the tensor begins, through all that come before if need be."""
+        while self._reached < order:
+            self._advance()
+        self._begin(order)
+
+    def _advance(self) -> None:
+        """Draw on to the beginning of the first tensor that has not been reached."""
+        if self._drawing != self._reached:
+            self._begin(self._reached)
+        for _ in self._blocks:
+            pass
+        if self._in_order:
+            self._states.clear()
+        self._reached += 1
+        self._states[self._reached] = self._generators.state()
+
+    def _begin(self, order: int) -> None:
+        self._block = None  # so that it is gone before the next is drawn
+        self._generators.restore(self._states[order])
+        self._drawing, self._blocks = order, self._draw(self._tensors[order])
+
+    def _go_on(self) -> None:
+        if self._closed:
+            raise DrawingStopped
+
+    def _draw(self, tensor: PlannedTensor) -> Iterator[_Block]:
+        """Yield a tensor block by block, as the generators draw it."""
+        if deterministic.is_deterministic(tensor.law):
+            return
+        for start, stop in _bounds(tensor, self._place):
+            values = torch.empty(stop - start, dtype=getattr(torch, tensor.dtype.name), device=self._place)
+            self._generators.draw(tensor.law, values, self._go_on)
+            self._go_on()
+            yield _Block(tensor.order, start, _wanted(values, tensor))
+
+
+class _Generators:
+    """The generators of one drawing: the device's, and the one on the CPU that draws permutations.
+
+    On the CPU they are one and the same, as they are in torch: a seed there starts one stream for everything.
+    """
+
+    def __init__(self, device: torch.device, seed: int):
+        self._main = torch.Generator(device).manual_seed(seed)
+        self._host = self._main if device.type == "cpu" else torch.Generator().manual_seed(seed)
+
+    def state(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return where both generators are."""
+        return self._main.get_state(), self._host.get_state()
+
+    def restore(self, state: tuple[torch.Tensor, torch.Tensor]) -> None:
+        """Put both generators back to where they were."""
+        self._main.set_state(state[0])
+        if self._host is not self._main:
+            self._host.set_state(state[1])
+
+    def draw(self, law: Law, values: torch.Tensor, go_on: Callable[[], None]) -> None:
+        """Fill a flat tensor with draws from a law; what takes long asks ``go_on``, which may raise, now and then."""
+        match law:
+            case Uniform(low, high):
+                values.uniform_(low, high, generator=self._main)
+            case Normal(mean, std):
+                values.normal_(mean, std, generator=self._main)
+            case TruncatedNormal(mean, std, low, high):
+                torch.nn.init.trunc_normal_(values, mean, std, low, high, generator=self._main)
+            case Orthogonal(rows, cols, gain, taps, centre):
+                matrix = torch.empty(rows, cols, dtype=values.dtype, device=values.device)
+                torch.nn.init.orthogonal_(matrix, gain, generator=self._main)
+                values.zero_().view(rows, cols, taps)[:, :, centre] = matrix
+            case Sparse(rows, cols, zeros, std):
+                matrix = values.normal_(0, std, generator=self._main).view(rows, cols)
+                for column in range(cols):
+                    go_on()
+                    matrix[torch.randperm(rows, generator=self._host)[:zeros].to(values.device), column] = 0
+
+
+def _is_in_order(plan: Plan) -> bool:
+    """Whether the order of the file is the order of drawing."""
+    return all(one.order < other.order for one, other in pairwise(plan.tensors))
+
+
+def _is_streamed(tensor: PlannedTensor, device: torch.device) -> bool:
+    """Whether a tensor can be drawn block by block; a GPU's numbers depend on the size of the call, so not there."""
+    return device.type == "cpu" and isinstance(tensor.law, Uniform | Normal) and tensor.region.is_whole
+
+
+def _bounds(tensor: PlannedTensor, device: torch.device) -> Iterator[tuple[int, int]]:
+    """Yield where the blocks of a tensor begin and end; a single block is the tensor whole."""
+    start, stop = 0, prod(tensor.region.shape)
+    while _is_streamed(tensor, device) and stop - start >= _BLOCK + _GROUP:
+        yield start, start + _BLOCK
+        start += _BLOCK
+    yield start, stop
+
+
+def _wanted(values: torch.Tensor, tensor: PlannedTensor) -> torch.Tensor:
+    """Return the wanted region of a tensor, flat; the values themselves where all of it is wanted."""
+    if tensor.region.is_whole:
+        return values
+    bounds = zip(tensor.region.starts, tensor.region.stops, strict=True)
+    return values.view(tensor.region.shape)[tuple(slice(*bound) for bound in bounds)].flatten()
+
+
+def _dtypes(law: Law) -> tuple[str, ...]:
+    """Return the dtypes in which torch can draw a law."""
+    if deterministic.is_deterministic(law):
+        return tuple(DTYPES)
+    return _FLOATS[:2] if isinstance(law, Orthogonal) else _FLOATS
+
+
+def _ends(law: TruncatedNormal, dtype: DType) -> bool:
+    """Whether torch's rejection sampler takes the bounds of a truncated normal and ends, in a time worth waiting for.
+
+    ``width`` and ``distance``, from the mean to the nearer bound, are in standard deviations, and so is ``grain``: how
+    far the rounding of the dtype can move a proposal or a bound.
+    """
+    low, high = (law.low - law.mean) / law.std, (law.high - law.mean) / law.std
+    eps = torch.finfo(getattr(torch, dtype.name)).eps
+    if erf(high / sqrt(2)) - erf(low / sqrt(2)) > 0.6:  # torch proposes from the normal, and keeps over 0.3
+        return law.low <= law.mean <= law.high or eps * abs(law.mean) <= law.std
+    # Here it proposes from between the bounds, and keeps about one in ``width * distance``.
+    width, distance = (law.high - law.low) / law.std, max(low, -high, 1.0)
+    grain = eps * max(abs(law.low), abs(law.high), abs(law.mean)) / law.std
+    fits = max(-law.low, law.high, law.high - law.low) <= dtype.max
+    return fits and width * distance <= _PATIENCE and distance * grain <= 2
+
+
+def _describe(device: torch.device) -> str:
+    """Return all that torch's numbers depend on in a device."""
+    if device.type == "cpu":
+        capability = torch.backends.cpu.get_cpu_capability()
+        return f"cpu {platform.machine()} {capability}, {torch.get_num_threads()} threads"
+    card = torch.cuda.get_device_properties(device)
+    threads = f"{card.multi_processor_count} SMs of {card.max_threads_per_multi_processor} threads"
+    return f"cuda {card.name}, compute capability {card.major}.{card.minor}, {threads}"

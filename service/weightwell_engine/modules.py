@@ -1,0 +1,189 @@
+"""Modules: what torch.nn's own modules do to their tensors when nobody says otherwise, as schemes in numbers.
+
+A module is known by the name of its class, and a tensor by its own name in the module, its leaf: ``weight``,
+``bias_ih_l0``, ``running_var``. Where the law of a tensor depends on another one of the module, as that of a Linear's
+bias does on the fan-in of its weight, the other one's shape is taken from those that stand beside it.
+
+The numbers are those of torch's ``reset_parameters`` in torch's order of operations, so that ``generator=torch`` draws
+from them what torch does. Everything is as in torch 2.13, ``torch/nn/modules``.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from math import sqrt
+
+from weightwell_engine.exceptions import InvalidSpec
+from weightwell_engine.fans import Fans
+
+Fields = dict[str, object]
+Shapes = Mapping[str, tuple[int, ...]]
+Initialization = Callable[[str, Shapes], Fields]
+
+# The number and the direction of a layer in the name of a recurrent module's tensor, such as weight_ih_l3_reverse.
+_LAYER = re.compile(r"_l\d+(_reverse)?$", re.ASCII)
+_FIRST = "_l0"
+
+
+def own_fields(module: str, leaf: str, shapes: Shapes) -> Fields:
+    """Return the fields of a tensor's spec, ``scheme`` and parameters, that say what a module does to its tensor.
+
+    ``module`` is the name of a class of ``torch.nn``, ``leaf`` the name of the tensor in it, and ``shapes`` has the
+    whole shapes, by leaf, of the tensor and of those beside it. There is a ``dtype`` among the fields of a counter.
+    The row of an embedding that torch sets to zero for its ``padding_idx`` is drawn like the others: no shape tells it.
+
+    Raises ``InvalidSpec`` for a module that is not in the table, a leaf that it does not have, and a tensor whose law
+    depends on one that is not there.
+    """
+    if module not in MODULES:
+        raise _unknown(module)
+    leaves = MODULES[module]
+    if (initialization := leaves.get(_LAYER.sub(_FIRST, leaf))) is None:
+        detail = f"{module} has no tensor named {leaf!r} to reset; it has {', '.join(leaves)}: give a scheme"
+        raise InvalidSpec("module", got=module, expected=f"a module with a tensor named {leaf!r}", detail=detail)
+    return initialization(leaf, shapes)
+
+
+def _unknown(module: str) -> InvalidSpec:
+    names = {name.lower(): name for name in MODULES}
+    like = get_close_matches(module.rpartition(".")[2].lower(), names, 1) if len(module) < 80 else []
+    hint = f"; did you mean {names[like[0]]}?" if like else ": give a scheme"
+    expected = f"a class of torch.nn that has tensors of its own, one of {', '.join(MODULES)}"
+    detail = f"what the module {module[:80]!r} does to its tensors is not known{hint}"
+    return InvalidSpec("module", got=module, expected=expected, detail=detail)
+
+
+# What torch does to a tensor -----------------------------------------------------------------------------------------
+
+
+def _zeros(_leaf: str, _shapes: Shapes) -> Fields:
+    return {"scheme": "zeros"}
+
+
+def _ones(_leaf: str, _shapes: Shapes) -> Fields:
+    return {"scheme": "ones"}
+
+
+def _no_batches(_leaf: str, _shapes: Shapes) -> Fields:
+    """Return how a counter begins: torch counts batches in a 64-bit integer."""
+    return {"scheme": "zeros", "dtype": "int64"}
+
+
+def _quarter(_leaf: str, _shapes: Shapes) -> Fields:
+    return {"scheme": "constant", "val": 0.25}
+
+
+def _standard_normal(_leaf: str, _shapes: Shapes) -> Fields:
+    return {"scheme": "normal", "mean": 0.0, "std": 1.0}
+
+
+def _xavier_uniform(_leaf: str, _shapes: Shapes) -> Fields:
+    return {"scheme": "xavier_uniform"}
+
+
+def _xavier_normal(_leaf: str, _shapes: Shapes) -> Fields:
+    return {"scheme": "xavier_normal"}
+
+
+def _kaiming_uniform(_leaf: str, _shapes: Shapes) -> Fields:
+    """Return U(-1/sqrt(fan_in), 1/sqrt(fan_in)) in torch's spelling; see pytorch#57109 for the slope."""
+    return {"scheme": "kaiming_uniform", "a": sqrt(5)}
+
+
+def _uniform_by_fan_in(leaf: str, shapes: Shapes) -> Fields:
+    """Return the law of a bias, whose bound is 1/sqrt(fan_in) of the weight beside it."""
+    return _uniform(Fans.of(_beside(leaf, "weight", shapes)).fan_in)
+
+
+def _uniform_by_columns(leaf: str, shapes: Shapes) -> Fields:
+    """Return the law of a Bilinear's tensors, by the size of its first input: the weight is ``(out, in1, in2)``."""
+    return _uniform(_size(_beside(leaf, "weight", shapes), 1))
+
+
+def _uniform_by_hidden_size(gates: int) -> Initialization:
+    """Return how a recurrent tensor is initialized whose rows are those of its gates, ``(gates * hidden, ...)``."""
+    return lambda leaf, shapes: _uniform(_size(shapes[leaf], 0) // gates)
+
+
+def _uniform_by_projected_size(leaf: str, shapes: Shapes) -> Fields:
+    """Return the law of the weight ``(proj, hidden)`` that projects an LSTM's hidden state."""
+    return _uniform(_size(shapes[leaf], 1))
+
+
+def _uniform(size: int) -> Fields:
+    bound = 1.0 / sqrt(size) if size > 0 else 0.0
+    return {"scheme": "uniform", "a": -bound, "b": bound}
+
+
+def _beside(leaf: str, other: str, shapes: Shapes) -> tuple[int, ...]:
+    if other in shapes:
+        return shapes[other]
+    detail = f"the law of a {leaf} depends on the shape of the {other} beside it: put that there too, or give a scheme"
+    raise InvalidSpec("scheme", got="reset_parameters", expected=f"beside the module's {other}", detail=detail)
+
+
+def _size(shape: tuple[int, ...], dimension: int) -> int:
+    if dimension < len(shape):
+        return shape[dimension]
+    raise InvalidSpec("shape", got=list(shape), expected=f"{dimension + 1} or more dimensions")
+
+
+# The table -----------------------------------------------------------------------------------------------------------
+
+_FULLY_CONNECTED = {"weight": _kaiming_uniform, "bias": _uniform_by_fan_in}
+_NORM = {"weight": _ones, "bias": _zeros}
+_TRACKING_NORM = {**_NORM, "running_mean": _zeros, "running_var": _ones, "num_batches_tracked": _no_batches}
+
+
+def _cell(gates: int, layer: str = "") -> dict[str, Initialization]:
+    return dict.fromkeys(
+        (f"{kind}_{side}{layer}" for side in ("ih", "hh") for kind in ("weight", "bias")),
+        _uniform_by_hidden_size(gates),
+    )
+
+
+# Every class of torch.nn that has tensors of its own, and what it does to each of them.
+MODULES: dict[str, Mapping[str, Initialization]] = {
+    "Linear": _FULLY_CONNECTED,
+    "Bilinear": {"weight": _uniform_by_columns, "bias": _uniform_by_columns},
+    "Conv1d": _FULLY_CONNECTED,
+    "Conv2d": _FULLY_CONNECTED,
+    "Conv3d": _FULLY_CONNECTED,
+    # Torch computes the fans of a transposed weight (in, out / groups, *kernel) as of any other: pytorch#30079.
+    "ConvTranspose1d": _FULLY_CONNECTED,
+    "ConvTranspose2d": _FULLY_CONNECTED,
+    "ConvTranspose3d": _FULLY_CONNECTED,
+    "Embedding": {"weight": _standard_normal},
+    "EmbeddingBag": {"weight": _standard_normal},
+    "LayerNorm": _NORM,
+    "GroupNorm": _NORM,
+    "RMSNorm": {"weight": _ones},
+    "BatchNorm1d": _TRACKING_NORM,
+    "BatchNorm2d": _TRACKING_NORM,
+    "BatchNorm3d": _TRACKING_NORM,
+    "SyncBatchNorm": _TRACKING_NORM,
+    "InstanceNorm1d": _TRACKING_NORM,
+    "InstanceNorm2d": _TRACKING_NORM,
+    "InstanceNorm3d": _TRACKING_NORM,
+    "RNN": _cell(1, _FIRST),
+    "LSTM": {**_cell(4, _FIRST), f"weight_hr{_FIRST}": _uniform_by_projected_size},
+    "GRU": _cell(3, _FIRST),
+    "RNNCell": _cell(1),
+    "LSTMCell": _cell(4),
+    "GRUCell": _cell(3),
+    "MultiheadAttention": {
+        **dict.fromkeys(("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"), _xavier_uniform),
+        "in_proj_bias": _zeros,
+        **dict.fromkeys(("bias_k", "bias_v"), _xavier_normal),
+    },
+    # The output projection of a MultiheadAttention, which sets its bias to zero.
+    "NonDynamicallyQuantizableLinear": {"weight": _kaiming_uniform, "bias": _zeros},
+    "PReLU": {"weight": _quarter},
+}
+
+# A lazy module becomes the one that it is named after, as soon as it has shapes.
+MODULES |= {
+    f"Lazy{name}": MODULES[name]
+    for kind, most in (("Linear", 0), ("Conv", 3), ("ConvTranspose", 3), ("BatchNorm", 3), ("InstanceNorm", 3))
+    for name in ([f"{kind}{n}d" for n in range(1, most + 1)] or [kind])
+}

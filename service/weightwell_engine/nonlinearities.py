@@ -1,0 +1,129 @@
+"""Gains that torch recommends: ``torch.nn.init.calculate_gain`` as a table.
+
+These are values that torch's authors chose, each for its own reason: only those of the piecewise linear functions
+follow from a formula. What a nonlinearity does to the scale of a normal input is measured in ``quadrature``, and the
+two are told apart in docs/gains.md.
+"""
+
+import math
+from dataclasses import dataclass
+
+from weightwell_engine.exceptions import InvalidSpec
+
+_HE = "He et al. 2015, arXiv:1502.01852, section 2.2"
+_FIRST_TABLE = "pytorch/pytorch#1172, without a derivation"
+
+
+@dataclass(frozen=True, slots=True)
+class Nonlinearity:
+    """One row of torch's table.
+
+    ``formula`` is the gain in mathematical notation and ``gain`` its value where no parameter is given. ``param`` is
+    torch's name for the one parameter that the gain depends on, and ``default`` the value that torch takes for it; both
+    are ``None`` for a nonlinearity that takes no parameter.
+    """
+
+    name: str
+    formula: str
+    gain: float
+    reference: str
+    param: str | None = None
+    default: float | None = None
+
+
+def _leaky_relu_gain(negative_slope: float, *, portable: bool = False) -> float:
+    """Return sqrt(2 / (1 + negative_slope^2)), He et al. 2015, equation 15.
+
+    torch squares with ``**``, which is the platform's ``pow``: that is within an ulp of the square, but not always the
+    nearest float, and not the same float everywhere. A product is both, by IEEE 754.
+    """
+    square = negative_slope * negative_slope if portable else negative_slope**2
+    return math.sqrt(2.0 / (1 + square))
+
+
+# torch's table has no `identity`, although torch's documentation lists "Linear / Identity": it is ours, for `linear`.
+_LINEAR = (
+    "linear",
+    "identity",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+)
+
+NONLINEARITIES: dict[str, Nonlinearity] = {
+    row.name: row
+    for row in (
+        *(Nonlinearity(name, "1", 1.0, "Glorot & Bengio 2010, section 4.2.1") for name in _LINEAR),
+        Nonlinearity("sigmoid", "1", 1.0, _FIRST_TABLE),
+        Nonlinearity("tanh", "5/3", 5.0 / 3, _FIRST_TABLE),
+        Nonlinearity("relu", "sqrt(2)", math.sqrt(2.0), _HE),
+        Nonlinearity(
+            "leaky_relu",
+            "sqrt(2 / (1 + negative_slope**2))",
+            _leaky_relu_gain(0.01),
+            _HE,
+            param="negative_slope",
+            default=0.01,
+        ),
+        # Tables in circulation print 4/3; torch's value, found by experiment, is below one.
+        Nonlinearity("selu", "3/4", 3.0 / 4, "pytorch/pytorch#50664, found empirically"),
+    )
+}
+
+
+def nonlinearity(name: str) -> Nonlinearity:
+    """Return the row of the table that ``name`` names, case-sensitively; raise ``InvalidSpec`` if there is none."""
+    try:
+        return NONLINEARITIES[name]
+    except KeyError:
+        raise InvalidSpec(
+            "nonlinearity",
+            got=name,
+            expected=f"one of {', '.join(NONLINEARITIES)}",
+            detail=f"Unsupported nonlinearity {name}",
+        ) from None
+
+
+def calculate_gain(name: str, param: float | None = None, *, portable: bool = False) -> float:
+    """Return torch's recommended gain for the nonlinearity ``name``, a positive number.
+
+    ``param`` is the ``negative_slope`` of ``leaky_relu``, in (-1.3e154, 1.3e154); ``None`` stands for torch's 0.01. The
+    result has the bits of ``torch.nn.init.calculate_gain`` on the same machine. A ``portable`` result has the same bits
+    on every machine, and is an ulp from torch's at one slope in some thousands: it is the one to draw values with.
+
+    Raises ``InvalidSpec`` with torch's own words for what torch refuses. Two things that torch lets pass are refused
+    as well: a ``param`` for a nonlinearity that takes none, which torch ignores (``Nonlinearity.param`` tells which
+    takes one), and a ``param`` for which the gain is not a positive number, such as NaN.
+    """
+    row = nonlinearity(name)
+    if param is None:
+        param = row.default
+    elif row.param is None:
+        raise InvalidSpec("param", got=param, expected=f"absent, since {name} takes no parameter")
+    return row.gain if param is None else _gain_at(param, portable)
+
+
+def gains() -> dict[str, float]:
+    """Return the whole table: every nonlinearity's gain where no parameter is given."""
+    return {name: row.gain for name, row in NONLINEARITIES.items()}
+
+
+def _gain_at(negative_slope: float, portable: bool) -> float:
+    """Return leaky_relu's gain at a slope that may be anything; raise ``InvalidSpec`` unless it is a usable number."""
+    if isinstance(negative_slope, bool) or not isinstance(negative_slope, (int, float)):
+        raise InvalidSpec(
+            "param",
+            got=negative_slope,
+            expected="a number",
+            detail=f"negative_slope {negative_slope} not a valid number",
+        )
+    try:
+        gain = _leaky_relu_gain(negative_slope, portable=portable)
+    except OverflowError:
+        gain = 0.0
+    if gain > 0.0:
+        return gain
+    raise InvalidSpec("param", got=negative_slope, expected="a finite number of size less than 1.3e154")

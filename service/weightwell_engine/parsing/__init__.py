@@ -1,0 +1,42 @@
+"""Parsing: what JSON, or fields in text, may say, and the spec that it means. Pydantic is used here.
+
+fields      the values of a name, a shape, a seed or a slice
+models      the fields of a tensor, a rule and a manifest; one model for every scheme
+rules       which tensors a rule matches
+manifest    from models to specs
+reading     from documents to specs
+"""
+
+from weightwell_engine.parsing.fields import (
+    DEFAULT_DTYPE,
+    DEFAULT_NAME,
+    DEFAULT_SEED,
+    MAX_DIMENSIONS,
+    MAX_NAME,
+    MAX_SEED,
+    MAX_SIZE,
+)
+from weightwell_engine.parsing.models import ENTRIES, RULES, SINGLES, Alias, Entry, Manifest, Model, schema_of, validate
+from weightwell_engine.parsing.reading import read_document, read_fields, read_text_fields
+
+__all__ = [
+    "DEFAULT_DTYPE",
+    "DEFAULT_NAME",
+    "DEFAULT_SEED",
+    "ENTRIES",
+    "MAX_DIMENSIONS",
+    "MAX_NAME",
+    "MAX_SEED",
+    "MAX_SIZE",
+    "RULES",
+    "SINGLES",
+    "Alias",
+    "Entry",
+    "Manifest",
+    "Model",
+    "read_document",
+    "read_fields",
+    "read_text_fields",
+    "schema_of",
+    "validate",
+]

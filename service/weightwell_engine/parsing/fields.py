@@ -1,0 +1,132 @@
+"""Fields: what a name, a shape, a seed or a slice can be, in a query string and in JSON, and how OpenAPI says it."""
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import PlainValidator, WithJsonSchema
+
+from weightwell_engine.dtypes import DTYPES
+from weightwell_engine.spec import GENERATORS
+
+DEFAULT_NAME = "weight"
+DEFAULT_DTYPE = "float32"
+DEFAULT_SEED = 0
+MAX_NAME = 1024
+MAX_SEED = 2**64 - 1
+MAX_DIMENSIONS = 64
+MAX_SIZE = 2**63 - 1
+
+_DIGITS = re.compile(r"\d{1,20}", re.ASCII)
+# Possessive, so that no length of blanks makes it try again.
+_BOUNDS = re.compile(r"\s*+(\d{0,20})\s*+:\s*+(\d{0,20})\s*+", re.ASCII)
+
+
+def _size(value: object) -> int:
+    """Read one non-negative integer of at most 63 bits."""
+    if isinstance(value, str) and _DIGITS.fullmatch(value.strip()):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_SIZE:
+        raise ValueError("non-negative integers below 2^63, as [512, 784], or 512,784 in a query")
+    return value
+
+
+def _shape(value: object) -> tuple[int, ...]:
+    """Read ``"512,784"`` or ``[512, 784]``; empty is the shape of a scalar."""
+    parts = [] if value == "" else value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list) or len(parts) > MAX_DIMENSIONS:
+        raise ValueError(f"a list of at most {MAX_DIMENSIONS} sizes, such as [512, 784], or 512,784 in a query")
+    return tuple([_size(part) for part in parts])
+
+
+def _seed(value: object) -> int:
+    if isinstance(value, str) and _DIGITS.fullmatch(value):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_SEED:
+        raise ValueError("an integer in [0, 2^64 - 1], as a number or a decimal string")
+    return value
+
+
+def _slice(value: object) -> tuple[tuple[int, int | None], ...]:
+    """Read ``"0:128,:"``: for each dimension where to start and where to stop, None for its end."""
+    parts = value.split(",", MAX_DIMENSIONS) if isinstance(value, str) else []
+    matches = [_BOUNDS.fullmatch(part) for part in parts]
+    if not matches or not all(matches):
+        raise ValueError("start:stop for every dimension, such as 0:128,: for the first 128 rows")
+    return tuple((int(m[1] or 0), int(m[2]) if m[2] else None) for m in matches if m)
+
+
+def read_name(value: object) -> str:
+    """Read the name of a tensor; raise ``ValueError`` with what it can be."""
+    if not _is_text(value) or value == "__metadata__":
+        raise ValueError(f"1 to {MAX_NAME} Unicode characters, and not __metadata__, which the file format reserves")
+    return str(value)
+
+
+def _text(value: object) -> str:
+    """Read a pattern, or the name of a type."""
+    if not _is_text(value):
+        raise ValueError(f"1 to {MAX_NAME} Unicode characters")
+    return str(value)
+
+
+def _preset(value: object) -> tuple[str, dict[str, object]]:
+    """Read ``"gpt2"`` or ``{"name": "gpt2", "layers": 12}``: a name and parameters."""
+    fields = {"name": value} if isinstance(value, str) else value if isinstance(value, dict) else {}
+    if isinstance(name := fields.get("name"), str):
+        return name, {key: fields[key] for key in fields if key != "name"}
+    raise ValueError("the name of a preset, or an object with a name and parameters; /presets lists them")
+
+
+def _is_text(value: object) -> bool:
+    """Whether a value is text, not too long, that can be encoded: JSON can smuggle in half of a surrogate pair."""
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME:
+        return False
+    return value.isascii() or value.encode(errors="replace").decode() == value
+
+
+def _field(read: Callable[[object], Any], **schema: Any) -> Any:
+    return (PlainValidator(read), WithJsonSchema(schema))
+
+
+_TEXT = {"type": "string", "minLength": 1, "maxLength": MAX_NAME}
+
+Shape = Annotated[
+    tuple[int, ...],
+    *_field(
+        _shape,
+        type="array",
+        items={"type": "integer", "minimum": 0, "maximum": MAX_SIZE},
+        maxItems=MAX_DIMENSIONS,
+        examples=[[512, 784]],
+    ),
+]
+Seed = Annotated[
+    int,
+    *_field(
+        _seed,
+        anyOf=[{"type": "integer", "minimum": 0, "maximum": MAX_SEED}, {"type": "string", "pattern": r"^[0-9]{1,20}$"}],
+        examples=[42],
+    ),
+]
+Slice = Annotated[
+    tuple[tuple[int, int | None], ...],
+    *_field(_slice, type="string", pattern=r"^\d*:\d*(,\d*:\d*)*$", examples=["0:128,:"]),
+]
+Name = Annotated[str, *_field(read_name, **_TEXT, examples=[DEFAULT_NAME])]
+Glob = Annotated[str, *_field(_text, **_TEXT, examples=["*.bias"])]
+Regex = Annotated[str, *_field(_text, **_TEXT, examples=[r"h\.\d+\.mlp\..*"])]
+PresetChoice = Annotated[
+    tuple[str, dict[str, object]],
+    *_field(
+        _preset,
+        anyOf=[
+            {"type": "string"},
+            {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}},
+        ],
+        examples=["torch", {"name": "gpt2", "layers": 12}],
+    ),
+]
+ModuleName = Annotated[str, *_field(_text, **_TEXT, examples=["Linear"])]
+DTypeName: Any = Literal[tuple(DTYPES)]
+GeneratorName: Any = Literal[GENERATORS]

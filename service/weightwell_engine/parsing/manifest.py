@@ -1,0 +1,244 @@
+"""Manifests: from what is said of many tensors, some of it by rules, to what each of them is."""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import cached_property, partial
+from typing import Any, TypeVar
+
+from weightwell_engine.exceptions import InvalidSpec, InvalidSpecs
+from weightwell_engine.modules import own_fields
+from weightwell_engine.parsing.fields import DEFAULT_DTYPE, DEFAULT_SEED, read_name
+from weightwell_engine.parsing.models import (
+    ENTRIES,
+    RESET_PARAMETERS,
+    RULES,
+    Alias,
+    Entry,
+    Manifest,
+    Single,
+    Tensor,
+    of_scheme,
+    scheme_of,
+    validate,
+)
+from weightwell_engine.parsing.rules import Condition, Matcher
+from weightwell_engine.presets import PRESETS
+from weightwell_engine.spec import METADATA, Parameter, Spec, TensorSpec
+
+# Who sent so much that is wrong need not know how much more there is, which takes time to find.
+_ENOUGH_ERRORS = 1000
+
+K = TypeVar("K")
+V = TypeVar("V")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a tensor is drawn, by its own word or by that of the rule at the path ``rule``.
+
+    The scheme ``reset_parameters`` stands for what the tensor's own module does. ``dtype`` and ``seed`` are None where
+    nothing is said of them.
+    """
+
+    scheme: str
+    parameters: Mapping[str, Parameter]
+    dtype: str | None = None
+    seed: int | None = None
+    rule: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A recipe for the tensors of which a condition holds."""
+
+    condition: Condition
+    recipe: Recipe
+
+
+def read_single(model: Single) -> Spec:
+    """Return the spec of a file of one tensor."""
+    tensor = _tensor(model.name, model, Recipe(*scheme_of(model)), DEFAULT_DTYPE, DEFAULT_SEED)
+    return Spec(model.generator, (tensor,))
+
+
+def read_manifest(fields: Mapping[str, Any]) -> Spec:
+    """Return the spec that a manifest means; raise ``InvalidSpec``, ``InvalidSpecs`` or ``TooLarge`` if none."""
+    manifest = validate(Manifest, fields)
+    errors: list[InvalidSpec] = []
+    own = _each("rules", enumerate(manifest.rules), partial(_rule, "rules"), errors)
+    entries = _each("tensors", manifest.tensors.items(), _entry, errors)
+    _raise_any(errors)
+    preset = _each("preset", enumerate(_preset_rules(manifest.preset)), partial(_rule, "preset"), errors)
+    tensors = {name: entry for name, entry in entries.items() if isinstance(entry, Entry)}
+    aliases = {name: entry.alias for name, entry in entries.items() if isinstance(entry, Alias)}
+    recipes = Recipes([*own.values(), *preset.values()], tensors, aliases)
+
+    def settle(name: str, entry: Entry) -> TensorSpec:
+        return _tensor(name, entry, recipes.of(name, entry), manifest.dtype, manifest.seed)
+
+    settled = _each("tensors", tensors.items(), settle, errors)
+    _each("tensors", aliases.items(), lambda name, target: _check_alias(name, target, tensors, aliases), errors)
+    _raise_any(errors)
+    unused = tuple(place for place in own if place not in recipes.taken)
+    return Spec(manifest.generator, tuple(settled.values()), tuple(sorted(aliases.items())), unused)
+
+
+def _each(
+    prefix: str, items: Iterable[tuple[K, V]], read: Callable[[K, V], R], errors: list[InvalidSpec]
+) -> dict[K, R]:
+    """Read every item, and add whatever is wrong with it to the errors, with its path, until there are enough."""
+    made = {}
+    for key, value in items:
+        try:
+            made[key] = read(key, value)
+        except (InvalidSpec, InvalidSpecs) as error:
+            errors += [each.within(f"{prefix}.{key}") for each in error.errors]
+            if len(errors) >= _ENOUGH_ERRORS:
+                break
+    return made
+
+
+def _raise_any(errors: Sequence[InvalidSpec]) -> None:
+    if errors:
+        raise InvalidSpecs(errors)
+
+
+# What is said --------------------------------------------------------------------------------------------------------
+
+
+def _entry(name: str, fields: object) -> Entry | Alias:
+    try:
+        read_name(name)
+    except ValueError as error:
+        raise InvalidSpec("name", got=name, expected=str(error)) from None
+    if not isinstance(fields, dict):
+        raise InvalidSpec("spec", got=fields, expected="an object with a shape, or an alias")
+    if "alias" in fields:
+        return validate(Alias, fields)
+    return validate(of_scheme(fields, ENTRIES) if "scheme" in fields else Entry, fields)
+
+
+def _rule(prefix: str, place: int, fields: object) -> Rule:
+    if not isinstance(fields, dict):
+        raise InvalidSpec("rule", got=fields, expected="an object with a condition and a scheme")
+    model = validate(of_scheme(fields, RULES), fields)
+    condition = Condition.of(model.match, model.regex, model.module)
+    return Rule(condition, Recipe(*scheme_of(model), model.dtype, model.seed, f"{prefix}.{place}"))
+
+
+def _preset_rules(choice: tuple[str, dict[str, object]] | None) -> Sequence[dict[str, object]]:
+    """Return the rules of a preset, as a manifest could state them."""
+    if choice is None:
+        return ()
+    name, parameters = choice
+    if name not in PRESETS:
+        like = get_close_matches(name.lower(), PRESETS, 1) if len(name) < 40 else []
+        hint = f"; did you mean {like[0]}?" if like else ""
+        detail = f"preset must be one of {', '.join(PRESETS)}, got {name[:80]!r}{hint}"
+        raise InvalidSpec("preset", got=name, expected="the name of a preset; /presets lists them", detail=detail)
+    return PRESETS[name].rules(**parameters)
+
+
+def _check_alias(name: str, target: str, tensors: Mapping[str, object], aliases: Mapping[str, str]) -> None:
+    if name in METADATA:
+        raise InvalidSpec("name", got=name, expected=f"none of {', '.join(METADATA)}, which the file's metadata has")
+    if target not in tensors:
+        what = "an alias as well" if target in aliases else "none"
+        detail = f"alias must name a tensor of the manifest that is drawn, got {target[:80]!r}, which is {what}"
+        raise InvalidSpec("alias", got=target, expected="the name of a tensor that is drawn", detail=detail)
+
+
+# What it means -------------------------------------------------------------------------------------------------------
+
+
+class Recipes:
+    """Finds the recipe of a tensor: its own, that of the first of the rules that holds, or its module's."""
+
+    def __init__(self, rules: Sequence[Rule], tensors: Mapping[str, Entry], aliases: Mapping[str, str]):
+        self._rules = rules
+        self._tensors = tensors
+        self._aliases = aliases
+        self._own: dict[str, Recipe] = {}
+        self.taken: set[int] = set()
+        """The places of the rules that were taken so far."""
+
+    def of(self, name: str, entry: Entry) -> Recipe:
+        """Return the recipe of a tensor; raise ``InvalidSpec`` if there is none."""
+        recipe = self._by_rule(name, entry) if type(entry) is Entry else Recipe(*scheme_of(entry))
+        return self._by_module(name, entry, recipe) if recipe.scheme == RESET_PARAMETERS else recipe
+
+    def _by_rule(self, name: str, entry: Entry) -> Recipe:
+        place = self._matcher.first(name, entry.module)
+        if place is None:
+            leaf = name.rpartition(".")[2][:80]
+            example = json.dumps({"match": f"*.{leaf}" if "." in name else leaf, "scheme": "zeros"})
+            why = "no rule matches" if self._rules else "there are no rules"
+            detail = f"scheme is missing, and {why}: give the tensor a scheme, or add a rule, such as {example}"
+            raise InvalidSpec("scheme", got=None, expected="given, or a rule that matches the tensor", detail=detail)
+        self.taken.add(place)
+        return self._rules[place].recipe
+
+    def _by_module(self, name: str, entry: Entry, recipe: Recipe) -> Recipe:
+        """Return the recipe of a module for one of its own tensors, which may say of a dtype that it must be this."""
+        if entry.module is None:
+            detail = (
+                f'{RESET_PARAMETERS} is what a module does: give the tensor its module, such as "Linear", or a scheme'
+            )
+            raise InvalidSpec("module", got=None, expected="the type of the tensor's module", detail=detail)
+        prefix, _, leaf = name.rpartition(".")
+        own = self._settled(own_fields(entry.module, leaf, self._siblings[prefix]))
+        return replace(recipe, scheme=own.scheme, parameters=own.parameters, dtype=own.dtype or recipe.dtype)
+
+    def _settled(self, fields: Mapping[str, object]) -> Recipe:
+        """Return what a module says of a tensor, the same for the same; layers are alike."""
+        key = repr(fields)
+        if key not in self._own:
+            model = validate(of_scheme(fields, RULES), fields)
+            self._own[key] = Recipe(*scheme_of(model), model.dtype)
+        return self._own[key]
+
+    @cached_property
+    def _matcher(self) -> Matcher:
+        return Matcher([rule.condition for rule in self._rules])
+
+    @cached_property
+    def _siblings(self) -> Mapping[str, Mapping[str, tuple[int, ...]]]:
+        """The whole shapes of the tensors of every module, by the module's name and their own."""
+        shapes = {name: entry.shape for name, entry in self._tensors.items()}
+        shapes |= {alias: shapes[target] for alias, target in self._aliases.items() if target in shapes}
+        found: dict[str, dict[str, tuple[int, ...]]] = defaultdict(dict)
+        for name, shape in shapes.items():
+            prefix, _, leaf = name.rpartition(".")
+            found[prefix][leaf] = shape
+        return found
+
+
+def _tensor(name: str, model: Tensor, recipe: Recipe, dtype: str, seed: int) -> TensorSpec:
+    """Return the spec of a tensor, with the ``dtype`` and ``seed`` of all that do not say otherwise."""
+    return TensorSpec(
+        name=name,
+        shape=model.shape,
+        dtype=model.dtype or recipe.dtype or dtype,
+        seed=model.seed if model.seed is not None else recipe.seed if recipe.seed is not None else seed,
+        scheme=recipe.scheme,
+        parameters=recipe.parameters,
+        slice=_bounds(model.slice, model.shape),
+        rule=recipe.rule,
+    )
+
+
+def _bounds(
+    given: tuple[tuple[int, int | None], ...] | None, shape: tuple[int, ...]
+) -> tuple[tuple[int, int], ...] | None:
+    """Return where a slice starts and stops in every dimension, or None where that is all of the tensor."""
+    if given is None:
+        return None
+    if len(given) > len(shape):
+        raise InvalidSpec("slice", got=len(given), expected=f"at most {len(shape)} dimensions, as the shape has")
+    padded = given + ((0, None),) * (len(shape) - len(given))
+    bounds = tuple((start, size if stop is None else stop) for (start, stop), size in zip(padded, shape, strict=True))
+    return None if bounds == tuple((0, size) for size in shape) else bounds

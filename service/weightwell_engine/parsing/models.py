@@ -1,0 +1,200 @@
+"""Models: what a request may say, in pydantic.
+
+There is a model for every scheme, made from the registry, so that a parameter is accepted by the schemes that have it
+and by no other; a query string and a JSON body are read by the same models, the one leniently, since all that it holds
+is text, the other strictly.
+"""
+
+import reprlib
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
+
+from weightwell_engine.exceptions import InvalidSpec, InvalidSpecs
+from weightwell_engine.parsing.fields import (
+    DEFAULT_DTYPE,
+    DEFAULT_NAME,
+    DEFAULT_SEED,
+    DTypeName,
+    GeneratorName,
+    Glob,
+    ModuleName,
+    Name,
+    PresetChoice,
+    Regex,
+    Seed,
+    Shape,
+    Slice,
+)
+from weightwell_engine.parsing.rules import MAX_RULES
+from weightwell_engine.schemes import ALIASES, SCHEMES, SchemeParameter
+from weightwell_engine.spec import GENERATORS, Parameter
+
+_A_SCHEME = "the name of a scheme; /schemes lists them"
+
+# What stands in the place of a scheme and means the one that the tensor's own module has for it.
+RESET_PARAMETERS = "reset_parameters"
+
+
+class Model(BaseModel):
+    """A strict, immutable model: no unknown fields, no infinities."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+class Tensor(Model):
+    """What every tensor may say, whatever its scheme."""
+
+    shape: Annotated[Shape, Field(description="sizes of the whole tensor, [] for a scalar")]
+    dtype: Annotated[DTypeName | None, Field(description="element type, by torch's name; float32 by default")] = None
+    seed: Annotated[Seed | None, Field(description="seed of the generator; 0 by default")] = None
+    slice: Annotated[Slice | None, Field(description="start:stop in every dimension; fans stay the whole tensor's")] = (
+        None
+    )
+
+
+class Single(Tensor):
+    """A file of one tensor."""
+
+    name: Annotated[Name, Field(description="name of the tensor in the file")] = DEFAULT_NAME
+    generator: Annotated[GeneratorName, Field(description="who draws the numbers")] = GENERATORS[0]
+
+
+class Entry(Tensor):
+    """A tensor of a manifest; without a scheme it takes that of the first rule that matches."""
+
+    module: Annotated[ModuleName | None, Field(description="name of the type of module that it belongs to")] = None
+
+
+class Alias(Model):
+    """A further name for a tensor of the manifest: tied weights, which are stored once."""
+
+    alias: Annotated[Name, Field(description="name of the tensor that this one is tied to")]
+
+
+class Rule(Model):
+    """Which tensors without a scheme of their own are initialized how; at least one condition."""
+
+    match: Annotated[
+        Glob | None, Field(description="a glob for the whole name: * is any text, dots as well, ? a character")
+    ] = None
+    regex: Annotated[Regex | None, Field(description="a regular expression for the whole name, in RE2's syntax")] = None
+    module: Annotated[ModuleName | None, Field(description="name of the type of module that the tensor belongs to")] = (
+        None
+    )
+    dtype: Annotated[DTypeName | None, Field(description="element type, unless the tensor says one")] = None
+    seed: Annotated[Seed | None, Field(description="seed, unless the tensor says one")] = None
+
+
+class Manifest(Model):
+    """A file of many tensors; what is said here holds for all that do not say otherwise."""
+
+    tensors: dict[str, Any]
+    rules: Annotated[
+        list[Any], Field(description="for tensors without a scheme: the first that matches", max_length=MAX_RULES)
+    ] = []
+    preset: Annotated[
+        PresetChoice | None, Field(description="more rules, after the own ones, by name; /presets lists them")
+    ] = None
+    dtype: DTypeName = DEFAULT_DTYPE
+    seed: Seed = DEFAULT_SEED
+    generator: GeneratorName = GENERATORS[0]
+
+
+# A model for every scheme --------------------------------------------------------------------------------------------
+
+M = TypeVar("M", bound=Model)
+
+
+def _with_scheme(base: type[M], names: Iterable[str], doc: str, parameters: Iterable[SchemeParameter] = ()) -> type[M]:
+    """Make the model of one scheme: the base's fields, the scheme under its names, its parameters, and nothing else."""
+    scheme, *aliases = names
+    literal: Any = Literal[(scheme, *aliases)]
+    fields: dict[str, Any] = {"scheme": (Annotated[literal, Field(description="how the tensor is initialized")], ...)}
+    fields |= {
+        each.name: (Annotated[each.annotation, Field(description=each.doc)], each.default) for each in parameters
+    }
+    return create_model(f"{base.__name__}_{scheme}", __base__=base, __doc__=doc, **fields)
+
+
+def _models(base: type[M]) -> dict[str, type[M]]:
+    return {
+        scheme.name: _with_scheme(
+            base, (scheme.name, *scheme.aliases), f"{scheme.summary}\n\n{scheme.formula}", scheme.parameters
+        )
+        for scheme in SCHEMES.values()
+    }
+
+
+_RESET_DOC = "Initialize as the module does that the tensor belongs to, in torch.nn: its reset_parameters."
+
+SINGLES = _models(Single)
+ENTRIES = {**_models(Entry), RESET_PARAMETERS: _with_scheme(Entry, [RESET_PARAMETERS], _RESET_DOC)}
+RULES = {**_models(Rule), RESET_PARAMETERS: _with_scheme(Rule, [RESET_PARAMETERS], _RESET_DOC)}
+
+
+def of_scheme(fields: Mapping[str, object], models: Mapping[str, type[M]]) -> type[M]:
+    """Return the model of the scheme that the fields name; raise ``InvalidSpec`` if there is none."""
+    scheme = fields.get("scheme")
+    found = models.get(ALIASES.get(scheme, scheme)) if isinstance(scheme, str) else None
+    if "scheme" not in fields:
+        raise InvalidSpec("scheme", got=None, expected=_A_SCHEME, detail="scheme is missing; /schemes lists them")
+    if found is None:
+        names = [*ALIASES, *(models.keys() - ALIASES.keys())]
+        like = get_close_matches(scheme.lower(), names, 1) if isinstance(scheme, str) and len(scheme) < 40 else []
+        got = reprlib.repr(scheme)
+        listed = f"scheme must be one of {', '.join(names)}, got {got}"
+        detail = f"there is no scheme {got}; did you mean {like[0]}? /schemes lists them" if like else listed
+        raise InvalidSpec("scheme", got=scheme, expected=_A_SCHEME, detail=detail)
+    return found
+
+
+def scheme_of(model: Model) -> tuple[str, dict[str, Parameter]]:
+    """Return the scheme, by its own name, of a model that has one, and all its parameters."""
+    said: str = model.scheme  # type: ignore[attr-defined]
+    name = ALIASES.get(said, said)
+    parameters = SCHEMES[name].parameters if name in SCHEMES else ()
+    values = {parameter.name: getattr(model, parameter.name) for parameter in parameters}
+    return name, {key: value for key, value in values.items() if value is not None}
+
+
+def schema_of(parameter: SchemeParameter) -> dict[str, Any]:
+    """Return what JSON Schema says of a parameter, with its default where it has one."""
+    default = {} if parameter.default is ... else {"default": parameter.default}
+    return {"description": parameter.doc, **default, **TypeAdapter(parameter.annotation).json_schema()}
+
+
+# Validation ----------------------------------------------------------------------------------------------------------
+
+
+def validate(model: type[M], fields: Mapping[str, Any], *, strings: bool = False) -> M:
+    """Return a model of fields whose values are ``strings`` or JSON's; raise ``InvalidSpec`` or ``InvalidSpecs``."""
+    if isinstance(mode := fields.get("mode"), str):
+        fields = {**fields, "mode": mode.lower()}  # as torch does
+    try:
+        return model.model_validate_strings(fields) if strings else model.model_validate(fields, strict=True)
+    except ValidationError as error:
+        found = [_invalid(details, model) for details in error.errors(include_url=False)]
+        raise found[0] if len(found) == 1 else InvalidSpecs(found) from None
+
+
+# What JSON calls what Python calls otherwise.
+_IN_JSON = {"dict_type": "an object", "list_type": "a list"}
+
+
+def _invalid(error: Any, model: type[BaseModel]) -> InvalidSpec:
+    """Translate one of pydantic's errors into field, got and expected."""
+    field = ".".join(str(part) for part in error["loc"]) or "body"
+    match error["type"]:
+        case "extra_forbidden":
+            known = ", ".join(model.model_fields) + ("; and parameters beside a scheme" if model is Entry else "")
+            detail = f"{field} is not a field here; the fields are {known}"
+            return InvalidSpec(field, got=error["input"], expected=f"one of the fields {known}", detail=detail)
+        case "missing":
+            return InvalidSpec(field, got=None, expected="given", detail=f"{field} is missing")
+        case "value_error":
+            return InvalidSpec(field, got=error["input"], expected=str(error["ctx"]["error"]))
+    expected = _IN_JSON.get(error["type"], error["msg"].removeprefix("Input should be "))
+    return InvalidSpec(field, got=error["input"], expected=expected)

@@ -1,0 +1,247 @@
+"""Plans: a spec with every law, offset and byte count settled, before a number is drawn.
+
+The plan decides everything and generation decides nothing: whatever can be wrong with a request is found here.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from weightwell_engine.dtypes import DTYPES, DType
+from weightwell_engine.exceptions import InvalidSpec, TooLarge
+from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
+from weightwell_engine.regions import Region, Runs
+from weightwell_engine.safetensors import Entry, header, layout
+from weightwell_engine.schemes import SCHEMES
+from weightwell_engine.spec import METADATA, Spec, TensorSpec
+
+# The safetensors library reads no longer header (its MAX_HEADER_SIZE).
+_MAX_HEADER = 100_000_000
+
+# What a plan that is only looked at may hold.
+UNLIMITED = 2**127
+
+# The number of elements and of bytes of a tensor must fit what every reader of the format counts in.
+_MAX_COUNT = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTensor:
+    """One tensor of a file: whose it is, what its elements are, and which of them are wanted.
+
+    ``order`` is its place among the tensors of the spec, and ``offset`` that of its first byte in the file's data.
+    """
+
+    name: str
+    seed: int
+    dtype: DType
+    law: Law
+    region: Region
+    order: int
+    offset: int = 0
+
+    @property
+    def size(self) -> int:
+        """Number of elements in the file."""
+        return self.region.size
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes in the file."""
+        return self.size * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The elements ``start ... stop - 1`` of the wanted region of a tensor."""
+
+    tensor: PlannedTensor
+    start: int
+    stop: int
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes."""
+        return (self.stop - self.start) * self.tensor.dtype.itemsize
+
+    def parts(self, out: memoryview) -> Iterator[tuple[Runs, memoryview]]:
+        """Yield the piece as runs of the whole tensor, each with its part of ``out``, which holds the piece."""
+        filled = 0
+        for runs in self.tensor.region.runs(self.start, self.stop):
+            nbytes = runs.size * self.tensor.dtype.itemsize
+            yield runs, out[filled : filled + nbytes]
+            filled += nbytes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One virtual file: a header, the tensors in the order of the file, and what the bytes depend on.
+
+    ``identity`` says which generator draws, in which version, and whatever else the numbers depend on. It is in the
+    header's metadata with the canonical spec, so the header determines every byte of the file, and its digest is the
+    file's ``etag``, its strong validator, quoted as HTTP wants it.
+    """
+
+    generator: str
+    identity: str
+    header: bytes
+    tensors: tuple[PlannedTensor, ...]
+    etag: str
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Size of the file in bytes."""
+        return len(self.header) + self.data_nbytes
+
+    @cached_property
+    def data_nbytes(self) -> int:
+        """Size of the file's data, which follows the header, in bytes."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    def pieces(self, start: int, stop: int) -> Iterator[Piece]:
+        """Yield what the bytes ``start ... stop - 1`` of the data hold, both at multiples of 8 bytes or at the end."""
+        for tensor in self._between(start, stop):
+            size = tensor.dtype.itemsize
+            first = max(start - tensor.offset, 0) // size
+            last = min(stop - tensor.offset, tensor.nbytes) // size
+            if first < last:
+                yield Piece(tensor, first, last)
+
+    def _between(self, start: int, stop: int) -> Iterator[PlannedTensor]:
+        # Bisected, because a range near the end of a file of many tensors must not cost a walk through all of them.
+        low, high = 0, len(self.tensors)
+        while low < high:
+            middle = (low + high) // 2
+            tensor = self.tensors[middle]
+            low, high = (middle + 1, high) if tensor.offset + tensor.nbytes <= start else (low, middle)
+        for tensor in self.tensors[low:]:
+            if tensor.offset >= stop:
+                return
+            yield tensor
+
+
+class naming:  # noqa: N801 - reads as what it does: with naming(...)
+    """Name the tensor in the field of an ``InvalidSpec`` that is raised about it, if there are several tensors."""
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str, *, several: bool):
+        self._name = name if several else None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, InvalidSpec) and self._name is not None:
+            raise error.within(f"tensors.{self._name}") from None
+
+
+def make_plan(spec: Spec, identity: str, *, portable: bool, max_bytes: int) -> Plan:
+    """Settle a spec into a plan for the generator that calls itself ``identity``, with ``portable`` laws or torch's.
+
+    Raises ``InvalidSpec`` for what no generator could draw, with the tensor's name in the field if there are several,
+    and ``TooLarge`` for a file of more than ``max_bytes``.
+    """
+    several = len(spec.tensors) > 1
+    laws: dict[tuple[object, ...], Law] = {}
+    settled: dict[str, tuple[int, TensorSpec, Law, Region]] = {}
+    for order, tensor in enumerate(spec.tensors):
+        # The layers of a model are alike, and tensors that took the same rule share its parameters.
+        alike = tensor.scheme, tensor.shape, tensor.dtype, tuple(sorted(tensor.parameters.items()))
+        with naming(tensor.name, several=several):
+            if alike not in laws:
+                laws[alike] = _law(tensor, portable)
+            settled[tensor.name] = order, tensor, laws[alike], _region(tensor)
+    placed = layout(Entry(name, DTYPES[t.dtype], region.extent) for name, (_, t, _, region) in settled.items())
+    check_size(sum(entry.nbytes for entry, _ in placed), max_bytes)
+    # transformers and others load only files whose metadata names a format; "pt" is the layout of torch.
+    metadata = dict(zip(METADATA, ("pt", "1", identity, spec.canonical()), strict=True)) | dict(spec.aliases)
+    head = header(placed, metadata)
+    if len(head) > _MAX_HEADER:
+        raise TooLarge(
+            f"the file's header would have {len(head)} bytes, and readers take {_MAX_HEADER}; ask for several files"
+        )
+    return Plan(
+        generator=spec.generator,
+        identity=identity,
+        header=head,
+        tensors=tuple(_planned(*settled[entry.name], offset) for entry, offset in placed),
+        etag=f'"{hashlib.sha256(head).hexdigest()[:32]}"',
+    )
+
+
+def check_size(nbytes: int, max_bytes: int) -> None:
+    """Raise ``TooLarge`` for a file with more bytes of tensors than a deployment serves."""
+    if nbytes > max_bytes:
+        raise TooLarge(
+            f"the file would hold {nbytes} bytes of tensors, and this server serves at most {max_bytes} "
+            "(WEIGHTWELL_MAX_BYTES); ask for a slice, or for fewer tensors at once"
+        )
+
+
+def _planned(order: int, tensor: TensorSpec, law: Law, region: Region, offset: int) -> PlannedTensor:
+    return PlannedTensor(tensor.name, tensor.seed, DTYPES[tensor.dtype], law, region, order, offset)
+
+
+def _law(tensor: TensorSpec, portable: bool) -> Law:
+    dtype = DTYPES[tensor.dtype]
+    _check_count(tensor.shape, dtype)
+    law = SCHEMES[tensor.scheme].law(tensor.shape, tensor.parameters, portable=portable)
+    _check_representable(tensor, law, dtype)
+    return Constant(0.0) if 0 in tensor.shape else law  # nothing is drawn, so no generator has to be able to
+
+
+def _check_count(shape: tuple[int, ...], dtype: DType) -> None:
+    count = dtype.itemsize
+    for size in shape:
+        count *= max(size, 1)
+        if count > _MAX_COUNT:
+            raise InvalidSpec("shape", got=list(shape), expected=f"at most {_MAX_COUNT} bytes in all")
+
+
+def _region(tensor: TensorSpec) -> Region:
+    if tensor.slice is None:
+        return Region.whole(tensor.shape)
+    for dimension, ((start, stop), size) in enumerate(zip(tensor.slice, tensor.shape, strict=True)):
+        if not start <= stop <= size:
+            expected = f"start <= stop <= {size} in dimension {dimension}"
+            raise InvalidSpec("slice", got=f"{start}:{stop}", expected=expected)
+    starts, stops = zip(*tensor.slice, strict=True)
+    return Region(tensor.shape, starts, stops)
+
+
+def _check_representable(tensor: TensorSpec, law: Law, dtype: DType) -> None:
+    """Refuse a law whose numbers do not fit the dtype, by the parameter where it is one and by the dtype where not."""
+    if dtype.is_integer:
+        _check_whole(law, dtype)
+    for field, value in _extremes(law):
+        if abs(value) <= dtype.max:
+            continue
+        if tensor.parameters.get(field) == value:
+            largest = f"{dtype.max:.0f}" if dtype.is_integer else f"{dtype.max:g}"
+            raise InvalidSpec(field, got=value, expected=f"within +-{largest}, the range of {dtype.name}")
+        raise InvalidSpec("dtype", got=dtype.name, expected=f"one that holds {value:g}, which the law comes to")
+
+
+def _check_whole(law: Law, dtype: DType) -> None:
+    """Refuse a law whose numbers are not all whole."""
+    if not isinstance(law, Constant | Lattice):
+        expected = "a floating-point type, as this scheme draws fractions"
+        raise InvalidSpec("dtype", got=dtype.name, expected=expected)
+    if not law.value.is_integer():
+        raise InvalidSpec("dtype", got=dtype.name, expected=f"a type that holds {law.value!r}, which is no integer")
+
+
+def _extremes(law: Law) -> tuple[tuple[str, float], ...]:
+    match law:
+        case Constant(value) | Lattice(value):
+            return (("val", value),)
+        case Uniform(low, high):
+            return (("a", low), ("b", high), ("b", high - low))
+        case Normal(mean, std) | TruncatedNormal(mean, std):
+            return (("mean", mean), ("std", std))
+        case Sparse(std=std):
+            return (("std", std),)
+        case Orthogonal(gain=gain):
+            return (("gain", gain),)

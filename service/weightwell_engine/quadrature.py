@@ -1,0 +1,284 @@
+"""Gains that are measured: what an activation function does to the scale of z ~ N(0, 1), by quadrature.
+
+Practitioners call two numbers the gain of an activation function, and each is named here for what it is:
+
+* ``gain`` = 1 / sqrt(E[f(z)^2]) keeps the second moment, which is what a layer of independent zero-mean weights passes
+  on, whatever the mean of its input (He et al. 2015, arXiv:1502.01852, equation 8).
+* ``std_ratio`` = std(z) / std(f(z)) keeps the standard deviation, which is what a notebook shows, and what a layer of
+  centred weights passes on (Brock et al. 2021, arXiv:2101.08692, the constant gamma).
+
+Neither is what torch recommends: see ``nonlinearities`` and docs/gains.md.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from weightwell_engine.exceptions import InvalidSpec
+
+Array = npt.NDArray[np.float64]
+
+# The last bits depend on the platform's exp and tanh. Twelve digits leave them a hundred ulps of room at every default.
+SIGNIFICANT_DIGITS = 12
+
+_REACH = 12  # beyond it lies 4e-33 of the probability
+_OCTAVES = 12  # 2^-12 is below the scale on which a function can bend: 1e-3, for celu's alpha and softplus's 1/beta
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
+
+_SOFTPLUS_THRESHOLD = 20.0
+_RRELU_SLOPE = (1 / 8 + 1 / 3) / 2  # in evaluation; in training the slope is random
+# selu's fixed point has mean 0 and variance 1: Klambauer et al. 2017, arXiv:1706.02515, equation 14.
+_SELU_ALPHA = 1.6732632423543772
+_SELU_SCALE = 1.0507009873554805
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter of an activation function: torch's name for it, torch's default, and the interval [low, high].
+
+    The intervals hold every value in use, and are as wide as the quadrature is known to be accurate.
+    """
+
+    name: str
+    default: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """An elementwise activation function of ``torch.nn.functional``; parameters other than ``parameter`` are defaults.
+
+    ``function`` takes an array and, where there is a ``parameter``, its value. ``kinks`` takes that value alone, and
+    gives the points other than 0 where the function is not smooth.
+    """
+
+    name: str
+    formula: str
+    function: Callable[..., Array]
+    parameter: Parameter | None = None
+    kinks: Callable[..., tuple[float, ...]] = lambda *_: ()
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationGain:
+    """Moments of f(z) for z ~ N(0, 1), and the two gains that follow from them, to twelve significant digits.
+
+    ``mean`` is E[f(z)] and ``second_moment`` is E[f(z)^2]; ``gain`` is 1 / sqrt(second_moment) and ``std_ratio`` is
+    1 / std(f(z)). ``parameters`` bears torch's name for what it holds, and is empty if the function has no parameter.
+    """
+
+    nonlinearity: str
+    parameters: dict[str, float]
+    gain: float
+    std_ratio: float
+    mean: float
+    second_moment: float
+
+
+def _leaky_relu(z: Array, slope: float) -> Array:
+    return np.maximum(z, 0.0) + slope * np.minimum(z, 0.0)
+
+
+def _elu(z: Array, alpha: float, rate: float = 1.0) -> Array:
+    return np.maximum(z, 0.0) + alpha * np.expm1(rate * np.minimum(z, 0.0))
+
+
+def _sigmoid(z: Array) -> Array:
+    return 1.0 / (1.0 + np.exp(-z))
+
+
+def _hardsigmoid(z: Array) -> Array:
+    return np.clip(z + 3.0, 0.0, 6.0) / 6.0
+
+
+def _softplus(z: Array, beta: float) -> Array:
+    return np.where(beta * z > _SOFTPLUS_THRESHOLD, z, np.logaddexp(0.0, beta * z) / beta)
+
+
+def _gelu(z: Array) -> Array:
+    # numpy has no erf; and erfc keeps the digits that 1 + erf loses in the lower tail.
+    return np.array([0.5 * x * math.erfc(-x * math.sqrt(0.5)) for x in z.tolist()])
+
+
+def _gelu_tanh(z: Array) -> Array:
+    # Hendrycks & Gimpel 2016, arXiv:1606.08415, section 2.
+    return 0.5 * z * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (z + 0.044715 * z**3)))
+
+
+def _factor(name: str, default: float) -> Parameter:
+    """Return a parameter that only multiplies the negative side, of either sign and any reasonable size."""
+    return Parameter(name, default, -1e6, 1e6)
+
+
+_LAMBD = Parameter("lambd", 0.5, 0.0, 8.0)
+
+ACTIVATIONS: dict[str, Activation] = {
+    row.name: row
+    for row in (
+        Activation("linear", "z", lambda z: z, aliases=("identity",)),
+        Activation("relu", "max(z, 0)", lambda z: np.maximum(z, 0.0)),
+        Activation(
+            "leaky_relu",
+            "max(z, 0) + negative_slope * min(z, 0)",
+            _leaky_relu,
+            _factor("negative_slope", 0.01),
+        ),
+        Activation("prelu", "max(z, 0) + weight * min(z, 0)", _leaky_relu, _factor("weight", 0.25)),
+        Activation("rrelu", "max(z, 0) + 11/48 * min(z, 0)", lambda z: _leaky_relu(z, _RRELU_SLOPE)),
+        Activation("relu6", "min(max(z, 0), 6)", lambda z: np.clip(z, 0.0, 6.0), kinks=lambda: (6.0,)),
+        Activation("elu", "max(z, 0) + alpha * (exp(min(z, 0)) - 1)", _elu, _factor("alpha", 1.0)),
+        Activation(
+            "celu",
+            "max(z, 0) + alpha * (exp(min(z, 0) / alpha) - 1)",
+            lambda z, alpha: _elu(z, alpha, 1.0 / alpha),
+            Parameter("alpha", 1.0, 1e-3, 1e3),
+        ),
+        Activation(
+            "selu",
+            f"{_SELU_SCALE} * (max(z, 0) + {_SELU_ALPHA} * (exp(min(z, 0)) - 1))",
+            lambda z: _SELU_SCALE * _elu(z, _SELU_ALPHA),
+        ),
+        Activation("gelu", "z * Phi(z)", _gelu),
+        Activation("gelu_tanh", "z / 2 * (1 + tanh(sqrt(2 / pi) * (z + 0.044715 * z**3)))", _gelu_tanh),
+        Activation("silu", "z / (1 + exp(-z))", lambda z: z * _sigmoid(z), aliases=("swish",)),
+        Activation("mish", "z * tanh(log(1 + exp(z)))", lambda z: z * np.tanh(np.logaddexp(0.0, z))),
+        Activation(
+            "softplus",
+            "log(1 + exp(beta * z)) / beta if beta * z <= 20 else z",
+            _softplus,
+            Parameter("beta", 1.0, 1e-2, 1e3),
+            kinks=lambda beta: (_SOFTPLUS_THRESHOLD / beta,),
+        ),
+        Activation("softsign", "z / (1 + abs(z))", lambda z: z / (1.0 + np.abs(z))),
+        Activation("tanh", "tanh(z)", np.tanh),
+        Activation("sigmoid", "1 / (1 + exp(-z))", _sigmoid),
+        Activation("logsigmoid", "-log(1 + exp(-z))", lambda z: -np.logaddexp(0.0, -z)),
+        Activation("hardtanh", "min(max(z, -1), 1)", lambda z: np.clip(z, -1.0, 1.0), kinks=lambda: (-1.0, 1.0)),
+        Activation("hardsigmoid", "min(max(z + 3, 0), 6) / 6", _hardsigmoid, kinks=lambda: (-3.0, 3.0)),
+        Activation(
+            "hardswish",
+            "z * min(max(z + 3, 0), 6) / 6",
+            lambda z: z * _hardsigmoid(z),
+            kinks=lambda: (-3.0, 3.0),
+        ),
+        Activation("tanhshrink", "z - tanh(z)", lambda z: z - np.tanh(z)),
+        Activation(
+            "softshrink",
+            "z - min(max(z, -lambd), lambd)",
+            lambda z, lambd: z - np.clip(z, -lambd, lambd),
+            _LAMBD,
+            kinks=lambda lambd: (-lambd, lambd),
+        ),
+        Activation(
+            "hardshrink",
+            "z if abs(z) > lambd else 0",
+            lambda z, lambd: np.where(np.abs(z) > lambd, z, 0.0),
+            _LAMBD,
+            kinks=lambda lambd: (-lambd, lambd),
+        ),
+    )
+}
+
+_BY_NAME = {name: row for row in ACTIVATIONS.values() for name in (row.name, *row.aliases)}
+
+
+def activation(name: str) -> Activation:
+    """Return the row of the table that ``name`` or an alias names, case-sensitively; raise ``InvalidSpec`` if none."""
+    try:
+        return _BY_NAME[name]
+    except KeyError:
+        raise InvalidSpec("nonlinearity", got=name, expected=f"one of {', '.join(_BY_NAME)}") from None
+
+
+def activation_gain(nonlinearity: str, /, **parameters: float | None) -> ActivationGain:
+    """Measure the gains of an activation function.
+
+    Its parameter, if it has one, goes by torch's name for it or by ``param``; ``None`` stands for torch's default.
+    Raises ``InvalidSpec`` for an unknown activation, for a parameter that it does not have, and for a value that is not
+    a number in the parameter's interval.
+    """
+    row = activation(nonlinearity)
+    settled = _settled(row, {name: value for name, value in parameters.items() if value is not None})
+    mean, second_moment, variance = _moments(row, *settled.values())
+    gain, std_ratio = 1.0 / math.sqrt(second_moment), 1.0 / math.sqrt(variance)
+    return ActivationGain(
+        row.name,
+        settled,
+        gain=_rounded(gain, gain),
+        std_ratio=_rounded(std_ratio, std_ratio),
+        mean=_rounded(mean, math.sqrt(second_moment)),
+        second_moment=_rounded(second_moment, second_moment),
+    )
+
+
+def activation_gains() -> dict[str, ActivationGain]:
+    """Measure every activation function at torch's defaults."""
+    return {name: activation_gain(name) for name in ACTIVATIONS}
+
+
+def _settled(row: Activation, given: dict[str, float]) -> dict[str, float]:
+    """Return the parameter of ``row`` under torch's name: what was given, or the default."""
+    for field, value in given.items():
+        _check(row, field, value)
+    if len(given) > 1:
+        raise InvalidSpec("param", got=given["param"], expected="absent where the parameter is given by its name")
+    if row.parameter is None:
+        return {}
+    return {row.parameter.name: float(next(iter(given.values()), row.parameter.default))}
+
+
+def _check(row: Activation, field: str, value: float) -> None:
+    """Raise ``InvalidSpec`` unless ``field`` names the parameter of ``row`` and ``value`` is a number it may have."""
+    parameter = row.parameter
+    if parameter is None:
+        raise InvalidSpec(field, got=value, expected=f"absent, since {row.name} takes no parameter")
+    if field not in (parameter.name, "param"):
+        raise InvalidSpec(field, got=value, expected=f"absent, since {row.name} takes {parameter.name}")
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (number and parameter.low <= value <= parameter.high):
+        raise InvalidSpec(field, got=value, expected=f"a number in [{parameter.low:g}, {parameter.high:g}]")
+
+
+@lru_cache(maxsize=1024)
+def _moments(row: Activation, *values: float) -> tuple[float, float, float]:
+    """Return E[f(z)], E[f(z)^2] and Var[f(z)], where f is the function of ``row`` at the ``values`` of its parameters.
+
+    The variance is a second pass, for E[f^2] - E[f]^2 would lose the digits that the two have in common.
+    """
+    nodes, weights = _rule(row.kinks(*values))
+    f = row.function(nodes, *values)
+
+    def expectation(samples: Array) -> float:
+        """Sum exactly, so that symmetry gives exact zeros and the order of the nodes does not matter."""
+        return math.fsum((weights * samples).tolist())
+
+    mean = expectation(f)
+    return mean, expectation(f**2), expectation((f - mean) ** 2)
+
+
+def _rule(kinks: tuple[float, ...]) -> tuple[Array, Array]:
+    """Return nodes and weights, the normal density included, such that sum(weights * f(nodes)) = E[f(z)].
+
+    Gauss-Hermite would converge slowly on most of the table, which is not smooth. Gauss-Legendre on panels that end
+    at every kink meets analytic functions only. The panels shrink geometrically towards 0, where a parameter can make
+    a function bend on any scale down to 1e-3.
+    """
+    scales = [0.0, *(2.0**-octave for octave in range(_OCTAVES, 0, -1)), *range(1, _REACH + 1)]
+    within = [kink for kink in kinks if abs(kink) < _REACH]
+    edges = np.unique([*scales, *(-scale for scale in scales), *within])
+    centres, halves = (edges[1:] + edges[:-1]) / 2.0, (edges[1:] - edges[:-1]) / 2.0
+    nodes = np.ravel(centres[:, None] + halves[:, None] * _NODES)
+    density = np.exp(-(nodes**2) / 2.0) / math.sqrt(2.0 * math.pi)
+    return nodes, np.ravel(halves[:, None] * _WEIGHTS) * density
+
+
+def _rounded(value: float, scale: float) -> float:
+    """Round to the decimal place at which ``scale`` > 0 has its last significant digit; never to -0.0."""
+    return round(value, SIGNIFICANT_DIGITS - 1 - Decimal(scale).adjusted()) + 0.0

@@ -1,0 +1,50 @@
+"""The header of a safetensors file, written so that the same tensors always give the same bytes.
+
+The safetensors library writes ``__metadata__`` in the order of a hash map, which differs from run to run
+(https://github.com/huggingface/safetensors/issues/584), so files that must be equal need a writer of their own. Without
+metadata the bytes are the library's. Format: https://github.com/huggingface/safetensors#format
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+
+from weightwell_engine.dtypes import DTYPES, DType
+
+_RANK = {name: rank for rank, name in enumerate(DTYPES)}
+_ALIGNMENT = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor of a file."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the tensor's data in bytes."""
+        return prod(self.shape) * self.dtype.itemsize
+
+
+def layout(entries: Iterable[Entry]) -> list[tuple[Entry, int]]:
+    """Return the entries in the library's order, wider dtypes first and then by name, each with its data offset."""
+    offset, placed = 0, []
+    for entry in sorted(entries, key=lambda entry: (_RANK[entry.dtype.name], entry.name.encode())):
+        placed.append((entry, offset))
+        offset += entry.nbytes
+    return placed
+
+
+def header(placed: Iterable[tuple[Entry, int]], metadata: Mapping[str, str]) -> bytes:
+    """Return everything that precedes the data: the header's length in 8 bytes, and its JSON padded to 8 bytes."""
+    fields: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    for entry, offset in placed:
+        offsets = [offset, offset + entry.nbytes]
+        fields[entry.name] = {"dtype": entry.dtype.code, "shape": list(entry.shape), "data_offsets": offsets}
+    text = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text

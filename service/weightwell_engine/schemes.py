@@ -1,0 +1,448 @@
+"""The scheme registry: every way to initialize a tensor, as a pure function from its geometry to a law.
+
+A scheme is a function. Its first argument, if it has one, is what it must know of the tensor: ``shape`` or ``fans``.
+Its keyword arguments are its parameters, under torch's names and with torch's defaults where torch has them; their
+annotations carry the intervals that are allowed and what they mean. Registered once, a scheme is in the HTTP models,
+the OpenAPI document, the catalogue and the parametrized tests.
+
+Laws must be the same everywhere, so everything here is ``+ - * /`` and ``sqrt``, and in torch's order of operations, so
+that torch draws the same numbers from the same law.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import ceil, isfinite, prod, sqrt
+from typing import Annotated, Any, Literal, get_args
+
+from annotated_types import Ge, Gt, Interval
+
+from weightwell_engine.exceptions import InvalidSpec
+from weightwell_engine.fans import Fans
+from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
+from weightwell_engine.nonlinearities import calculate_gain, nonlinearity
+from weightwell_engine.spec import Parameter
+
+Shape = tuple[int, ...]
+Unit = Literal["element", "column", "matrix"]
+
+GLOROT = "Glorot & Bengio 2010, Understanding the difficulty of training deep feedforward neural networks"
+HE = "He et al. 2015, Delving Deep into Rectifiers, arXiv:1502.01852"
+SAXE = "Saxe et al. 2013, Exact solutions to the nonlinear dynamics of learning, arXiv:1312.6120"
+MARTENS = "Martens 2010, Deep learning via Hessian-free optimization"
+LECUN = "LeCun et al. 1998, Efficient BackProp"
+XIAO = "Xiao et al. 2018, Dynamical Isometry and a Mean Field Theory of CNNs, arXiv:1806.05393"
+STEWART = "Stewart 1980, The efficient generation of random orthogonal matrices"
+
+_PORTABLE = "portable"
+
+# Standard deviation of N(0, 1) conditioned on [-2, 2]: sqrt(1 - 4 phi(2) / (2 Phi(2) - 1)).
+TRUNCATED_AT_2_STD = 0.87962566103423978
+
+
+@dataclass(frozen=True, slots=True)
+class Doc:
+    """What a parameter means, in a few words, carried in its annotation."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SchemeParameter:
+    """One parameter: its annotation with intervals, its meaning, and its default (``...`` where there is none)."""
+
+    name: str
+    annotation: Any
+    doc: str
+    default: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """One row of the registry.
+
+    ``ndim`` is the closed interval of dimensions that the scheme is defined for, and ``refusal`` is what torch says of
+    others. ``needs`` is "shape", "fans" or None: the one thing that the law depends on beside the parameters.
+    ``unit`` is what has to be drawn to have one element: a slice or a byte range costs the units that it touches.
+    ``has_gain`` says that it goes through ``calculate_gain``, whose last bit is not the same on every platform.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    summary: str
+    formula: str
+    references: tuple[str, ...]
+    ndim: tuple[int, int | None]
+    refusal: str | None
+    unit: Unit
+    needs: str | None
+    parameters: tuple[SchemeParameter, ...]
+    function: Callable[..., Law]
+    has_gain: bool
+
+    def law(self, shape: Shape, parameters: Mapping[str, Parameter], *, portable: bool) -> Law:
+        """Return the law of a tensor; raise ``InvalidSpec`` where the scheme is not defined for it.
+
+        A tensor without elements has no values to be wrong: its law is a constant, whatever its fans. A ``portable``
+        law is the same on every machine; one that is not is torch's on this machine, to the last bit.
+        """
+        self._check_ndim(shape)
+        if prod(shape) == 0 and self.needs == "fans":
+            return Constant(0.0)
+        own = {
+            parameter.name: parameters[parameter.name] for parameter in self.parameters if parameter.name in parameters
+        }
+        if self.needs == "fans":
+            options: dict[str, Any] = {key: own.pop(key) for key in FAN_OPTIONS if key in own}
+            if self.has_gain:
+                own["portable"] = portable
+            return self.function(Fans.of(shape, **options), **own)
+        return self.function(shape, **own) if self.needs == "shape" else self.function(**own)
+
+    def _check_ndim(self, shape: Shape) -> None:
+        low, high = self.ndim
+        if low <= len(shape) <= (high or len(shape)):
+            return
+        expected = (
+            f"{low} dimensions"
+            if low == high
+            else f"{low} to {high} dimensions"
+            if high
+            else f"{low} or more dimensions"
+        )
+        raise InvalidSpec("shape", got=list(shape), expected=expected, detail=self.refusal)
+
+
+SCHEMES: dict[str, Scheme] = {}
+ALIASES: dict[str, str] = {}
+
+
+def scheme(
+    *aliases: str,
+    formula: str,
+    references: tuple[str, ...] = (),
+    ndim: tuple[int, int | None] = (0, None),
+    refusal: str | None = None,
+    unit: Unit = "element",
+) -> Callable[[Callable[..., Law]], Callable[..., Law]]:
+    """Register the decorated function as a scheme under its own name and the given aliases."""
+
+    def register(function: Callable[..., Law]) -> Callable[..., Law]:
+        arguments = inspect.signature(function).parameters.values()
+        needs = next((a.name for a in arguments if a.kind is a.POSITIONAL_OR_KEYWORD), None)
+        parameters = tuple(_parameter(a) for a in arguments if a.kind is a.KEYWORD_ONLY and a.name != _PORTABLE)
+        name = function.__name__
+        SCHEMES[name] = Scheme(
+            name=name,
+            aliases=aliases,
+            summary=inspect.getdoc(function) or "",
+            formula=formula,
+            references=references,
+            ndim=ndim,
+            refusal=refusal,
+            unit=unit,
+            needs=needs,
+            parameters=parameters + (tuple(FAN_OPTIONS.values()) if needs == "fans" else ()),
+            function=function,
+            has_gain=_PORTABLE in inspect.signature(function).parameters,
+        )
+        ALIASES.update(dict.fromkeys((name, *aliases), name))
+        return function
+
+    return register
+
+
+def _parameter(argument: inspect.Parameter) -> SchemeParameter:
+    doc = next(extra.text for extra in get_args(argument.annotation) if isinstance(extra, Doc))
+    default = ... if argument.default is argument.empty else argument.default
+    return SchemeParameter(argument.name, argument.annotation, doc, default)
+
+
+# What every scheme with fans takes beside its own parameters; Fans.of gives them their meaning.
+FAN_OPTIONS = {
+    option.name: option
+    for option in (
+        SchemeParameter(
+            "fan_in",
+            Annotated[int | None, Interval(ge=1, le=2**63 - 1)],
+            "replaces the fan-in that the shape says",
+            None,
+        ),
+        SchemeParameter(
+            "fan_out",
+            Annotated[int | None, Interval(ge=1, le=2**63 - 1)],
+            "replaces the fan-out that the shape says",
+            None,
+        ),
+        SchemeParameter("groups", Annotated[int, Ge(1)], "groups of a grouped convolution", 1),
+        SchemeParameter(
+            "transposed", bool, "whether the weight is a transposed convolution's, [in, out, *kernel]", False
+        ),
+    )
+}
+
+Gain = Annotated[float, Ge(0), Doc("factor on the standard deviation; see /gain")]
+Factor = Annotated[float, Doc("factor on the matrix")]
+Mean = Annotated[float, Doc("mean")]
+Std = Annotated[float, Ge(0), Doc("standard deviation")]
+Slope = Annotated[float, Doc("negative slope of the rectifier after this layer, only used with leaky_relu")]
+FanMode = Annotated[Literal["fan_in", "fan_out"], Doc("which fan's variance is kept")]
+AnyMode = Annotated[
+    Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"], Doc("which fan, or mean of the two, to scale by")
+]
+Nonlinearity = Annotated[str, Doc("nonlinearity after this layer, as torch.nn.init.calculate_gain names it")]
+
+
+# Constants -----------------------------------------------------------------------------------------------------------
+
+
+@scheme(formula="val")
+def constant(*, val: Annotated[float, Doc("the value")]) -> Law:
+    """Fill with one value."""
+    return Constant(val)
+
+
+@scheme(formula="1")
+def ones() -> Law:
+    """Fill with ones."""
+    return Constant(1.0)
+
+
+@scheme(formula="0")
+def zeros() -> Law:
+    """Fill with zeros."""
+    return Constant(0.0)
+
+
+# Functions of the index ----------------------------------------------------------------------------------------------
+
+
+@scheme(formula="1 where row = column, else 0", ndim=(2, 2), refusal="Only tensors with 2 dimensions are supported")
+def eye(shape: Shape) -> Law:
+    """Fill a matrix with the identity, keeping as many inputs as there are outputs."""
+    rows, cols = shape
+    return Lattice(1.0, 0, (rows * cols, cols + 1), (1, min(rows, cols)))
+
+
+@scheme(formula="gain where the last two indices are equal, else 0", ndim=(2, None))
+def identity(shape: Shape, *, gain: Factor = 1.0) -> Law:
+    """Fill with a stack of scaled identity matrices in the last two dimensions, one for each leading index."""
+    *stack, rows, cols = shape
+    return Lattice(gain, 0, (rows * cols, cols + 1), (prod(stack), min(rows, cols)))
+
+
+@scheme(
+    formula="1 at the centre of the kernel from input channel i to output channel i of each group, else 0",
+    ndim=(3, 5),
+    refusal="Only tensors with 3, 4, or 5 dimensions are supported",
+)
+def dirac(shape: Shape, *, groups: Annotated[int, Ge(1), Doc("groups of the convolution")] = 1) -> Law:
+    """Fill a convolution with the Dirac delta, so that it passes its input on."""
+    if shape[0] % groups:
+        detail = "dim 0 must be divisible by groups"
+        raise InvalidSpec("groups", got=groups, expected=f"a divisor of dim 0, which is {shape[0]}", detail=detail)
+    outputs, taps = shape[0] // groups, prod(shape[2:])
+    strides = (outputs * shape[1] * taps, (shape[1] + 1) * taps)
+    return Lattice(
+        1.0, _centre(tuple(size // 2 for size in shape[2:]), shape[2:]), strides, (groups, min(outputs, shape[1]))
+    )
+
+
+def _centre(index: Shape, kernel: Shape) -> int:
+    """Flat index of a position in a kernel."""
+    flat = 0
+    for position, size in zip(index, kernel, strict=True):
+        flat = flat * size + position
+    return flat
+
+
+# Given laws ----------------------------------------------------------------------------------------------------------
+
+
+@scheme(formula="U(a, b)")
+def uniform(
+    *,
+    a: Annotated[float, Doc("lower bound")] = 0.0,
+    b: Annotated[float, Doc("upper bound")] = 1.0,
+) -> Law:
+    """Draw from a uniform distribution."""
+    if a > b:
+        detail = f"uniform_ expects to return a [from, to) range, but found from={a:g} > to={b:g}"
+        raise InvalidSpec("a", got=a, expected=f"at most b, which is {b!r}", detail=detail)
+    return Uniform(a, b)
+
+
+@scheme(formula="N(mean, std^2)")
+def normal(*, mean: Mean = 0.0, std: Std = 1.0) -> Law:
+    """Draw from a normal distribution."""
+    return Normal(mean, std)
+
+
+@scheme(formula="N(mean, std^2) conditioned on [a, b]")
+def trunc_normal(
+    *,
+    mean: Mean = 0.0,
+    std: Std = 1.0,
+    a: Annotated[float, Doc("lower bound, absolute")] = -2.0,
+    b: Annotated[float, Doc("upper bound, absolute")] = 2.0,
+) -> Law:
+    """Draw from a normal distribution truncated at absolute bounds."""
+    return _truncated("a", mean, std, a, b)
+
+
+@scheme(formula="N(mean, std^2) conditioned on [mean + lower * std, mean + upper * std]")
+def truncated_normal(
+    *,
+    mean: Mean = 0.0,
+    std: Std = 1.0,
+    lower: Annotated[float, Doc("lower bound, in standard deviations from the mean")] = -2.0,
+    upper: Annotated[float, Doc("upper bound, in standard deviations from the mean")] = 2.0,
+) -> Law:
+    """Draw from a normal distribution truncated at bounds in standard deviations, as JAX and Haiku name it."""
+    low, high = mean + lower * std, mean + upper * std
+    for field, given, bound in (("lower", lower, low), ("upper", upper, high)):
+        if not isfinite(bound):
+            raise InvalidSpec(field, got=given, expected=f"such that mean + {field} * std is a finite number")
+    return _truncated("lower", mean, std, low, high)
+
+
+def _truncated(field: str, mean: float, std: float, low: float, high: float) -> Law:
+    if low > high:
+        raise InvalidSpec(field, got=low, expected=f"at most the upper bound, which is {high!r}")
+    if std == 0:
+        return Constant(min(max(mean, low), high))
+    return TruncatedNormal(mean, std, low, high)
+
+
+# Laws scaled by the fans ---------------------------------------------------------------------------------------------
+
+
+@scheme("glorot_uniform", formula="U(-a, a), a = gain * sqrt(6 / (fan_in + fan_out))", references=(GLOROT,))
+def xavier_uniform(fans: Fans, *, gain: Gain = 1.0) -> Law:
+    """Keep the variance of activations and of gradients about equal, with uniform draws."""
+    return _uniform(gain * sqrt(2.0 / (fans.fan_in + fans.fan_out)))
+
+
+@scheme("glorot_normal", formula="N(0, std^2), std = gain * sqrt(2 / (fan_in + fan_out))", references=(GLOROT,))
+def xavier_normal(fans: Fans, *, gain: Gain = 1.0) -> Law:
+    """Keep the variance of activations and of gradients about equal, with normal draws."""
+    return Normal(0.0, gain * sqrt(2.0 / (fans.fan_in + fans.fan_out)))
+
+
+@scheme("he_uniform", formula="U(-bound, bound), bound = gain(nonlinearity, a) * sqrt(3 / fan)", references=(HE,))
+def kaiming_uniform(
+    fans: Fans,
+    *,
+    a: Slope = 0.0,
+    mode: FanMode = "fan_in",
+    nonlinearity: Nonlinearity = "leaky_relu",
+    portable: bool = True,
+) -> Law:
+    """Keep the variance through rectifiers, forward or backward, with uniform draws."""
+    return _uniform(_gain(nonlinearity, a, portable) / sqrt(fans.mode(mode)))
+
+
+@scheme("he_normal", formula="N(0, std^2), std = gain(nonlinearity, a) / sqrt(fan)", references=(HE,))
+def kaiming_normal(
+    fans: Fans,
+    *,
+    a: Slope = 0.0,
+    mode: FanMode = "fan_in",
+    nonlinearity: Nonlinearity = "leaky_relu",
+    portable: bool = True,
+) -> Law:
+    """Keep the variance through rectifiers, forward or backward, with normal draws."""
+    return Normal(0.0, _gain(nonlinearity, a, portable) / sqrt(fans.mode(mode)))
+
+
+@scheme(
+    formula="variance scale / fan: normal, uniform, or normal truncated at 2 standard deviations",
+    references=(HE, GLOROT),
+)
+def variance_scaling(
+    fans: Fans,
+    *,
+    scale: Annotated[float, Gt(0), Doc("factor on the variance")] = 1.0,
+    mode: AnyMode = "fan_in",
+    distribution: Annotated[
+        Literal["truncated_normal", "normal", "uniform"], Doc("shape of the law")
+    ] = "truncated_normal",
+) -> Law:
+    """Draw with variance scale / fan, as Keras and JAX do: the family that most other schemes are members of."""
+    std = sqrt(scale / fans.mode(mode))
+    if distribution == "uniform":
+        return _uniform(std)
+    if distribution == "normal":
+        return Normal(0.0, std)
+    wide = std / TRUNCATED_AT_2_STD
+    return _truncated("scale", 0.0, wide, -2.0 * wide, 2.0 * wide)
+
+
+@scheme(formula="U(-a, a), a = sqrt(3 / fan_in)", references=(LECUN,))
+def lecun_uniform(fans: Fans) -> Law:
+    """Give a weighted sum of standardized inputs unit variance, with uniform draws."""
+    return variance_scaling(fans, distribution="uniform")
+
+
+@scheme(formula="N(0, std^2) truncated at 2 std, of variance 1 / fan_in", references=(LECUN,))
+def lecun_normal(fans: Fans) -> Law:
+    """Give a weighted sum of standardized inputs unit variance, with truncated normal draws."""
+    return variance_scaling(fans)
+
+
+def _gain(name: str, a: float, portable: bool) -> float:
+    """Return the gain of a rectifier; like torch, do not look at the slope of anything but a leaky one."""
+    try:
+        return calculate_gain(name, a if nonlinearity(name).param else None, portable=portable)
+    except InvalidSpec as error:
+        raise InvalidSpec("a", got=a, expected=error.expected) if error.field == "param" else error from None
+
+
+def _uniform(std: float) -> Law:
+    bound = sqrt(3.0) * std
+    return Uniform(-bound, bound)
+
+
+# Laws of a whole matrix ----------------------------------------------------------------------------------------------
+
+
+@scheme(
+    formula="gain * Q, Q uniform (Haar) among matrices with orthonormal rows or columns",
+    references=(SAXE, STEWART),
+    ndim=(2, None),
+    refusal="Only tensors with 2 or more dimensions are supported",
+    unit="matrix",
+)
+def orthogonal(shape: Shape, *, gain: Factor = 1.0) -> Law:
+    """Fill with a random (semi-)orthogonal matrix: the first dimension by all the others, flattened."""
+    return Orthogonal(shape[0], prod(shape[1:]), gain)
+
+
+@scheme(formula="gain * Q at the centre of the kernel, zero elsewhere", references=(XIAO,), ndim=(3, 5), unit="matrix")
+def delta_orthogonal(shape: Shape, *, gain: Factor = 1.0) -> Law:
+    """Fill a convolution so that it is a random orthogonal map of its channels; needs in <= out channels."""
+    rows, cols, *kernel = shape
+    if cols > rows:
+        raise InvalidSpec(
+            "shape", got=list(shape), expected="no more input channels (dim 1) than output channels (dim 0)"
+        )
+    centre = _centre(tuple((size - 1) // 2 for size in kernel), tuple(kernel))
+    return Orthogonal(rows, cols, gain, prod(kernel), centre)
+
+
+@scheme(
+    formula="N(0, std^2), with ceil(sparsity * rows) random elements of every column zero",
+    references=(MARTENS,),
+    ndim=(2, 2),
+    refusal="Only tensors with 2 dimensions are supported",
+    unit="column",
+)
+def sparse(
+    shape: Shape,
+    *,
+    sparsity: Annotated[float, Interval(ge=0, le=1), Doc("fraction of the elements of every column that are zero")],
+    std: Std = 0.01,
+) -> Law:
+    """Fill a matrix with normal draws, some of every column set to zero."""
+    rows, cols = shape
+    return Sparse(rows, cols, ceil(sparsity * rows), std)

@@ -1,0 +1,115 @@
+"""Virtual files: the bytes of a plan, drawn in any order, by any number of threads, into the caller's memory."""
+
+from collections.abc import Iterator
+from threading import Lock
+
+import numpy as np
+
+from weightwell_engine.generators import Drawing, Generator
+from weightwell_engine.plan import Plan
+
+# Every tensor of a file begins at a multiple of its item size, so a multiple of this is on the border of an element of
+# any dtype, and in most files on that of the four elements that philox draws together.
+_ALIGNMENT = 32
+
+# Generators write elements of up to this many bytes, each at a multiple of its size.
+_WORD = 8
+
+# Bytes that are drawn at once and then copied, for a buffer whose elements would be misaligned.
+_COPIED = 1 << 20
+
+
+class VirtualFile:
+    """A safetensors file that is stored nowhere: its header, its length, and a way to have any of its bytes.
+
+    Close it when no more bytes are needed: it keeps the last matrices that were drawn whole.
+    """
+
+    def __init__(self, plan: Plan, generator: Generator):
+        self.plan = plan
+        self.generator = generator
+        self._lock = Lock()
+        self._drawing: Drawing | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the file in bytes."""
+        return self.plan.nbytes
+
+    @property
+    def etag(self) -> str:
+        """Strong entity tag, in quotes: files with the same tag have the same bytes."""
+        return self.plan.etag
+
+    @property
+    def footprint(self) -> int:
+        """Bytes of the device's memory that drawing keeps, besides the buffers: matrices that are drawn whole."""
+        return self.generator.footprint(self.plan)
+
+    def read_into(self, start: int, buffer: memoryview | bytearray) -> int:
+        """Write the bytes from ``start`` on into ``buffer``, a writable buffer of bytes; return how many.
+
+        They are as many as the buffer has room for, or as the file has left. Any number of threads may read at once.
+        Raises ``DrawingStopped`` if the file is closed meanwhile, and ``Busy`` or ``DeviceUnavailable`` for the device.
+        """
+        out = memoryview(buffer).cast("B")
+        out = out[: max(self.nbytes - start, 0)]
+        header = self.plan.header[start : start + len(out)]
+        out[: len(header)] = header
+        self._read_data(start + len(header) - len(self.plan.header), out[len(header) :])
+        return len(out)
+
+    def read(self, start: int, stop: int) -> memoryview:
+        """Return the bytes ``start ... stop - 1`` in memory of their own, ``0 <= start <= stop <= nbytes``."""
+        memory = self.generator.allocate(stop - start)
+        self.read_into(start, memory)
+        return memory
+
+    def close(self) -> None:
+        """Stop what is being drawn, and release what is kept."""
+        with self._lock:
+            if self._drawing is not None:
+                self._drawing.close()
+
+    def _drawn(self) -> Drawing:
+        """Return the drawing, which is opened with the first byte that has to be drawn."""
+        with self._lock:
+            if self._drawing is None:
+                self._drawing = self.generator.open(self.plan)
+            return self._drawing
+
+    def _read_data(self, start: int, out: memoryview) -> None:
+        """Write the bytes from ``start`` of the data on into ``out``: whole elements directly, cut ones by a copy."""
+        stop = start + len(out)
+        begin = min(start + -start % _ALIGNMENT, stop)
+        end = stop if stop == self.plan.data_nbytes else max(stop - stop % _ALIGNMENT, begin)
+        self._read_copied(start, out[: begin - start])
+        if _is_aligned(out[begin - start :]):
+            self._fill(begin, out[begin - start : end - start])
+        else:
+            self._read_copied(begin, out[begin - start : end - start])
+        self._read_copied(end, out[end - start :])
+
+    def _read_copied(self, start: int, out: memoryview) -> None:
+        """Write bytes that may begin and end within elements, or in misaligned memory."""
+        for first, last in _spans(start, start + len(out)):
+            begin = first - first % _ALIGNMENT
+            end = min(last + -last % _ALIGNMENT, self.plan.data_nbytes)
+            drawn = np.empty(end - begin, np.uint8).data
+            self._fill(begin, drawn)
+            out[first - start : last - start] = drawn[first - begin : last - begin]
+
+    def _fill(self, start: int, out: memoryview) -> None:
+        if out:
+            self._drawn().fill(tuple(self.plan.pieces(start, start + len(out))), out)
+
+
+def _spans(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    while start < stop:
+        end = min(start + _COPIED - start % _COPIED, stop)
+        yield start, end
+        start = end
+
+
+def _is_aligned(out: memoryview) -> bool:
+    return len(out) == 0 or np.frombuffer(out, np.uint8).ctypes.data % _WORD == 0

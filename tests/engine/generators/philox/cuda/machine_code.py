@@ -1,0 +1,109 @@
+"""Compile every kernel for a GPU, which need not be there, and print what to know of its code, as JSON.
+
+``python machine_code.py 90`` is for compute capability 9.0. It is a program, and not a test, because Triton cannot
+compile in the process where it interprets.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+
+from weightwell_engine.dtypes import DTYPES
+from weightwell_engine.generators.philox.cuda import kernels, prepare
+from weightwell_engine.generators.philox.cuda.launches import INTEGERS
+from weightwell_engine.generators.philox.cuda.laws import Elements, Words
+from weightwell_engine.generators.philox.cuda.segments import Program, law_row
+from weightwell_engine.laws import Constant, Lattice, Law, Normal, TruncatedNormal, Uniform
+from weightwell_engine.regions import Runs
+
+WHOLE, ODD = Runs(0, 64, 0, 1), Runs(1, 3, 5, 7)
+TINY, REMOTE = Normal(0.0, 1e-38), TruncatedNormal(0.0, 1.0, 3.0, 4.0)
+LAWS: list[tuple[Law, str, Runs]] = [
+    *((Uniform(-1.0, 1.0), name, WHOLE) for name in ("float64", "float32")),
+    *((Normal(0.0, 1.0), name, WHOLE) for name in ("float64", "float32", "bfloat16", "float8_e4m3fn")),
+    *((Normal(0.0, 1.0), name, ODD) for name in ("float32", "float8_e5m2")),
+    (REMOTE, "float16", WHOLE),
+    (TINY, "float16", WHOLE),
+    *((Constant(1.0), name, WHOLE) for name in ("float64", "bfloat16")),
+    (Lattice(1.0, 0, (5, 1), (64, 1)), "float32", WHOLE),
+]
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+
+def programs() -> dict[str, Program]:
+    """Return what the service launches, by a name to tell it by."""
+    found = {}
+    for law, dtype, runs in LAWS:
+        prepared = prepare(law, DTYPES[dtype], 0, "weight", torch.device("cpu"))
+        drawn = [prepared]
+        if (
+            isinstance(prepared, Elements)
+            and (law, runs) == (Normal(0.0, 1.0), WHOLE)
+            and dtype in ("float64", "float32")
+        ):
+            # What sparse and orthogonal matrices are drawn by; to prepare those would be to draw.
+            drawn += [replace(prepared, masked=True), replace(prepared, source=kernels.MATRIX)]
+        for elements in drawn:
+            for segment in elements.segments(runs, 0):
+                found[_name(segment.program)] = segment.program
+    found["words"] = next(Words(law_row()).segments(WHOLE, 0)).program
+    return found
+
+
+def _name(program: Program) -> str:
+    constants = " ".join(f"{name}={value}" for name, value in program.constants)
+    return f"{program.kernel.__name__} LANE={program.lane} {constants}"
+
+
+class Driver:
+    """What Triton asks of a driver before it compiles, for a GPU that is not there."""
+
+    def __init__(self, capability: int):
+        self._target = GPUTarget("cuda", capability, 32)
+
+    def get_current_target(self) -> GPUTarget:
+        """Return what to compile for."""
+        return self._target
+
+    def get_current_device(self) -> int:
+        """Return the number of a device."""
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        """Return the number of a stream of a device."""
+        return device
+
+
+def report(program: Program) -> dict[str, list[str]]:
+    """Compile a program as a launch does; return what must not be in its code, as far as it is, and how it stores."""
+    compiled = [
+        program.kernel.warmup(INTEGERS[program.itemsize], torch.int64, start, count, grid=(1,), **program.arguments)
+        for start, count in ((0, 1), (1, 31), (1 << 20, 16))
+    ]
+    code = compiled[0].asm
+    return {
+        "versions": sorted({kernel.hash for kernel in compiled}),
+        "inexact": sorted(set(re.findall(r"\b(?:fma\.\S+|mad\S*\.f\d+|\S+\.approx\S*|\S+\.ftz\S*)", code["ptx"]))),
+        "fused": sorted(set(re.findall(r"\bFFMA\S*", _assembly(code["cubin"])))),
+        "stores": sorted(set(re.findall(r"\bst\.global\S*", code["ptx"]))),
+    }
+
+
+def _assembly(binary: bytes) -> str:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(binary)
+        return subprocess.run([TOOLS / "nvdisasm", "-c", path], capture_output=True, text=True, check=True).stdout
+
+
+if __name__ == "__main__":
+    triton.runtime.driver.set_active(Driver(int(sys.argv[1])))
+    print(json.dumps({name: report(program) for name, program in programs().items()}))

@@ -1,0 +1,211 @@
+"""The generator on a GPU, drawn by Triton's interpreter: its plans, its chunks, and the whole service around it."""
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing
+from itertools import pairwise, product
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from fastapi import FastAPI
+
+from weightwell_engine.dtypes import FLOATS
+from weightwell_engine.engine import Engine
+from weightwell_engine.exceptions import GeneratorUnsound
+from weightwell_engine.generators.devices import Cpu
+from weightwell_engine.generators.factory import make_generator
+from weightwell_engine.generators.gpu import Gpu
+from weightwell_engine.generators.philox import cuda
+from weightwell_engine.generators.philox.cpu import selfcheck
+from weightwell_engine.generators.philox.cpu.generator import CpuPhiloxGenerator
+from weightwell_engine.generators.philox.cuda import generator as cuda_generator
+from weightwell_engine.generators.philox.cuda.generator import CudaPhiloxGenerator
+from weightwell_engine.parsing import read_document
+from weightwell_engine.plan import Plan, make_plan
+from weightwell_engine.virtual_file import VirtualFile
+from weightwell_service.app import create_app
+from weightwell_service.settings import Settings
+
+Serve = Callable[[FastAPI], AbstractContextManager[str]]
+
+MANIFEST: dict[str, Any] = {
+    "seed": 3,
+    "dtype": "bfloat16",
+    "tensors": {
+        "h.0.weight": {"shape": [37, 41], "scheme": "kaiming_normal"},
+        "h.0.bias": {"shape": [37], "scheme": "zeros"},
+        "norm": {"shape": [5], "scheme": "ones", "dtype": "float32"},
+        "table": {"shape": [50, 64], "scheme": "trunc_normal", "dtype": "float64", "slice": "17:40,3:30"},
+        "mask": {"shape": [30, 20], "scheme": "sparse", "sparsity": 0.3, "dtype": "float16"},
+        "conv": {"shape": [6, 4, 3, 3], "scheme": "dirac", "dtype": "float8_e5m2"},
+        "empty": {"shape": [0, 3], "scheme": "normal"},
+    },
+}
+
+
+def planned(body: dict[str, Any]) -> Plan:
+    spec = read_document(json.dumps(body).encode())
+    return make_plan(spec, CudaPhiloxGenerator.identity, portable=True, max_bytes=2**50)
+
+
+PLAN = planned(MANIFEST)
+
+
+def draw(plan: Plan, file: VirtualFile, start: int, stop: int) -> memoryview:
+    """Return bytes of a file's data."""
+    prefix = len(plan.header)
+    return file.read(prefix + start, prefix + stop)
+
+
+@pytest.fixture
+def generator(gpu: Gpu) -> CudaPhiloxGenerator:
+    return CudaPhiloxGenerator(gpu)
+
+
+@pytest.fixture(scope="module")
+def on_cpu() -> bytes:
+    with closing(VirtualFile(PLAN, CpuPhiloxGenerator(1))) as drawing:
+        return bytes(draw(PLAN, drawing, 0, PLAN.data_nbytes))
+
+
+def test_a_chunk_of_many_tensors_holds_the_bytes_of_the_cpu(generator: CudaPhiloxGenerator, on_cpu: bytes) -> None:
+    with closing(VirtualFile(PLAN, generator)) as drawing:
+        assert bytes(draw(PLAN, drawing, 0, PLAN.data_nbytes)) == on_cpu
+
+
+def test_chunks_that_begin_anywhere_hold_the_bytes_of_the_cpu(generator: CudaPhiloxGenerator, on_cpu: bytes) -> None:
+    cuts = [0, 1, 2049, 5000, 5001, PLAN.data_nbytes - 1, PLAN.data_nbytes]
+    with closing(VirtualFile(PLAN, generator)) as drawing:
+        parts = [bytes(draw(PLAN, drawing, *span)) for span in pairwise(cuts)]
+    assert b"".join(parts) == on_cpu
+
+
+def test_a_chunk_is_one_copy(generator: CudaPhiloxGenerator, driver: Any) -> None:
+    with closing(VirtualFile(PLAN, generator)) as drawing:
+        draw(PLAN, drawing, 0, PLAN.data_nbytes)
+    assert driver.finished == 1
+
+
+def test_what_is_prepared_is_kept_for_the_next_chunk_and_let_go_of_at_the_end(
+    generator: CudaPhiloxGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared, real = [], cuda.prepare
+    monkeypatch.setattr(cuda, "prepare", lambda *law: prepared.append(law[-2]) or real(*law))  # type: ignore[func-returns-value]
+    with closing(VirtualFile(PLAN, generator)) as drawing:
+        for _ in range(2):
+            draw(PLAN, drawing, 0, PLAN.data_nbytes)
+            assert len(prepared) == len(PLAN.tensors) - 1  # one is empty
+    draw(PLAN, drawing, 0, 8)
+    assert len(prepared) == len(PLAN.tensors)
+
+
+# What it says of itself ----------------------------------------------------------------------------------------------
+
+
+def test_it_is_the_generator_of_the_cpu_by_another_way(gpu: Gpu) -> None:
+    ours, theirs = (make_generator("philox", device, threads=2) for device in (gpu, Cpu()))
+    assert (ours.name, ours.identity, ours.portable) == (theirs.name, theirs.identity, theirs.portable)
+
+
+def test_its_footprint_is_what_the_two_largest_matrices_take_of_the_gpu(generator: CudaPhiloxGenerator) -> None:
+    sides = [100, 300, 200]
+    tensors = {f"m{side}": {"shape": [side, side], "scheme": "orthogonal"} for side in sides}
+    plan = planned({"tensors": {**tensors, "w": {"shape": [10**6], "scheme": "normal"}}})
+    taken = {tensor.name: cuda.nbytes(tensor.law, tensor.dtype) for tensor in plan.tensors}
+    assert taken["w"] == 0
+    assert generator.footprint(plan) == taken["m300"] + taken["m200"] > 4 * (300**2 + 200**2)
+
+
+def test_warming_up_draws_every_law_of_elements_in_every_dtype(
+    generator: CudaPhiloxGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[str, str]] = []
+    monkeypatch.setattr(selfcheck, "KNOWN_ANSWERS", ())
+    monkeypatch.setattr(cuda, "prepare", lambda law, dtype, *_: drawn.append((type(law).__name__, dtype.name)))
+    monkeypatch.setattr(cuda, "fill", lambda *_: None)
+    generator.warm_up()
+    assert set(drawn) == set(product(["Uniform", "Normal", "TruncatedNormal"], FLOATS))
+
+
+def test_a_gpu_with_wrong_answers_refuses_to_work(
+    generator: CudaPhiloxGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    law, dtype, runs, expected = selfcheck.KNOWN_ANSWERS[0]
+    monkeypatch.setattr(selfcheck, "KNOWN_ANSWERS", [(law, dtype, runs, expected[::-1])])
+    with pytest.raises(GeneratorUnsound, match=r"drew float32 elements of Uniform.* Nothing will be drawn with it"):
+        generator.warm_up()
+
+
+# The service around it -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def client(gpu: Gpu, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
+    """A client of a service on a GPU that is the interpreter: it is slow, so chunks are small and the warm-up short."""
+    monkeypatch.setattr(gpu, "chunk", 4096)
+    monkeypatch.setattr(cuda_generator, "COMMON", ())
+    monkeypatch.setattr(selfcheck, "KNOWN_ANSWERS", selfcheck.KNOWN_ANSWERS[:1])
+    app = create_app(Settings(threads=2))
+    app.state.service.engine = Engine(gpu, threads=2)
+    with serve(app) as url, httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
+        assert client.get("/health/ready").status_code == 200
+        yield client
+
+
+def test_the_service_warms_up_and_sends_the_bytes_of_the_cpu(client: httpx.Client, on_cpu: bytes) -> None:
+    got = client.post("/init", json=MANIFEST)
+    assert got.status_code == 200
+    assert got.content == PLAN.header + on_cpu
+    assert got.headers["etag"] == PLAN.etag
+
+
+def test_a_matrix_is_that_of_the_cpu(client: httpx.Client, http: httpx.Client) -> None:
+    query = {"shape": "20,30", "scheme": "orthogonal", "dtype": "bfloat16"}
+    assert client.get("/init", params=query).content == http.get("/init", params=query).content
+
+
+def test_requests_at_once_are_answered_as_each_alone(client: httpx.Client, on_cpu: bytes) -> None:
+    with ThreadPoolExecutor(3) as readers:
+        answers = list(readers.map(lambda _: client.post("/init", json=MANIFEST), range(3)))
+    assert [answer.content for answer in answers] == [PLAN.header + on_cpu] * 3
+
+
+QUERY = {"shape": "60,60", "scheme": "uniform"}
+
+
+@pytest.mark.parametrize("generator", ["philox", "torch"])
+def test_without_memory_a_request_is_refused_and_the_next_is_served(
+    client: httpx.Client, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, generator: str
+) -> None:
+    def fail(_: int) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gpu, "_pinned", fail)
+        refused = client.get("/init", params={**QUERY, "generator": generator})
+    assert refused.status_code == 503
+    assert refused.json()["type"] == "urn:weightwell:problem:busy"
+    assert int(refused.headers["retry-after"]) > 0
+    assert client.get("/health/ready").status_code == 200
+    assert client.get("/init", params={**QUERY, "generator": generator}).status_code == 200
+
+
+@pytest.mark.parametrize("generator", ["philox", "torch"])
+def test_a_lost_device_is_said_and_readiness_fails(client: httpx.Client, driver: Any, generator: str) -> None:
+    ready = client.get("/health/ready")
+    assert ready.status_code == 200
+    assert ready.json()["device"] == "cpu (a card, compute capability 9.0)"
+    driver.lost = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+    unready = client.get("/health/ready")
+    assert unready.status_code == 503
+    assert unready.json()["device"] == ready.json()["device"]
+    assert unready.json()["reason"].endswith("CUDA error: an illegal memory access was encountered")
+    refused = client.get("/init", params={**QUERY, "generator": generator})
+    assert refused.status_code == 503
+    assert refused.json()["type"] == "urn:weightwell:problem:device-unavailable"
+    assert "illegal memory access" in refused.json()["detail"]
+    assert client.get("/health/live").status_code == 200
+    assert client.head("/init", params=QUERY).status_code == 200

@@ -1,0 +1,65 @@
+"""The golden files hold for ever: when a test fails, the code is wrong. No file is ever made again to pass it."""
+
+import json
+from dataclasses import fields
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from weightwell_engine.dtypes import DTYPES, FLOATS
+from weightwell_engine.generators.philox.cpu.checked import prepare
+from weightwell_engine.generators.philox.specification.keys import VERSION
+from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
+from weightwell_engine.regions import Runs
+
+GOLDEN = Path(__file__).parents[3] / "golden"
+FILES = {
+    "philox-v1.json": "97032225c5ff29d221b16753c59f4097dc1075f56367f4e98ec871a63b00d737",
+    "philox-v1-orthogonal.json": "c0e19f341218b73ceaf5c7ce3ce2d907b9a688d0acaa17784965a4f156c6a7d9",
+}
+KINDS: dict[str, type[Any]] = {
+    "constant": Constant,
+    "uniform": Uniform,
+    "normal": Normal,
+    "truncated_normal": TruncatedNormal,
+    "lattice": Lattice,
+    "sparse": Sparse,
+    "orthogonal": Orthogonal,
+}
+CASES: list[dict[str, Any]] = [case for file in FILES for case in json.loads((GOLDEN / file).read_text("utf-8"))]
+
+
+def _law(kind: str, **parameters: Any) -> Law:
+    law: Law = KINDS[kind](**{name: tuple(v) if isinstance(v, list) else v for name, v in parameters.items()})
+    return law
+
+
+def _digest(case: dict[str, Any]) -> str:
+    runs, dtype = Runs(**{name: int(value) for name, value in case["runs"].items()}), DTYPES[case["dtype"]]
+    out = bytearray(runs.size * dtype.itemsize)
+    prepare(_law(**case["law"]), dtype, int(case["seed"]), case["name"]).fill(runs, memoryview(out))
+    assert bytes(out[:8]).hex() == case["begins"]
+    return sha256(out).hexdigest()
+
+
+def test_the_golden_files_are_of_this_version() -> None:
+    assert VERSION == "philox4x32-10/1"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_golden_file_itself_is_what_it_was(file: str) -> None:
+    assert sha256((GOLDEN / file).read_bytes()).hexdigest() == FILES[file]
+
+
+def test_the_golden_files_cover_every_law_and_dtype() -> None:
+    assert {(case["law"]["kind"], case["dtype"]) for case in CASES} == {(k, d) for k in KINDS for d in FLOATS}
+    for case in CASES:
+        assert {field.name for field in fields(KINDS[case["law"]["kind"]])} == set(case["law"]) - {"kind"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_digest_is_golden(kind: str) -> None:
+    wrong = [case for case in CASES if case["law"]["kind"] == kind and _digest(case) != case["sha256"]]
+    assert not wrong

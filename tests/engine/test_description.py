@@ -1,0 +1,134 @@
+import json
+from contextlib import suppress
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from weightwell_engine.description import KINDS, describe, words
+from weightwell_engine.exceptions import InvalidSpec, InvalidSpecs
+from weightwell_engine.generators.devices import Cpu
+from weightwell_engine.generators.torch import TorchGenerator
+from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
+from weightwell_engine.parsing import read_document
+from weightwell_engine.plan import UNLIMITED, make_plan
+from weightwell_engine.schemes import SCHEMES
+
+GENERATOR = TorchGenerator(Cpu())
+
+
+def described(**fields: Any) -> dict[str, Any]:
+    """Return the description of a file, as it is read from JSON."""
+    spec = read_document(json.dumps(fields).encode())
+    plan = make_plan(spec, GENERATOR.identity, portable=True, max_bytes=UNLIMITED)
+    made = json.dumps(describe(spec, plan, GENERATOR), allow_nan=False)
+    found: dict[str, Any] = json.loads(made)
+    return found
+
+
+def tensor(**fields: Any) -> dict[str, Any]:
+    found: dict[str, Any] = described(**fields)["tensors"]["weight"]
+    return found
+
+
+def test_a_tensor_is_told_in_numbers_and_in_words() -> None:
+    assert tensor(shape=[512, 784], scheme="xavier_uniform", seed=2**60, dtype="bfloat16", slice="0:256") == {
+        "shape": [512, 784],
+        "slice": "0:256,0:784",
+        "dtype": "bfloat16",
+        "seed": str(2**60),
+        "scheme": "xavier_uniform",
+        "parameters": {"gain": 1.0, "groups": 1, "transposed": False},
+        "rule": None,
+        "law": {
+            "kind": "uniform",
+            "low": pytest.approx(-((6 / 1296) ** 0.5)),
+            "high": pytest.approx((6 / 1296) ** 0.5),
+            "words": "uniform in [-0.068, 0.068]",
+        },
+        "mean": 0.0,
+        "std": pytest.approx((2 / 1296) ** 0.5),
+        "fan_in": 784,
+        "fan_out": 512,
+        "data_offsets": [0, 256 * 784 * 2],
+        "nbytes": 256 * 784 * 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("law", "size", "text"),
+    [
+        (Constant(0.25), 3, "0.25 everywhere"),
+        (Uniform(-0.0441941, 0.0441941), 3, "uniform in [-0.0442, 0.0442]"),
+        (Normal(0.0, 0.02), 3, "normal with mean 0 and std 0.02"),
+        (TruncatedNormal(0.0, 0.02, -2.0, 2.0), 3, "normal with mean 0 and std 0.02, truncated to [-2, 2]"),
+        (Lattice(1.0, 0, (12, 5), (1, 3)), 12, "1 at 3 of 12 places, 0 at the others"),
+        (Sparse(8, 3, 6, 0.1), 24, "normal with std 0.1, but 6 of the 8 elements of every column are 0"),
+        (Orthogonal(4, 16, 2.0), 64, "2 times a random orthogonal matrix of 4 x 16"),
+        (Orthogonal(4, 4, 1.0, 9, 4), 144, "1 times a random orthogonal matrix of 4 x 4 in the middle of the kernel"),
+        (Constant(0.0), 0, "no elements"),
+    ],
+)
+def test_a_law_is_said_as_somebody_would_say_it(law: Law, size: int, text: str) -> None:
+    assert words(law, size) == text
+
+
+def test_every_law_has_a_kind() -> None:
+    assert set(KINDS) == set(get_args(Law))
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_every_scheme_is_told(name: str) -> None:
+    required = {each.name: 0.5 for each in SCHEMES[name].parameters if each.default is ...}
+    found = tensor(shape=[4, 4, 3] if SCHEMES[name].ndim[0] > 2 else [4, 4], scheme=name, **required)
+    assert found["scheme"] == name
+    assert found["law"]["words"]
+    assert set(found["parameters"]) <= {each.name for each in SCHEMES[name].parameters}
+
+
+@pytest.mark.parametrize(
+    ("fields", "fans"),
+    [
+        ({"shape": [8, 6, 3, 3], "scheme": "he_normal"}, (54, 72)),
+        ({"shape": [8, 6, 3, 3], "scheme": "he_normal", "groups": 2}, (54, 36)),
+        ({"shape": [8, 6, 3, 3], "scheme": "he_normal", "transposed": True}, (72, 54)),
+        ({"shape": [8], "scheme": "he_normal", "fan_in": 5}, (5, None)),
+        ({"shape": [8, 6], "scheme": "normal"}, (6, 8)),
+        ({"shape": [8, 6, 3], "scheme": "dirac", "groups": 2}, (18, 24)),
+        ({"shape": [8], "scheme": "ones"}, (None, None)),
+        ({"shape": [], "scheme": "ones"}, (None, None)),
+        ({"shape": [3, 0], "scheme": "he_normal", "groups": 7}, (0, 3)),
+    ],
+)
+def test_fans_are_those_that_the_scheme_works_with(fields: dict[str, Any], fans: tuple[int, int]) -> None:
+    found = tensor(**fields)
+    assert (found["fan_in"], found["fan_out"]) == fans
+
+
+def test_tensors_come_in_the_order_in_which_they_are_drawn_and_aliases_after_them() -> None:
+    ones = {"shape": [3], "scheme": "ones"}
+    found = described(tensors={"z": ones, "tied": {"alias": "z"}, "a": {**ones, "dtype": "float64"}})["tensors"]
+    assert list(found) == ["z", "a", "tied"]
+    assert found["tied"] == {"alias": "z"}
+    assert (found["a"]["data_offsets"], found["z"]["data_offsets"]) == ([0, 24], [24, 36])
+
+
+def test_rules_are_told_by_their_paths() -> None:
+    rules = [{"match": "x*", "scheme": "ones"}, {"match": "a*", "scheme": "ones"}]
+    found = described(tensors={"a": {"shape": [1]}, "b": {"shape": [1], "scheme": "zeros"}}, rules=rules)
+    assert found["unused"] == [0]
+    assert [each["rule"] for each in found["tensors"].values()] == ["rules.1", None]
+
+
+extremes = st.sampled_from([0.0, 5e-324, 1e-300, 1e154, 1e300, 1.7976931348623157e308])
+numbers = st.floats(allow_nan=False, allow_infinity=False) | extremes | extremes.map(float.__neg__)
+
+
+@settings(max_examples=400)
+@given(st.sampled_from(list(SCHEMES)), st.lists(st.integers(0, 3), max_size=4), st.data())
+def test_the_description_of_whatever_can_be_drawn_is_json(scheme: str, shape: list[int], data: st.DataObject) -> None:
+    floats = [each.name for each in SCHEMES[scheme].parameters if get_args(each.annotation)[:1] == (float,)]
+    parameters = data.draw(st.fixed_dictionaries(dict.fromkeys(floats, numbers)))
+    with suppress(InvalidSpec, InvalidSpecs):
+        assert tensor(shape=shape, scheme=scheme, dtype="float64", **parameters)["scheme"] == scheme

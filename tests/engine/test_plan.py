@@ -1,0 +1,333 @@
+import json
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+from unittest import mock
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from weightwell_engine.dtypes import DTYPES, FLOATS
+from weightwell_engine.exceptions import InvalidSpec, TooLarge
+from weightwell_engine.laws import Constant, Normal, TruncatedNormal
+from weightwell_engine.parsing import read_document
+from weightwell_engine.plan import Plan, PlannedTensor, make_plan
+from weightwell_engine.regions import Region
+from weightwell_engine.spec import GENERATORS, Spec, TensorSpec
+
+IDENTITY = "an algorithm, version 1"
+
+WEIGHT = TensorSpec("w", (4, 6), "float32", 0, "normal", {"mean": 0.0, "std": 1.0})
+
+
+def plan(*tensors: TensorSpec, identity: str = IDENTITY, max_bytes: int = 2**40, generator: str = "torch") -> Plan:
+    return make_plan(Spec(generator, tensors), identity, portable=True, max_bytes=max_bytes)
+
+
+def posted(**fields: Any) -> Plan:
+    spec = read_document(json.dumps({"shape": [4, 6], "scheme": "normal", "seed": 5, **fields}).encode())
+    return make_plan(spec, IDENTITY, portable=True, max_bytes=2**40)
+
+
+def metadata(planned: Plan) -> dict[str, str]:
+    found: dict[str, str] = json.loads(planned.header[8:])["__metadata__"]
+    return found
+
+
+@st.composite
+def files(draw: st.DrawFn) -> Plan:
+    """Draw a plan of a few small tensors of every dtype, some of them sliced, some empty."""
+    tensors = []
+    for order in range(draw(st.integers(0, 5))):
+        shape = tuple(draw(st.lists(st.integers(0, 4), max_size=3)))
+        bounds = tuple((start, draw(st.integers(start, n))) for n in shape for start in [draw(st.integers(0, n))])
+        dtype = draw(st.sampled_from(list(DTYPES)))
+        tensors.append(
+            replace(
+                WEIGHT if dtype in FLOATS else replace(WEIGHT, scheme="ones", parameters={}),
+                name=f"{draw(st.sampled_from('abc'))}{order}",
+                shape=shape,
+                dtype=dtype,
+                slice=None if bounds == tuple((0, n) for n in shape) else bounds,
+            )
+        )
+    return plan(*tensors)
+
+
+def elements(planned: Plan, start: int, stop: int) -> list[tuple[str, int]]:
+    return [(piece.tensor.name, i) for piece in planned.pieces(start, stop) for i in range(piece.start, piece.stop)]
+
+
+# Pieces --------------------------------------------------------------------------------------------------------------
+
+
+@given(files(), st.lists(st.integers(0, 60), max_size=4))
+def test_the_pieces_between_any_cuts_are_every_element_once_in_order(planned: Plan, cuts: list[int]) -> None:
+    borders = [0, *sorted(8 * cut for cut in cuts if 8 * cut < planned.data_nbytes), planned.data_nbytes]
+    everything = [(tensor.name, i) for tensor in planned.tensors for i in range(tensor.size)]
+    assert [each for border in pairwise(borders) for each in elements(planned, *border)] == everything
+
+
+@given(files(), st.integers(0, 60), st.integers(0, 60))
+def test_the_pieces_of_a_span_are_as_many_bytes_as_the_span(planned: Plan, one: int, other: int) -> None:
+    start, stop = (min(8 * cut, planned.data_nbytes) for cut in sorted((one, other)))
+    assert sum(piece.nbytes for piece in planned.pieces(start, stop)) == stop - start
+
+
+@given(files())
+def test_offsets_are_those_that_the_header_declares(planned: Plan) -> None:
+    fields = json.loads(planned.header[8:])
+    for tensor in planned.tensors:
+        entry = fields[tensor.name]
+        assert entry["data_offsets"] == [tensor.offset, tensor.offset + tensor.nbytes]
+        assert entry["dtype"] == tensor.dtype.code
+        assert entry["shape"] == list(tensor.region.extent)
+    assert planned.nbytes == len(planned.header) + planned.data_nbytes
+
+
+def test_a_piece_near_the_end_of_very_many_tensors_is_found_without_a_walk() -> None:
+    planned = plan(*(replace(WEIGHT, name=f"{i:05}") for i in range(20_000)))
+    start = planned.data_nbytes - 8
+    with mock.patch.object(PlannedTensor, "nbytes", new_callable=mock.PropertyMock, return_value=96) as looked_at:
+        assert elements(planned, start, start + 8) == [("19999", 22), ("19999", 23)]
+    assert looked_at.call_count < 50
+
+
+def test_tensors_keep_their_order_of_drawing_whatever_their_place_in_the_file() -> None:
+    planned = plan(replace(WEIGHT, name="b", dtype="float16"), replace(WEIGHT, name="z"), replace(WEIGHT, name="a"))
+    assert [(tensor.name, tensor.order) for tensor in planned.tensors] == [("a", 2), ("z", 1), ("b", 0)]
+
+
+# Identity ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": [6, 4]},
+        {"shape": [4, 6, 1]},
+        {"scheme": "uniform"},
+        {"mean": 1e-300},
+        {"mean": -0.0},
+        {"std": 1.0000000000000002},
+        {"dtype": "float16"},
+        {"seed": 4},
+        {"seed": 2**64 - 1},
+        {"name": "w"},
+        {"slice": "0:3,:"},
+        {"slice": "0:4,0:5"},
+    ],
+)
+def test_the_etag_changes_with_every_field_that_matters(change: dict[str, Any]) -> None:
+    assert posted(**change).etag != posted().etag
+
+
+def test_the_etag_changes_with_the_generator_and_with_what_its_numbers_depend_on() -> None:
+    etags = {plan(WEIGHT).etag, plan(WEIGHT, identity="version 2").etag, plan(WEIGHT, generator="other").etag}
+    assert len(etags) == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mean": 0},
+        {"mean": 0.0, "std": 1},
+        {"dtype": "float32"},
+        {"dtype": None},
+        {"name": "weight"},
+        {"generator": GENERATORS[0]},
+        {"seed": "5"},
+        {"slice": ":"},
+        {"slice": "0:4, 0:6"},
+        {"shape": "4,6"},
+    ],
+)
+def test_the_etag_does_not_change_with_how_the_same_thing_is_said(change: dict[str, Any]) -> None:
+    assert posted(**change).header == posted().header
+
+
+@pytest.mark.parametrize(
+    ("said", "same"),
+    [
+        (
+            {"scheme": "he_normal"},
+            {"scheme": "kaiming_normal", "a": 0, "mode": "FAN_IN", "groups": 1, "transposed": False},
+        ),
+        ({"scheme": "glorot_uniform"}, {"scheme": "xavier_uniform", "gain": 1, "fan_in": None, "fan_out": None}),
+    ],
+)
+def test_the_etag_does_not_change_with_an_alias(said: dict[str, Any], same: dict[str, Any]) -> None:
+    assert posted(**said).etag == posted(**same).etag
+
+
+def test_one_tensor_is_the_same_file_in_a_manifest() -> None:
+    tensor = {"shape": [4, 6], "scheme": "normal"}
+    manifest = read_document(json.dumps({"tensors": {"weight": tensor}, "seed": 5}).encode())
+    assert make_plan(manifest, IDENTITY, portable=True, max_bytes=2**40).header == posted().header
+
+
+@given(files())
+def test_the_spec_in_the_metadata_makes_the_same_file_again(planned: Plan) -> None:
+    spec = read_document(metadata(planned)["spec"].encode())
+    assert make_plan(spec, IDENTITY, portable=True, max_bytes=2**40) == planned
+
+
+def test_the_metadata_says_what_made_the_file() -> None:
+    found = metadata(plan(WEIGHT))
+    assert list(found) == ["format", "weightwell", "generator", "spec"]
+    assert (found["format"], found["generator"]) == ("pt", IDENTITY)
+    assert json.loads(found["spec"]) == {
+        "generator": "torch",
+        "tensors": {"w": {"shape": [4, 6], "scheme": "normal", "mean": 0.0, "std": 1.0, "dtype": "float32", "seed": 0}},
+    }
+
+
+@given(st.integers(0, 2**64 - 1))
+def test_a_seed_in_the_metadata_survives_readers_whose_integers_are_doubles(seed: int) -> None:
+    spec = json.loads(metadata(plan(replace(WEIGHT, seed=seed)))["spec"], parse_int=lambda digits: int(float(digits)))
+    assert int(spec["tensors"]["w"]["seed"]) == seed
+
+
+def test_an_etag_is_a_strong_quoted_tag() -> None:
+    etag = plan(WEIGHT).etag
+    assert etag[0] == etag[-1] == '"'
+    assert len(etag) == 34
+    assert set(etag[1:-1]) <= set("0123456789abcdef")
+
+
+def test_an_alias_is_metadata_that_names_its_tensor() -> None:
+    tied = Spec("philox", (WEIGHT,), aliases=(("head", "w"), ("tail", "w")))
+    planned = make_plan(tied, IDENTITY, portable=True, max_bytes=2**40)
+    found = metadata(planned)
+    assert list(found) == ["format", "weightwell", "generator", "spec", "head", "tail"]
+    assert (found["head"], found["tail"]) == ("w", "w")
+    assert [tensor.name for tensor in planned.tensors] == ["w"]
+    assert read_document(found["spec"].encode()) == tied
+
+
+# Limits --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_may_be_as_large_as_is_allowed_and_no_larger() -> None:
+    assert plan(WEIGHT, max_bytes=96).data_nbytes == 96
+    with pytest.raises(TooLarge, match="would hold 96 bytes of tensors, and this server serves at most 95"):
+        plan(WEIGHT, max_bytes=95)
+
+
+def test_the_limit_is_on_all_tensors_together_and_on_what_is_wanted_of_them() -> None:
+    part = replace(WEIGHT, shape=(2**30, 6), slice=((5, 7), (0, 6)))
+    assert plan(part, max_bytes=48).data_nbytes == 48
+    with pytest.raises(TooLarge, match="would hold 96 bytes"):
+        plan(part, replace(part, name="v"), max_bytes=95)
+
+
+@pytest.mark.parametrize(
+    "shape", [(2**61,), (2**63 - 1,), (2**31, 2**31), (2**63 - 1, 0), (2**32,) * 64, (2**40, 0, 2**40)]
+)
+def test_a_shape_whose_bytes_overflow_63_bits_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InvalidSpec, match="shape must be at most 9223372036854775807 bytes in all"):
+        plan(replace(WEIGHT, shape=shape))
+
+
+def test_a_petabyte_is_planned_like_anything_else() -> None:
+    planned = plan(replace(WEIGHT, shape=(2**24, 2**24)), max_bytes=2**60)
+    assert planned.data_nbytes == 2**50
+    assert [piece.nbytes for piece in planned.pieces(2**50 - 8, 2**50)] == [8]
+
+
+@pytest.mark.parametrize("bounds", [((3, 2), (0, 6)), ((0, 5), (0, 6)), ((0, 4), (7, 7)), ((5, 5), (0, 6))])
+def test_a_slice_outside_the_tensor_is_refused(bounds: tuple[tuple[int, int], ...]) -> None:
+    with pytest.raises(InvalidSpec, match=r"slice must be start <= stop <= [46] in dimension [01], got"):
+        plan(replace(WEIGHT, slice=bounds))
+
+
+def test_a_slice_is_a_region_of_the_whole_tensor() -> None:
+    [tensor] = plan(replace(WEIGHT, slice=((1, 3), (2, 2)))).tensors
+    assert tensor.region == Region((4, 6), (1, 2), (3, 2))
+    assert tensor.nbytes == 0
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(
+    ("scheme", "field"),
+    [("constant", "val"), ("normal", "std"), ("normal", "mean"), ("trunc_normal", "std"), ("uniform", "b")],
+)
+def test_a_number_that_the_dtype_does_not_hold_is_refused(scheme: str, field: str, dtype: str) -> None:
+    largest = DTYPES[dtype].max
+    assert posted(scheme=scheme, dtype=dtype, **{field: largest})
+    too_large = largest * 1.01
+    if too_large < float("inf"):
+        with pytest.raises(InvalidSpec, match=f"the range of {dtype}") as caught:
+            posted(scheme=scheme, dtype=dtype, **{field: too_large})
+        assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"scheme": "uniform", "a": -3e38, "b": 3e38},
+        {"scheme": "xavier_uniform", "gain": 1e300},
+        {"scheme": "xavier_normal", "gain": 1e300},
+        {"scheme": "identity", "gain": 1e300},
+        {"scheme": "variance_scaling", "scale": 1e300},
+        {"scheme": "variance_scaling", "scale": 1e300, "distribution": "uniform"},
+    ],
+)
+def test_a_number_that_follows_from_the_parameters_is_refused_by_the_dtype_that_does_not_hold_it(
+    parameters: dict[str, Any],
+) -> None:
+    with pytest.raises(
+        InvalidSpec, match=r"dtype must be one that holds .+, which the law comes to, got 'float32'"
+    ) as caught:
+        posted(**parameters)
+    assert caught.value.field == "dtype"
+
+
+@pytest.mark.parametrize("scheme", ["normal", "uniform", "orthogonal", "lecun_normal"])
+def test_what_draws_fractions_has_no_whole_numbers(scheme: str) -> None:
+    with pytest.raises(InvalidSpec, match="dtype must be a floating-point type") as caught:
+        posted(scheme=scheme, dtype="int64")
+    assert caught.value.field == "dtype"
+
+
+@pytest.mark.parametrize(("scheme", "fields"), [("constant", {"val": 0.5}), ("identity", {"gain": -1.5})])
+def test_a_whole_dtype_takes_no_other_number(scheme: str, fields: dict[str, float]) -> None:
+    with pytest.raises(InvalidSpec, match="which is no integer"):
+        posted(scheme=scheme, dtype="int64", **fields)
+
+
+def test_a_whole_number_that_a_double_may_have_rounded_is_refused() -> None:
+    assert posted(scheme="constant", dtype="int64", val=2**53 - 1)
+    with pytest.raises(InvalidSpec, match=r"val must be within \+-9007199254740991, the range of int64"):
+        posted(scheme="constant", dtype="int64", val=2**53 + 1)
+
+
+def test_what_is_wrong_in_a_manifest_is_told_with_the_name_of_the_tensor() -> None:
+    bad = replace(WEIGHT, name="h.0.w", scheme="xavier_normal", shape=(3,), parameters={})
+    with pytest.raises(InvalidSpec, match="fewer than 2 dimensions") as caught:
+        plan(WEIGHT, bad)
+    assert caught.value.field == "tensors.h.0.w.shape"
+
+
+# Laws ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_law_of_a_slice_is_that_of_the_whole() -> None:
+    whole = posted(scheme="lecun_normal").tensors[0].law
+    assert isinstance(whole, TruncatedNormal)
+    assert posted(scheme="lecun_normal", slice="0:1,0:1").tensors[0].law == whole
+
+
+@pytest.mark.parametrize("scheme", ["normal", "orthogonal", "xavier_normal"])
+def test_a_tensor_without_elements_is_a_constant(scheme: str) -> None:
+    assert posted(scheme=scheme, shape=[0, 3]).tensors[0].law == Constant(0.0)
+
+
+def test_a_file_of_no_tensors_is_a_header_alone() -> None:
+    assert plan().data_nbytes == 0
+    assert list(plan().pieces(0, 0)) == []
+
+
+def test_a_law_is_settled_in_the_plan() -> None:
+    assert posted(scheme="normal", std=0.5).tensors[0].law == Normal(0.0, 0.5)
