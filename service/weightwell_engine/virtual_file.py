@@ -5,7 +5,7 @@ from threading import Lock
 
 import numpy as np
 
-from weightwell_engine.generators import Drawing, Generator
+from weightwell_engine.generators import Drawing, DrawingStopped, Generator
 from weightwell_engine.plan import Plan
 
 # Every tensor of a file begins at a multiple of its item size, so a multiple of this is on the border of an element of
@@ -30,6 +30,7 @@ class VirtualFile:
         self.generator = generator
         self._lock = Lock()
         self._drawing: Drawing | None = None
+        self._closed = False
 
     @property
     def nbytes(self) -> int:
@@ -66,14 +67,17 @@ class VirtualFile:
         return memory
 
     def close(self) -> None:
-        """Stop what is being drawn, and release what is kept."""
+        """Stop what is being drawn, and release what is kept. Reading data from then on raises ``DrawingStopped``."""
         with self._lock:
+            self._closed = True
             if self._drawing is not None:
                 self._drawing.close()
 
     def _drawn(self) -> Drawing:
         """Return the drawing, which is opened with the first byte that has to be drawn."""
         with self._lock:
+            if self._closed:
+                raise DrawingStopped
             if self._drawing is None:
                 self._drawing = self.generator.open(self.plan)
             return self._drawing

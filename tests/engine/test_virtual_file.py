@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from weightwell_engine.dtypes import DTYPES
 from weightwell_engine.engine import Engine
+from weightwell_engine.generators import DrawingStopped
 from weightwell_engine.generators.devices import Cpu
 from weightwell_engine.parsing import read_document
+from weightwell_engine.spec import GENERATORS
 from weightwell_engine.virtual_file import VirtualFile
 
 ENGINE = Engine(Cpu(), threads=1)
@@ -61,6 +63,14 @@ def test_a_read_beyond_the_end_writes_what_is_left_and_says_how_much() -> None:
     assert FILE.read_into(FILE.nbytes + 10, memory) == 0
 
 
+@pytest.mark.parametrize("generator", GENERATORS)
+def test_a_closed_file_draws_no_more(generator: str) -> None:
+    file = opened(generator)
+    file.close()
+    with pytest.raises(DrawingStopped):
+        file.read(0, file.nbytes)
+
+
 def test_memory_that_cannot_be_written_is_refused() -> None:
     with pytest.raises(TypeError):
         FILE.read_into(0, memoryview(bytes(10)))
@@ -75,6 +85,7 @@ def _imported(script: str) -> set[str]:
 
 PLANNED = """
 from weightwell_engine.engine import Engine
+from weightwell_engine.generators import DrawingStopped
 from weightwell_engine.generators.devices import Cpu
 from weightwell_engine.parsing import read_document
 import weightwell_engine.catalogue, weightwell_engine.quadrature, weightwell_engine.presets

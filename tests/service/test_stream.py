@@ -55,6 +55,7 @@ class Counting:
 
     def close(self) -> None:
         self.closed = True
+        self.free.set()
 
     def allocate(self, nbytes: int) -> memoryview:
         return memoryview(bytearray(nbytes))

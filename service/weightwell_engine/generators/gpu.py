@@ -45,9 +45,10 @@ class Gpu:
     def allocate(self, nbytes: int) -> memoryview:
         """Return pinned memory, to which the GPU copies without the CPU; torch keeps it for the next when it is free.
 
-        Of a size that is no power of two, torch's allocator takes the next that is.
+        Of a size that is no power of two, torch's allocator takes the next that is. Raises as ``guarded``.
         """
-        return self._pinned(nbytes).numpy().data
+        with self.guarded():
+            return self._pinned(nbytes).numpy().data
 
     @contextmanager
     def queue(self) -> Iterator[None]:

@@ -385,10 +385,10 @@ def test_a_drawing_keeps_one_block_of_a_tensor_however_large(draws: list[int]) -
 
 def test_a_drawing_that_is_closed_on_its_way_goes_no_further(draws: list[int]) -> None:
     planned = plan(shape=[2**40], scheme="normal")
-    drawing = VirtualFile(planned, GENERATOR)
+    drawing = GENERATOR.open(planned)
     drawing.close()
     with pytest.raises(DrawingStopped):
-        draw(planned, drawing, planned.data_nbytes - 8, planned.data_nbytes)
+        drawing.fill(tuple(planned.pieces(planned.data_nbytes - 8, planned.data_nbytes)), memoryview(bytearray(8)))
     assert len(draws) == 1
 
 
