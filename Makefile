@@ -1,8 +1,10 @@
-# `make run` and `make test` need nothing but Python 3.11 or later: they make .venv, and anew when a dependency moves.
+# `make run` and `make test` need Python 3.11 or later and nothing else. They install into .venv, and again when a
+# dependency changes: `make run` what serving needs, `make test` also what the tests need.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SERVICE := $(VENV)/.service
 INSTALLED := $(VENV)/.installed
 export PATH := $(PATH):/usr/sbin
 
@@ -19,7 +21,7 @@ ON_GPU = PYTHONPATH=$(CURDIR)/client:$(CURDIR)/service$${PYTHONPATH:+:$$PYTHONPA
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: $(INSTALLED)  ## serve on 127.0.0.1:8000, or as WEIGHTWELL_* says
+run: $(SERVICE)  ## serve on 127.0.0.1:8000, or as WEIGHTWELL_* says
 	@$(BIN)/python -m weightwell_service
 
 test: $(INSTALLED)  ## all tests
@@ -59,13 +61,31 @@ clean:  ## forget all of it
 	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
+PIP = $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
 # --group needs pip 25.1.
-$(INSTALLED): pyproject.toml constraints.txt
-	@echo "Installing what Weightwell needs into $(VENV); the first time takes minutes."
+$(VENV)/.pip:
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[service,numpy,torch]' --group dev
 	@touch $@
+
+# PyPI's torch for Linux is the build for CUDA, which is gigabytes. Without a GPU, and without a choice of an index in
+# pip's own settings (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL), take the build for the CPU if its index can be reached.
+CPU_TORCH := https://download.pytorch.org/whl/cpu
+$(VENV)/.torch: $(VENV)/.pip constraints.txt
+	@if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null && [ -z "$$PIP_INDEX_URL$$PIP_EXTRA_INDEX_URL" ]; \
+	then $(PIP) --no-deps --retries 0 --timeout 10 --index-url $(CPU_TORCH) torch 2>/dev/null || true; fi
+	@touch $@
+
+$(SERVICE): pyproject.toml constraints.txt | $(VENV)/.torch
+	@echo "Installing what the service needs into $(VENV); the first time takes minutes."
+	@$(PIP) --editable '.[service]'
+	@touch $@
+
+$(INSTALLED): pyproject.toml constraints.txt | $(VENV)/.torch
+	@echo "Installing what the service and its tests need into $(VENV); the first time takes minutes."
+	@$(PIP) --editable '.[service,numpy,torch]' --group dev
+	@touch $(SERVICE) $@
 
 tool-%:
 	@command -v $* >/dev/null || { echo "$* is needed and not on the PATH; on Debian: apt-get install $*" >&2; exit 1; }

@@ -9,7 +9,9 @@ from contextlib import suppress
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from weightwell_engine.engine import Engine
 from weightwell_engine.exceptions import DeviceUnavailable
+from weightwell_engine.generators.factory import find_device
 from weightwell_service import __version__
 from weightwell_service.app import create_app
 from weightwell_service.server import make_server
@@ -22,8 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
     _warn_of_unknown_variables()
     try:
         settings = CliApp.run(Settings, cli_args=sys.argv[1:] if arguments is None else arguments)
-        _check_address(settings.host, settings.port)
-        app = create_app(settings)
+        engine = Engine(find_device(settings.device), threads=settings.threads)
+        check_address(settings.host, settings.port)
     except ValidationError as error:
         for details in error.errors():
             name = "_".join(str(part) for part in details["loc"]).upper()
@@ -38,15 +40,15 @@ def main(arguments: list[str] | None = None) -> int:
         where = f"{settings.host} port {settings.port}"
         print(f"weightwell-service: cannot listen on {where}: {error.strerror}; see --host, --port", file=sys.stderr)
         return 2
-    print(f"weightwell-service: version {__version__} draws on {app.state.service.engine.device}", file=sys.stderr)
-    server = make_server(app, settings)
-    with suppress(KeyboardInterrupt):  # uvicorn has ended what was under way, and raises it again
+    print(f"weightwell-service: version {__version__} draws on {engine.device}", file=sys.stderr)
+    server = make_server(create_app(settings, engine), settings)
+    with suppress(KeyboardInterrupt):  # uvicorn has finished the responses under way, and raises it again
         server.run()
     return 0
 
 
-def _check_address(host: str, port: int) -> None:
-    """Raise ``OSError`` if nothing can listen there; asked before the start, which takes seconds."""
+def check_address(host: str, port: int) -> None:
+    """Raise ``OSError`` if nothing can listen there. Asked first, because the kernels take seconds to compile."""
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     with socket.socket(family, kind, protocol) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

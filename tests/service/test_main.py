@@ -1,6 +1,7 @@
 import logging
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import uvicorn
 
+from weightwell_service import __main__ as command
 from weightwell_service import __version__
 from weightwell_service.__main__ import main
 from weightwell_service.settings import Settings
@@ -33,6 +35,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Served:
         calls.update(host=server.config.host, port=server.config.port, app=server.config.app)
 
     monkeypatch.setattr(uvicorn.Server, "run", run)
+    monkeypatch.setattr(command, "check_address", lambda *_: None)  # somebody may be serving there
     monkeypatch.setattr(uvicorn.Config, "configure_logging", lambda _: None)  # which would outlive the test
     return calls
 
@@ -145,6 +148,20 @@ def test_a_device_that_is_none_is_one_line_and_status_2(device: str, capsys: pyt
     assert main(["--device", device]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line == f"weightwell-service: device must be cpu, cuda or cuda:<index>, got {device!r}"
+
+
+def test_an_address_that_is_taken_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["--port", str(port)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"weightwell-service: cannot listen on 127.0.0.1 port {port}: ")
+
+
+def test_a_wrong_device_is_told_first_whatever_listens_at_the_address(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert main(["--port", str(taken.getsockname()[1]), "--device", "gpu"]) == 2
+    assert "device must be cpu" in capsys.readouterr().err
 
 
 def test_an_unknown_flag_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
