@@ -1,15 +1,19 @@
 """Descriptions: what a file holds, tensor by tensor, without drawing it."""
 
+from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import WithJsonSchema
+
+from weightwell_engine.catalogue import GeneratorEntry
 from weightwell_engine.fans import Fans
 from weightwell_engine.generators import Generator
 from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
 from weightwell_engine.moments import mean_std
 from weightwell_engine.plan import Plan, PlannedTensor
 from weightwell_engine.schemes import FAN_OPTIONS, SCHEMES
-from weightwell_engine.spec import Spec, TensorSpec
+from weightwell_engine.spec import Parameter, Spec, TensorSpec
 
 KINDS: dict[type[Law], str] = {
     Constant: "constant",
@@ -22,41 +26,95 @@ KINDS: dict[type[Law], str] = {
 }
 
 
-def describe(spec: Spec, plan: Plan, generator: Generator) -> dict[str, Any]:
-    """Return what a plan's file holds, as JSON has it."""
+LawDescription = Annotated[
+    dict[str, Any],
+    WithJsonSchema(
+        {
+            "type": "object",
+            "required": ["kind", "words"],
+            "properties": {"kind": {"enum": list(KINDS.values())}, "words": {"type": "string"}},
+        }
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorDescription:
+    """One tensor of a file.
+
+    ``rule``: path of the rule that the scheme comes from, such as ``rules.0`` or ``preset.2``.
+    ``law``: its ``kind``, its numbers, and ``words`` for both.
+    ``mean``, ``std``: of an element, before it is rounded to the dtype.
+    ``fan_in``, ``fan_out``: as the scheme counts them; None where the shape does not tell.
+    ``data_offsets``: where its bytes begin and end, counted from the end of the file's header.
+    ``seed``: text above 2^53 - 1, so that JSON keeps it.
+    """
+
+    shape: tuple[int, ...]
+    slice: str | None
+    dtype: str
+    seed: int | str
+    scheme: str
+    parameters: dict[str, Parameter]
+    rule: str | None
+    law: LawDescription
+    mean: float
+    std: float
+    fan_in: int | None
+    fan_out: int | None
+    data_offsets: tuple[int, int]
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class AliasDescription:
+    """A further name of a tensor."""
+
+    alias: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileDescription:
+    """What a file holds. ``unused``: the places of the rules that match no tensor."""
+
+    etag: str
+    generator: GeneratorEntry
+    nbytes: int
+    header_nbytes: int
+    unused: tuple[int, ...]
+    tensors: dict[str, TensorDescription | AliasDescription]
+
+
+def describe(spec: Spec, plan: Plan, generator: Generator) -> FileDescription:
+    """Return what a plan's file holds."""
     planned = {tensor.order: tensor for tensor in plan.tensors}
-    return {
-        "etag": plan.etag,
-        "generator": {"name": generator.name, "identity": generator.identity, "portable": generator.portable},
-        "nbytes": plan.nbytes,
-        "header_nbytes": len(plan.header),
-        "unused": list(spec.unused),
-        "tensors": {tensor.name: _tensor(tensor, planned[order]) for order, tensor in enumerate(spec.tensors)}
-        | {alias: {"alias": target} for alias, target in spec.aliases},
+    tensors: dict[str, TensorDescription | AliasDescription] = {
+        tensor.name: _tensor(tensor, planned[order]) for order, tensor in enumerate(spec.tensors)
     }
+    tensors |= {alias: AliasDescription(target) for alias, target in spec.aliases}
+    return FileDescription(plan.etag, GeneratorEntry.of(generator), plan.nbytes, len(plan.header), spec.unused, tensors)
 
 
-def _tensor(tensor: TensorSpec, planned: PlannedTensor) -> dict[str, Any]:
-    fields = tensor.canonical()
+def _tensor(tensor: TensorSpec, planned: PlannedTensor) -> TensorDescription:
     size = prod(tensor.shape)
     mean, std = mean_std(planned.law, size)
     fans = _fans(tensor)
-    return {
-        "shape": fields["shape"],
-        "slice": fields.get("slice"),
-        "dtype": tensor.dtype,
-        "seed": fields["seed"],
-        "scheme": tensor.scheme,
-        "parameters": dict(sorted(tensor.parameters.items())),
-        "rule": tensor.rule,
-        "law": {"kind": KINDS[type(planned.law)], **_numbers(planned.law), "words": words(planned.law, size)},
-        "mean": mean,
-        "std": std,
-        "fan_in": fans.given_in,
-        "fan_out": fans.given_out,
-        "data_offsets": [planned.offset, planned.offset + planned.nbytes],
-        "nbytes": planned.nbytes,
-    }
+    return TensorDescription(
+        shape=tensor.shape,
+        slice=tensor.slice_text,
+        dtype=tensor.dtype,
+        seed=tensor.exact_seed,
+        scheme=tensor.scheme,
+        parameters=dict(sorted(tensor.parameters.items())),
+        rule=tensor.rule,
+        law={"kind": KINDS[type(planned.law)], **_numbers(planned.law), "words": words(planned.law, size)},
+        mean=mean,
+        std=std,
+        fan_in=fans.given_in,
+        fan_out=fans.given_out,
+        data_offsets=(planned.offset, planned.offset + planned.nbytes),
+        nbytes=planned.nbytes,
+    )
 
 
 def _numbers(law: Law) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from threading import Lock
 
-from weightwell_engine.description import describe
+from weightwell_engine.description import FileDescription, describe
 from weightwell_engine.exceptions import UnsupportedSpec
 from weightwell_engine.generators import Generator
 from weightwell_engine.generators.devices import Device
@@ -62,6 +62,6 @@ class Engine:
         """Return the bytes of the device's memory that drawing keeps, besides buffers, for whole matrices."""
         return self.generator(plan.generator).footprint(plan)
 
-    def describe(self, spec: Spec, plan: Plan) -> dict[str, object]:
-        """Return what the file of a plan holds, tensor by tensor, as JSON has it."""
+    def describe(self, spec: Spec, plan: Plan) -> FileDescription:
+        """Return what the file of a plan holds, tensor by tensor."""
         return describe(spec, plan, self.generator(plan.generator))

@@ -40,11 +40,21 @@ class TensorSpec:
             "scheme": self.scheme,
             **dict(sorted(self.parameters.items())),
             "dtype": self.dtype,
-            "seed": self.seed if self.seed <= _EXACT_IN_JSON else str(self.seed),
+            "seed": self.exact_seed,
         }
         if self.slice is not None:
-            fields["slice"] = ",".join(f"{start}:{stop}" for start, stop in self.slice)
+            fields["slice"] = self.slice_text
         return fields
+
+    @property
+    def exact_seed(self) -> int | str:
+        """The seed as JSON keeps it exactly: text above 2^53 - 1."""
+        return self.seed if self.seed <= _EXACT_IN_JSON else str(self.seed)
+
+    @property
+    def slice_text(self) -> str | None:
+        """The slice as a spec writes it, ``0:128,0:784``; None for the whole tensor."""
+        return None if self.slice is None else ",".join(f"{start}:{stop}" for start, stop in self.slice)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,11 @@ from fastapi_offline import FastAPIOffline
 from weightwell_engine.engine import Engine
 from weightwell_engine.generators.factory import find_device
 from weightwell_service import __version__, openapi, problems
-from weightwell_service.file_response import Workshop
-from weightwell_service.routes import Service, methods, router
+from weightwell_service.budget import MemoryBudget
+from weightwell_service.file_response import DrawingResources
+from weightwell_service.routes import methods, router
+from weightwell_service.service import Service
 from weightwell_service.settings import Settings
-from weightwell_service.stream import Memory
 
 
 def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
@@ -24,23 +25,23 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
     Raises ``DeviceUnavailable`` if the configured device is not there.
     """
     engine = engine or Engine(find_device(settings.device), threads=settings.threads)
-    executor = ThreadPoolExecutor(settings.threads, thread_name_prefix="draw")
-    executor_of_wholes = ThreadPoolExecutor(settings.threads, thread_name_prefix="draw-whole")
+    streamed = ThreadPoolExecutor(settings.threads, thread_name_prefix="draw")
+    whole = ThreadPoolExecutor(settings.threads, thread_name_prefix="draw-whole")
     reader = ThreadPoolExecutor(1, thread_name_prefix="read")
-    workshop = Workshop(executor, executor_of_wholes, Memory(settings.max_resident_bytes))
+    resources = DrawingResources(streamed, whole, MemoryBudget(settings.max_resident_bytes))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         for generator in engine.generators():
-            await asyncio.get_running_loop().run_in_executor(executor, generator.warm_up)
+            await asyncio.get_running_loop().run_in_executor(streamed, generator.warm_up)
         # What is there now stays. To look through all of it for garbage takes a tenth of a second, and all wait for it.
         gc.collect()
         gc.freeze()
-        app.state.service.ready = True
+        app.state.service.started = True
         yield
-        app.state.service.ready = False
+        app.state.service.started = False
         gc.unfreeze()
-        for pool in (executor, executor_of_wholes, reader):
+        for pool in (streamed, whole, reader):
             pool.shutdown(wait=False, cancel_futures=True)
 
     # The pages of /docs come with the service: where jobs run there is often no way to a CDN.
@@ -55,7 +56,7 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
         lifespan=lifespan,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
-    app.state.service = Service(settings, engine, workshop, reader)
+    app.state.service = Service(settings, engine, resources, reader)
     app.state.methods = methods()
     app.include_router(router)
     problems.install(app)

@@ -11,6 +11,13 @@ class PreconditionFailed(WeightwellError):
         super().__init__(f"the file that this spec means here has the ETag {etag}, which If-Match does not list")
 
 
+class UnsupportedEncoding(WeightwellError):
+    """The body is compressed, with ``encoding``; this server reads JSON as it is."""
+
+    def __init__(self, encoding: str):
+        super().__init__(f"Content-Encoding must be absent or identity, got {encoding[:80]!r}; send the JSON as it is")
+
+
 class RangeNotSatisfiable(WeightwellError):
     """None of the wanted bytes lies in the file, which is ``size`` bytes long."""
 

@@ -12,9 +12,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from weightwell_engine.virtual_file import VirtualFile
+from weightwell_service.budget import MemoryBudget
 from weightwell_service.exceptions import PreconditionFailed
 from weightwell_service.ranges import etag_in, range_applies, select_range
-from weightwell_service.stream import Memory, stream
+from weightwell_service.stream import stream
 
 MEDIA_TYPE = "application/octet-stream"
 
@@ -24,29 +25,35 @@ IMMUTABLE = "public, max-age=31536000, immutable"
 REVALIDATE = "no-cache"
 
 
-@dataclass(frozen=True)
-class Workshop:
-    """What drawing takes: threads, others for files of which something is drawn whole, and memory for that.
+# Bytes of a file that is drawn on the event loop, if its generator is instant: a thread and its wake-ups would take
+# longer than drawing it.
+_SMALL = 2**16
 
-    A matrix can take many seconds. It has threads of its own, so that nobody who wants something else waits for it.
+
+@dataclass(frozen=True)
+class DrawingResources:
+    """Two thread pools, and the memory budget of the second.
+
+    ``streamed`` draws chunks. ``whole`` draws files with matrices that must be generated whole, which can take seconds:
+    they have threads of their own, so that other requests do not wait for them.
     """
 
-    executor: Executor
-    executor_of_wholes: Executor
-    memory: Memory
+    streamed: Executor
+    whole: Executor
+    budget: MemoryBudget
 
-    def threads(self, footprint: int) -> Executor:
-        """Return the threads that draw a file which takes so many bytes for what is drawn whole."""
-        return self.executor_of_wholes if footprint else self.executor
+    def pool(self, footprint: int) -> Executor:
+        """Return the pool for a file whose matrices need so many bytes."""
+        return self.whole if footprint else self.streamed
 
 
-def respond(method: str, request: Headers, file: VirtualFile, workshop: Workshop) -> Response:
+def respond(method: str, request: Headers, file: VirtualFile, resources: DrawingResources) -> Response:
     """Answer a request for a file, given its method and headers.
 
     Preconditions are evaluated in the order of RFC 9110, section 13.2.2. Ranges belong to GET alone. Nothing is drawn
     for HEAD, 304, 412 and 416. Raises ``PreconditionFailed``, ``RangeNotSatisfiable`` and ``TooLarge``.
     """
-    workshop.memory.admit(file.footprint)
+    resources.budget.check(file.footprint)
     headers = _headers(file)
     if "if-match" in request and not etag_in(_listed(request, "if-match"), file.etag, weak=False):
         raise PreconditionFailed(file.etag)
@@ -61,7 +68,10 @@ def respond(method: str, request: Headers, file: VirtualFile, workshop: Workshop
         return Response(headers=headers)
     if wanted:
         headers["content-range"] = f"bytes {start}-{stop - 1}/{file.nbytes}"
-    return FileResponse(206 if wanted else 200, headers, Section(file, start, stop), workshop)
+    status = 206 if wanted else 200
+    if file.nbytes <= _SMALL and file.generator.instant(file.plan):
+        return Response(file.read(start, stop), status, headers)
+    return FileResponse(status, headers, Section(file, start, stop), resources)
 
 
 def _listed(request: Headers, name: str) -> str:
@@ -104,10 +114,10 @@ class FileResponse(Response):
     failure can only close the connection, and the reader sees that bytes are missing.
     """
 
-    def __init__(self, status: int, headers: Mapping[str, str], section: Section, workshop: Workshop):
+    def __init__(self, status: int, headers: Mapping[str, str], section: Section, resources: DrawingResources):
         super().__init__(status_code=status, headers=dict(headers))
         self._section = section
-        self._workshop = workshop
+        self._resources = resources
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response, and meanwhile listen for the reader's leaving."""
@@ -126,8 +136,8 @@ class FileResponse(Response):
     async def _send(self, send: Send) -> None:
         with ExitStack() as reserved:
             section, footprint = self._section, self._section.footprint
-            reserved.enter_context(self._workshop.memory.reserve(footprint))
-            span, threads = (section.start, section.stop), self._workshop.threads(footprint)
+            reserved.enter_context(self._resources.budget.reserve(footprint))
+            span, threads = (section.start, section.stop), self._resources.pool(footprint)
             chunks = stream(section.file, threads, *span, whole=footprint > 0, drawn=reserved.close)
             async with aclosing(chunks):
                 chunk = await anext(chunks)

@@ -28,12 +28,10 @@ def link(spec: Spec) -> str:
     return f"/init?manifest={pack(spec.canonical())}"
 
 
-def address(spec: Spec) -> dict[str, str | None]:
-    """Return the URL of a spec's file, or what to do where it would be too long."""
+def address(spec: Spec) -> tuple[str | None, str | None]:
+    """Return the path and query of a spec's file, or None and what to do because they would be too long."""
     url = link(spec)
-    return (
-        {"url": None, "url_note": _too_long(spec, len(url))} if len(url) > MAX_URL else {"url": url, "url_note": None}
-    )
+    return (url, None) if len(url) <= MAX_URL else (None, _too_long(spec, len(url)))
 
 
 def _too_long(spec: Spec, length: int) -> str:

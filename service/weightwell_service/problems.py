@@ -2,10 +2,12 @@
 
 import json
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from weightwell_engine.exceptions import (
@@ -19,18 +21,19 @@ from weightwell_engine.exceptions import (
     UnsupportedSpec,
     WeightwellError,
 )
-from weightwell_service.exceptions import PreconditionFailed, RangeNotSatisfiable
+from weightwell_service.exceptions import PreconditionFailed, RangeNotSatisfiable, UnsupportedEncoding
 
 MEDIA_TYPE = "application/problem+json"
 
 # The one table: status, name of the problem type, and title, which is the same for every occurrence of the type.
 PROBLEMS: dict[type[WeightwellError], tuple[int, str, str]] = {
     MalformedDocument: (400, "malformed-body", "The body cannot be read"),
-    InvalidSpec: (422, "invalid-spec", "The spec says something that cannot be"),
-    InvalidSpecs: (422, "invalid-spec", "The spec says something that cannot be"),
-    UnsupportedSpec: (422, "unsupported-spec", "The generator cannot draw this"),
-    TooLarge: (413, "too-large", "The result is larger than this server allows"),
-    PreconditionFailed: (412, "precondition-failed", "The file is not the one that was expected"),
+    InvalidSpec: (422, "invalid-spec", "Invalid spec"),
+    InvalidSpecs: (422, "invalid-spec", "Invalid spec"),
+    UnsupportedSpec: (422, "unsupported-spec", "Not supported by this generator"),
+    UnsupportedEncoding: (415, "unsupported-encoding", "The body is compressed"),
+    TooLarge: (413, "too-large", "Too large for this server"),
+    PreconditionFailed: (412, "precondition-failed", "The file has another ETag"),
     RangeNotSatisfiable: (416, "range-not-satisfiable", "The range holds no byte of the file"),
     Busy: (503, "busy", "The server is busy"),
     DeviceUnavailable: (503, "device-unavailable", "The device cannot be used"),
@@ -38,6 +41,25 @@ PROBLEMS: dict[type[WeightwellError], tuple[int, str, str]] = {
 }
 
 _LONGEST_ECHO = 200
+
+
+class FieldProblem(BaseModel):
+    """One invalid field."""
+
+    field: str
+    got: Annotated[Any, Field(description="the value received, shortened where it is long")]
+    expected: str
+    detail: str
+
+
+class Problem(BaseModel):
+    """What is wrong (RFC 9457)."""
+
+    type: Annotated[str, Field(description="a URN that names the kind of problem, or about:blank")]
+    title: str
+    status: int
+    detail: Annotated[str, Field(description="what was received, what is allowed, what to do")]
+    errors: list[FieldProblem] = []
 
 
 def install(app: FastAPI) -> None:
@@ -57,14 +79,12 @@ async def _known(_: Request, error: Exception) -> Response:
         headers["etag"] = error.etag
     if status == 503:
         headers["retry-after"] = "1"
-    extra = {}
-    if isinstance(error, InvalidSpec | InvalidSpecs):
-        extra["errors"] = [_field(each) for each in error.errors]
-    return problem(status, kind, title, str(error), headers, **extra)
+    errors = [_field(each) for each in error.errors] if isinstance(error, InvalidSpec | InvalidSpecs) else []
+    return problem(status, kind, title, str(error), headers, errors)
 
 
-def _field(error: InvalidSpec) -> dict[str, object]:
-    return {"field": error.field, "got": _echo(error.got), "expected": error.expected, "detail": error.detail}
+def _field(error: InvalidSpec) -> FieldProblem:
+    return FieldProblem(field=error.field, got=_echo(error.got), expected=error.expected, detail=error.detail)
 
 
 def _echo(value: object) -> object:
@@ -86,21 +106,25 @@ async def _http(request: Request, error: Exception) -> Response:
         headers["allow"] = ", ".join(sorted(methods))
     detail = error.detail
     if error.status_code == 404:
-        detail = f"there is nothing at {reprlib.repr(request.url.path)}; / and /docs tell what there is"
+        detail = f"no such path: {reprlib.repr(request.url.path)}; see /docs"
     if "allow" in headers:
         detail = f"the method must be one of {headers['allow']}, got {request.method}"
     return problem(error.status_code, "about:blank", error.detail, detail, headers)
 
 
 async def _unknown(_: Request, error: Exception) -> Response:
-    del error  # it is logged; what went wrong inside is nothing to tell a stranger
-    title, detail = "Something is wrong with the server", "the server failed; its log says why"
+    del error  # the log has it; its text may hold internals
+    title, detail = "Internal error", "the server failed; its log has the reason"
     return problem(500, "internal", title, detail, {"connection": "close"})  # as uvicorn does after an exception
 
 
-def problem(status: int, kind: str, title: str, detail: str, headers: Mapping[str, str], **extra: object) -> Response:
+def problem(
+    status: int, kind: str, title: str, detail: str, headers: Mapping[str, str], errors: Sequence[FieldProblem] = ()
+) -> Response:
     """Return a problem response; ``kind`` is the last part of the type's URN, or about:blank."""
     urn = kind if kind == "about:blank" else f"urn:weightwell:problem:{kind}"
-    body = {"type": urn, "title": title, "status": status, "detail": detail, **extra}
-    text = json.dumps(body, allow_nan=False)  # in ASCII, as what was got may hold half of a surrogate pair
+    listed = {"errors": list(errors)} if errors else {}
+    body = Problem(type=urn, title=title, status=status, detail=detail, **listed)
+    # In ASCII, as what was received may hold half of a surrogate pair.
+    text = json.dumps(body.model_dump(exclude_unset=True), allow_nan=False)
     return Response(text, status, {"cache-control": "no-store", **headers}, media_type=MEDIA_TYPE)

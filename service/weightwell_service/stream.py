@@ -4,9 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Executor, Future
-from contextlib import contextmanager
 
-from weightwell_engine.exceptions import Busy, TooLarge
 from weightwell_engine.virtual_file import VirtualFile
 
 # The first span is this part of a chunk, and those that follow are up to twice as long as all before them, and a chunk.
@@ -87,30 +85,3 @@ def _spans(start: int, stop: int, origin: int, chunk: int) -> Iterator[tuple[int
         end = min(start - (start - origin) % size + size, stop)
         yield start, end
         start, size = end, min(2 * size, chunk)
-
-
-class Memory:
-    """The memory for tensors that can only be drawn whole, shared by all requests."""
-
-    def __init__(self, limit: int):
-        self.limit = limit
-        self.used = 0
-
-    def admit(self, nbytes: int) -> None:
-        """Raise ``TooLarge`` for more bytes than there ever are."""
-        if nbytes > self.limit:
-            raise TooLarge(
-                f"what is drawn whole, whatever part of it is wanted, takes {nbytes} bytes of memory here, and this "
-                f"server allows {self.limit} (WEIGHTWELL_MAX_RESIDENT_BYTES); ask for smaller tensors, or for fewer"
-            )
-
-    @contextmanager
-    def reserve(self, nbytes: int) -> Iterator[None]:
-        """Hold a number of bytes; raise ``Busy`` if there are not as many now."""
-        if self.used + nbytes > self.limit:
-            raise Busy("the memory for tensors that are drawn as a whole is in use by other requests")
-        self.used += nbytes
-        try:
-            yield
-        finally:
-            self.used -= nbytes

@@ -33,7 +33,7 @@ from weightwell_engine.parsing import SINGLES
 from weightwell_engine.plan import Plan
 from weightwell_engine.schemes import ALIASES
 from weightwell_service.app import create_app
-from weightwell_service.exceptions import PreconditionFailed, RangeNotSatisfiable
+from weightwell_service.exceptions import PreconditionFailed, RangeNotSatisfiable, UnsupportedEncoding
 from weightwell_service.problems import PROBLEMS
 from weightwell_service.settings import Settings
 
@@ -94,7 +94,7 @@ MATRIX = {"shape": "30,30", "scheme": "orthogonal", "generator": "torch"}
 
 
 def _busy(app: FastAPI, http: httpx.Client) -> httpx.Response:
-    with app.state.service.workshop.memory.reserve(LIMIT):
+    with app.state.service.resources.budget.reserve(LIMIT):
         return http.get("/init", params=MATRIX)
 
 
@@ -103,7 +103,7 @@ def _failing(error: WeightwellError) -> Callable[[FastAPI, httpx.Client], httpx.
         service = app.state.service
         kept, service.engine = service.engine, Engine(Cpu(), threads=1, generators={"torch": Failing(error)})
         try:
-            return http.get("/init", params=QUERY)
+            return http.get("/init", params={**QUERY, "seed": "9"})
         finally:
             service.engine = kept
 
@@ -115,6 +115,7 @@ CAUSES: dict[type[WeightwellError], Callable[[FastAPI, httpx.Client], httpx.Resp
     InvalidSpec: lambda _, http: http.get("/init", params={**QUERY, "std": "-1"}),
     InvalidSpecs: lambda _, http: http.get("/init", params={**QUERY, "std": "-1", "val": "1"}),
     UnsupportedSpec: lambda _, http: http.get("/init", params={**QUERY, "dtype": "float8_e5m2"}),
+    UnsupportedEncoding: lambda _, http: http.post("/init", content=b"{}", headers={"content-encoding": "gzip"}),
     TooLarge: lambda _, http: http.get("/init", params={**QUERY, "shape": "10000,10000"}),
     PreconditionFailed: lambda _, http: http.get("/init", params=QUERY, headers={"if-match": '"another"'}),
     RangeNotSatisfiable: lambda _, http: http.get("/init", params=QUERY, headers={"range": "bytes=999999-"}),
@@ -156,7 +157,7 @@ def test_every_field_that_is_wrong_is_named(small: httpx.Client) -> None:
 def test_a_path_that_is_not_there_is_a_problem(small: httpx.Client, path: str) -> None:
     body = problem(small.get(path), 404)
     assert body["type"] == "about:blank"
-    assert body["detail"].endswith("; / and /docs tell what there is")
+    assert body["detail"].endswith("; see /docs")
 
 
 @pytest.mark.parametrize(

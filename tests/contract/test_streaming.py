@@ -56,6 +56,11 @@ class Probe:
     def check(self, plan: Plan) -> None:
         """Draw everything."""
 
+    def instant(self, plan: Plan) -> bool:
+        """Be drawn in a thread."""
+        del plan
+        return False
+
     def footprint(self, plan: Plan) -> int:
         """Hold what the test says."""
         del plan
@@ -249,16 +254,16 @@ def test_what_is_drawn_whole_holds_up_nobody_and_ends_with_its_reader(serve: Ser
     with serve(app) as url, httpx.Client(base_url=url, trust_env=False) as client, ThreadPoolExecutor(1) as elsewhere:
         large = {"shape": "4000,4000", "scheme": "orthogonal"}
         drawing = elsewhere.submit(httpx.get, f"{url}/init", params=large, timeout=PATIENCE, trust_env=False)
-        while not app.state.service.workshop.memory.used:
+        while not app.state.service.resources.budget.used:
             client.get("/health/live")
         small = client.get("/init", params={"shape": "3", "scheme": "normal"})
         assert small.status_code == 200
         assert not drawing.done()
         assert len(drawing.result().content) > 4 * 4000**2
         with reader(client, large):
-            while not app.state.service.workshop.memory.used:
+            while not app.state.service.resources.budget.used:
                 client.get("/health/live")
-        while app.state.service.workshop.memory.used:
+        while app.state.service.resources.budget.used:
             client.get("/health/live")
         assert client.get("/init", params={"shape": "64,64", "scheme": "orthogonal"}).status_code == 200
 
@@ -339,6 +344,28 @@ def test_long_bodies_are_read_one_by_one_and_hold_up_nobody_else(
             go.set()
         assert {each.result().status_code for each in reading} == {200}
         assert begun.acquire(timeout=PATIENCE)
+
+
+def test_ranges_of_one_file_plan_it_once(probing: Probing, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[Plan] = []
+    with probing() as (client, probe):
+        monkeypatch.setattr(probe, "check", checked.append)
+        for start in range(0, 2000, 100):
+            got = client.get("/init", params=QUERY, headers={"range": f"bytes={start}-{start + 99}"})
+            assert got.status_code == 206
+    assert len(checked) == 1
+
+
+def test_a_small_file_takes_no_thread(probing: Probing, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[str] = []
+    query = {**QUERY, "shape": "16,16"}
+    with probing(at=lambda _: threads.append(threading.current_thread().name)) as (client, probe):
+        assert client.get("/init", params=query).status_code == 200
+        monkeypatch.setattr(probe, "instant", lambda _: True)
+        assert client.get("/init", params=query).status_code == 200
+        assert client.get("/init", params=QUERY, headers={"range": "bytes=1000-1099"}).status_code == 206
+    small_in_a_thread, small, *large = [name.partition("_")[0] for name in threads]
+    assert (small_in_a_thread, small, set(large)) == ("draw", "uvicorn", {"draw"})
 
 
 def test_what_is_there_at_the_start_is_not_looked_through_for_garbage(probing: Probing) -> None:

@@ -137,6 +137,12 @@ def test_the_service_is_alive_and_ready(http: httpx.Client) -> None:
     assert set(answer(ready)["generators"]) == set(GENERATORS)
 
 
+@pytest.mark.parametrize("path", ["/health", "/healthz"])
+def test_readiness_has_the_paths_that_orchestrators_try_first(http: httpx.Client, path: str) -> None:
+    assert http.get(path).json() == http.get("/health/ready").json()
+    assert http.head(path).status_code == 200
+
+
 def test_the_bare_address_says_what_can_be_asked(http: httpx.Client) -> None:
     hello = http.get("/")
     assert hello.headers["content-type"].startswith("text/plain")

@@ -5,8 +5,9 @@ from typing import Any, get_args
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
-from weightwell_engine.description import KINDS, describe, words
+from weightwell_engine.description import KINDS, FileDescription, describe, words
 from weightwell_engine.exceptions import InvalidSpec, InvalidSpecs
 from weightwell_engine.generators.devices import Cpu
 from weightwell_engine.generators.torch import TorchGenerator
@@ -22,7 +23,7 @@ def described(**fields: Any) -> dict[str, Any]:
     """Return the description of a file, as it is read from JSON."""
     spec = read_document(json.dumps(fields).encode())
     plan = make_plan(spec, GENERATOR.identity, portable=True, max_bytes=UNLIMITED)
-    made = json.dumps(describe(spec, plan, GENERATOR), allow_nan=False)
+    made = TypeAdapter(FileDescription).dump_json(describe(spec, plan, GENERATOR))
     found: dict[str, Any] = json.loads(made)
     return found
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -213,6 +214,20 @@ def test_every_variable_that_is_named_exists(path: Path) -> None:
     client = {name for source in (ROOT / "client").rglob("*.py") for name in variable.findall(source.read_text())}
     service = {f"WEIGHTWELL_{name.upper()}" for name in Settings.model_fields}
     assert set(variable.findall(path.read_text())) <= client | service
+
+
+def test_nginx_takes_the_block_of_the_deployment_page(tmp_path: Path) -> None:
+    nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    if nginx is None:
+        pytest.skip("nginx is not installed")
+    (block,) = re.findall(r"^```nginx\n(.*?)^```", (ROOT / "docs/deployment.md").read_text(), re.MULTILINE | re.DOTALL)
+    paths = "".join(f"{kind}_temp_path {tmp_path};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    (tmp_path / "nginx.conf").write_text(
+        f"pid {tmp_path}/pid; error_log stderr; events {{}} http {{ access_log off; {paths} {block} }}"
+    )
+    command = [nginx, "-t", "-e", "stderr", "-c", str(tmp_path / "nginx.conf")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_make_help_names_every_target() -> None:

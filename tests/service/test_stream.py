@@ -11,12 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weightwell_engine.dtypes import FLOATS
-from weightwell_engine.exceptions import Busy, TooLarge
 from weightwell_engine.generators import places
 from weightwell_engine.plan import Piece, Plan, make_plan
 from weightwell_engine.spec import Spec, TensorSpec
 from weightwell_engine.virtual_file import VirtualFile
-from weightwell_service.stream import Memory, stream
+from weightwell_service.stream import stream
 
 T = TypeVar("T")
 
@@ -44,6 +43,10 @@ class Counting:
     def warm_up(self) -> None: ...
 
     def check(self, plan: Plan) -> None: ...
+
+    def instant(self, plan: Plan) -> bool:
+        del plan
+        return False
 
     def footprint(self, plan: Plan) -> int:
         del plan
@@ -248,39 +251,3 @@ def test_a_later_failure_comes_after_all_that_was_drawn_before_it(executor: Thre
     with pytest.raises(RuntimeError, match="out of order"):
         run(work)
     assert len(received) == 2 * Counting.chunk  # two halves and a whole one
-
-
-# Memory --------------------------------------------------------------------------------------------------------------
-
-
-def test_more_memory_than_there_ever_is_is_too_large() -> None:
-    memory = Memory(100)
-    memory.admit(100)
-    with pytest.raises(TooLarge, match="takes 101 bytes of memory here, and this server allows 100"):
-        memory.admit(101)
-
-
-def test_memory_in_use_is_busy_and_free_again_afterwards() -> None:
-    memory = Memory(100)
-    with memory.reserve(60):
-        with memory.reserve(40), pytest.raises(Busy), memory.reserve(1):
-            pass
-        with pytest.raises(Busy), memory.reserve(41):
-            pass
-        with memory.reserve(40):
-            assert memory.used == 100
-    assert memory.used == 0
-
-
-def test_memory_is_free_again_after_an_error() -> None:
-    memory = Memory(100)
-    with pytest.raises(ZeroDivisionError), memory.reserve(100):
-        _ = 1 / 0
-    with memory.reserve(100):
-        assert memory.used == 100
-
-
-def test_nothing_can_always_be_reserved() -> None:
-    memory = Memory(1)
-    with memory.reserve(1), memory.reserve(0):
-        assert memory.used == 1

@@ -51,6 +51,9 @@ class Generator(Protocol):
     def check(self, plan: Plan) -> None:
         """Raise ``UnsupportedSpec`` for a plan that this generator cannot draw."""
 
+    def instant(self, plan: Plan) -> bool:
+        """Return whether any byte of a small plan is drawn within a fraction of a millisecond, without waiting."""
+
     def footprint(self, plan: Plan) -> int:
         """Return how many bytes of its device's memory must be kept for as long as the plan is being drawn."""
 

@@ -94,6 +94,10 @@ class TorchGenerator:
                 "give the seed once, beside tensors",
             )
 
+    def instant(self, plan: Plan) -> bool:
+        """Return whether torch draws on the CPU, and no matrix."""
+        return self._place.type == "cpu" and self.footprint(plan) == 0
+
     def footprint(self, plan: Plan) -> int:
         """Return the bytes of the largest tensor that has to be drawn as a whole, with torch's working copies."""
         states = 0 if _is_in_order(plan) else len(plan.tensors) * _STATE

@@ -1,11 +1,21 @@
-"""Requests: query parameters, headers and bodies, as OpenAPI describes them, from the models of the wire."""
+"""Requests: query parameters, headers and bodies, as OpenAPI describes them, from the models that read them."""
 
 import json
+from collections.abc import Iterable
+from typing import Any
 
-from weightwell_engine.parsing import SINGLES, Manifest
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from weightwell_engine.parsing import ENTRIES, RULES, SINGLES, Alias, Entry, Manifest
 from weightwell_engine.schemes import ALIASES
 from weightwell_service.links import MAX_URL, pack
-from weightwell_service.openapi.schemas import Schema, any_of
+from weightwell_service.problems import Problem
+from weightwell_service.queries import GainQuery
+
+Schema = dict[str, Any]
+
+REF = "#/components/schemas/{model}"
 
 
 def query_of_init() -> list[Schema]:
@@ -19,6 +29,12 @@ def query_of_init() -> list[Schema]:
     ]
 
 
+def query_of_gain() -> list[Schema]:
+    """Describe the query of ``/gain``."""
+    properties = GainQuery.model_json_schema()["properties"].items()
+    return [query_of(field, {"gain": flat(schema)}) for field, schema in properties]
+
+
 def query_of(field: str, schemas: dict[str, Schema]) -> Schema:
     """Describe a query parameter, given what it is for each of the schemes that have it."""
     users: dict[str, list[str]] = {}
@@ -26,7 +42,8 @@ def query_of(field: str, schemas: dict[str, Schema]) -> Schema:
         users.setdefault(schema.pop("description"), []).append(name)
     named = len(users) > 1 or schemas.keys() < SINGLES.keys()
     texts = [f"{text} ({', '.join(names)})" if named else text for text, names in users.items()]
-    examples = [example for schema in schemas.values() for example in schema.pop("examples", [])]
+    for schema in schemas.values():
+        schema.pop("examples", None)  # Swagger UI would fill them in, and not every field goes with every other
     unique = [schema for at, schema in enumerate(schemas.values()) if schema not in list(schemas.values())[:at]]
     return {
         "name": field,
@@ -34,7 +51,6 @@ def query_of(field: str, schemas: dict[str, Schema]) -> Schema:
         "required": False,
         "description": "; ".join(texts),
         "schema": unique[0] if len(unique) == 1 else {"anyOf": unique},
-        **({"example": examples[0]} if examples else {}),
     }
 
 
@@ -88,7 +104,10 @@ _LINKED: Schema = {
     "description": "instead of all other fields: what could be posted, in JSON, compressed with zlib, in base64url; "
     f"`/plan` makes it. Not everything on the way of a URL need take more than {MAX_URL} characters",
     "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]*={0,2}$"},
-    "example": pack(json.dumps(_MANIFEST_OF_RULES)),
+    "examples": {
+        "none": {"value": "", "summary": "one tensor: leave this empty"},
+        "a manifest": {"value": pack(json.dumps(_MANIFEST_OF_RULES)), "summary": "then leave all other fields empty"},
+    },
 }
 
 
@@ -125,3 +144,21 @@ def body() -> Schema:
             }
         },
     }
+
+
+def any_of(models: Iterable[type[BaseModel]]) -> Schema:
+    """Describe what fits one of some models of ``components``."""
+    # anyOf, not oneOf: schemes are told apart by their names, and the document says so in each model.
+    return {"anyOf": [{"$ref": REF.format(model=model.__name__)} for model in models]}
+
+
+def components() -> Schema:
+    """Return the models of all requests, and of a problem, by name."""
+    models: list[type[BaseModel]] = [*SINGLES.values(), *ENTRIES.values(), *RULES.values(), Entry, Alias, Manifest]
+    models.append(Problem)
+    _, made = models_json_schema([(model, "validation") for model in models], ref_template=REF)
+    named: Schema = made["$defs"]
+    properties = named[Manifest.__name__]["properties"]
+    properties["tensors"]["additionalProperties"] = any_of([*ENTRIES.values(), Entry, Alias])
+    properties["rules"]["items"] = any_of(RULES.values())
+    return named

@@ -1,11 +1,8 @@
-"""Responses: files, refusals and JSON, as OpenAPI describes them."""
+"""Responses: files and problems, as OpenAPI describes them."""
 
 from typing import Any
 
-from weightwell_engine.description import KINDS
-from weightwell_engine.dtypes import DTYPES
-from weightwell_engine.schemes import SCHEMES
-from weightwell_service.openapi.schemas import INTEGER, INTEGERS, NUMBER, REF, TEXT, Schema, an_object, optional
+from weightwell_service.openapi.requests import REF, Schema
 
 
 def _header(description: str, **schema: Any) -> Schema:
@@ -44,47 +41,3 @@ RANGED: dict[int | str, Schema] = {
     206: {**FILE, "description": "the wanted bytes of it", "headers": FILE_HEADERS | _CONTENT_RANGE},
     416: problem("the range holds no byte of the file", **_CONTENT_RANGE),
 }
-
-
-def json_of(description: str, schema: Schema) -> Schema:
-    """Describe an answer in JSON."""
-    return {"description": description, "content": {"application/json": {"schema": schema}}}
-
-
-_OUTLINED_TENSOR = an_object(
-    shape=INTEGERS,
-    slice=optional(TEXT),
-    dtype={"type": "string", "enum": list(DTYPES)},
-    seed={"anyOf": [INTEGER, TEXT]},
-    scheme={"type": "string", "enum": list(SCHEMES)},
-    parameters={"type": "object"},
-    rule={
-        **optional(TEXT),
-        "description": "path of the rule that the scheme comes from, such as rules.0 or preset.2",
-    },
-    law=an_object(kind={"type": "string", "enum": list(KINDS.values())}, words=TEXT),
-    mean={**NUMBER, "description": "of an element, before it is rounded to the dtype"},
-    std={**NUMBER, "description": "of an element, before it is rounded to the dtype"},
-    fan_in=optional(INTEGER),
-    fan_out=optional(INTEGER),
-    data_offsets={**INTEGERS, "description": "where its bytes begin and end, from the end of the file's header"},
-    nbytes=INTEGER,
-)
-OUTLINE = an_object(
-    url={**optional(TEXT), "description": "path and query under which GET has the file; null if that is too long"},
-    url_note={**optional(TEXT), "description": "what to do where there is no url"},
-    refusal={**optional(TEXT), "description": "why this server would not draw the file, if it would not"},
-    etag=TEXT,
-    generator=an_object(name=TEXT, identity=TEXT, portable={"type": "boolean"}),
-    nbytes={**INTEGER, "description": "size of the file"},
-    header_nbytes={**INTEGER, "description": "size of what precedes the data in the file"},
-    unused={**INTEGERS, "description": "places of the rules that no tensor took; of a preset's, nothing is said"},
-    tensors={"type": "object", "additionalProperties": {"anyOf": [_OUTLINED_TENSOR, an_object(alias=TEXT)]}},
-)
-PRESET = an_object(
-    name=TEXT,
-    summary=TEXT,
-    references={"type": "array", "items": TEXT},
-    parameters={"type": "array", "items": {"type": "object"}},
-    example=an_object(preset={"type": "object"}, rules={"type": "array", "items": {"type": "object"}}),
-)

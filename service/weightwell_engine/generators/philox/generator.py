@@ -35,6 +35,11 @@ class PhiloxGenerator(ABC):
                     expected = "at most 2^32 rows where columns are sparse"
                     raise UnsupportedSpec("shape", got=tensor.law.rows, expected=expected)
 
+    def instant(self, plan: Plan) -> bool:
+        """Return False: drawing waits for a device, or for kernels to be compiled."""
+        del plan
+        return False
+
     def footprint(self, plan: Plan) -> int:
         """Return the bytes that are kept of the largest matrices, as many as are kept at once."""
         return sum(sorted(self.resident(tensor) for tensor in plan.tensors)[-_KEPT_MATRICES:])

@@ -17,6 +17,7 @@ class CpuPhiloxGenerator(PhiloxGenerator):
         # One chunk for every thread, and one that waits for the first of them to be free.
         self.concurrency = threads + 1
         self._threads = threads
+        self._warm = False
         # Not the threads that draw chunks: those wait for the matrix.
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="matrix")
 
@@ -25,6 +26,11 @@ class CpuPhiloxGenerator(PhiloxGenerator):
         from weightwell_engine.generators.philox.cpu.checked import warm_up
 
         warm_up()
+        self._warm = True
+
+    def instant(self, plan: Plan) -> bool:
+        """Return whether the kernels are compiled and no matrix has to be generated whole."""
+        return self._warm and not any(is_matrix(tensor) for tensor in plan.tensors)
 
     def allocate(self, nbytes: int) -> memoryview:
         """Return memory of any value that begins on a cache line."""

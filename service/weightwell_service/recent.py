@@ -1,0 +1,43 @@
+"""Recent plans: a file that is read by ranges, or asked for again and again, is planned once."""
+
+from collections import OrderedDict
+from threading import Lock
+
+from weightwell_engine.plan import Plan
+
+# Bytes that a planned tensor takes in memory, about; its part of the header comes on top.
+_TENSOR = 1000
+
+
+class RecentPlans:
+    """Plans by the query that asked for them: as many of the last ones as fit in ``nbytes``, by estimate.
+
+    Any number of threads may use it.
+    """
+
+    def __init__(self, nbytes: int = 2**26):
+        self._limit = nbytes
+        self._used = 0
+        self._plans: OrderedDict[bytes, tuple[Plan, int]] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, query: bytes) -> Plan | None:
+        """Return the plan of a query, or None."""
+        with self._lock:
+            if query not in self._plans:
+                return None
+            self._plans.move_to_end(query)
+            return self._plans[query][0]
+
+    def put(self, query: bytes, plan: Plan) -> None:
+        """Keep a plan, and forget the least recently used ones that no longer fit."""
+        nbytes = len(query) + len(plan.header) + _TENSOR * (len(plan.tensors) + 1)
+        if nbytes > self._limit:
+            return
+        with self._lock:
+            _, before = self._plans.pop(query, (plan, 0))
+            self._plans[query] = plan, nbytes
+            self._used += nbytes - before
+            while self._used > self._limit:
+                _, (_, freed) = self._plans.popitem(last=False)
+                self._used -= freed

@@ -1,0 +1,75 @@
+"""The service behind the routes: specs in, files and descriptions out, within the limits of a deployment."""
+
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from weightwell_engine.engine import Engine
+from weightwell_engine.exceptions import TooLarge
+from weightwell_engine.plan import Plan, check_size
+from weightwell_engine.spec import Spec
+from weightwell_engine.virtual_file import VirtualFile
+from weightwell_service import __version__
+from weightwell_service.answers import NotReady, PlanAnswer, Ready
+from weightwell_service.file_response import DrawingResources
+from weightwell_service.queries import read_query
+from weightwell_service.recent import RecentPlans
+from weightwell_service.settings import Settings
+
+
+@dataclass
+class Service:
+    """One for each application. ``reader`` is one thread that reads long request bodies, one at a time."""
+
+    settings: Settings
+    engine: Engine
+    resources: DrawingResources
+    reader: Executor
+    recent: RecentPlans = field(default_factory=RecentPlans)
+    started: bool = False
+
+    def open(self, spec: Spec) -> VirtualFile:
+        """Return the file of a spec; raise what is wrong with it, or ``TooLarge``."""
+        return self.engine.open(self._plan(spec))
+
+    def open_query(self, query: bytes, items: list[tuple[str, str]]) -> VirtualFile:
+        """Return the file of a query, which recent requests may have planned; ``items`` are its fields, in order."""
+        plan = self.recent.get(query)
+        if plan is None:
+            plan = self._plan(read_query(items, max_manifest=self.settings.max_request_bytes))
+            self.recent.put(query, plan)
+        return self.engine.open(plan)
+
+    def describe(self, spec: Spec) -> PlanAnswer:
+        """Describe a spec's file, even one that is too large for this deployment; raise what else is wrong."""
+        plan, refusal = self.engine.plan(spec), None
+        try:
+            check_size(plan.data_nbytes, self.settings.max_bytes)
+            self.resources.budget.check(self.engine.footprint(plan))
+        except TooLarge as error:
+            refusal = str(error)
+        return PlanAnswer.of(spec, self.engine.describe(spec, plan), refusal)
+
+    def readiness(self) -> Ready | NotReady:
+        """Return whether requests should be sent here. Asks the device, which may take a moment."""
+        trouble = self.engine.device.trouble()
+        reason = f"the device is lost: {trouble}" if trouble else None if self.started else "starting or stopping"
+        device = str(self.engine.device)
+        generators = {generator.name: generator.identity for generator in self.engine.generators()}
+        if reason:
+            return NotReady(reason=reason, version=__version__, device=device, generators=generators)
+        return Ready(version=__version__, device=device, generators=generators)
+
+    def _plan(self, spec: Spec) -> Plan:
+        return self.engine.plan(spec, max_bytes=self.settings.max_bytes)
+
+
+async def service_of(request: Request) -> Service:
+    """Return the service of a request's application. Asynchronous, because FastAPI calls others in a thread."""
+    service: Service = request.app.state.service
+    return service
+
+
+CurrentService = Annotated[Service, Depends(service_of)]
