@@ -69,7 +69,7 @@ def compare(name: str, manifest: Manifest, url: str, root: Path) -> tuple[str, .
         plan = one.plan(manifest)
         digests = {"curl": _curl_digest(plan.url)}
         for way, client in (("one connection", one), ("several", several)):
-            client.save(manifest, root / "model.safetensors")
+            client.save(root / "model.safetensors", manifest)
             digests[way] = _digest(root / "model.safetensors")
         digests[f"{RANKS} shards"] = digests["curl"] if _shards_are_the_whole(one, manifest) else "other numbers"
     if len(set(digests.values())) > 1:
@@ -120,7 +120,7 @@ def measure(layers: int, url: str, root: Path, rounds: int) -> None:
             "one curl, thrown away": lambda: seconds(
                 lambda: subprocess.run(["curl", "-sf", "-o", "/dev/null", str(plan.url)], check=True)
             ),
-            "the client, into a file": lambda: seconds(lambda: client.save(manifest, root / "model.safetensors")),
+            "the client, into a file": lambda: seconds(lambda: client.save(root / "model.safetensors", manifest)),
             "torch, draws alone": lambda: seconds(lambda: _drawn(manifest)),
             "torch, building the model": lambda: seconds(lambda: _built(layers)),
         }

@@ -8,6 +8,7 @@ with weightwell.Client("http://127.0.0.1:8000") as client:
 
 from weightwell.async_client import AsyncClient
 from weightwell.client import Client
+from weightwell.connection import installed_version as _installed_version
 from weightwell.exceptions import (
     AccessDenied,
     Busy,
@@ -29,6 +30,8 @@ from weightwell.files.comparison import Difference, Verdict
 from weightwell.models.manifest import Manifest
 from weightwell.models.plans import Plan
 from weightwell.problems import FieldError, Problem
+
+__version__ = _installed_version()
 
 __all__ = [
     "AccessDenied",

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def gain(client: Client, options: argparse.Namespace) -> None:
-    """Print one gain, or the table of them."""
+    """Print the gain of a nonlinearity, or of all of them."""
     if options.nonlinearity is not None:
         print(client.gain(options.nonlinearity, options.param, source=options.source))
         return
@@ -50,18 +50,17 @@ def gain(client: Client, options: argparse.Namespace) -> None:
 
 
 def schemes(client: Client, options: argparse.Namespace) -> None:
-    """Print the schemes, each with its parameters and their defaults."""
-    catalogue = client.schemes()
-    if options.json:
-        print(json.dumps(catalogue, indent=2, ensure_ascii=False))
-        return
-    for scheme in catalogue["schemes"]:
-        parameters = ", ".join(map(_signature, scheme["parameters"]))
-        print(f"{scheme['name']}({parameters})\n    {scheme['summary']}")
+    """List the schemes with their parameters."""
+    _print_catalogue(client.schemes(), "schemes", as_json=options.json)
+
+
+def presets(client: Client, options: argparse.Namespace) -> None:
+    """List the presets with their parameters: how well-known models are initialized."""
+    _print_catalogue(client.presets(), "presets", as_json=options.json)
 
 
 def init(client: Client, options: argparse.Namespace) -> None:
-    """Write a tensor's safetensors file to a path, or to standard output."""
+    """Generate one tensor and write it as a safetensors file."""
     client.save(
         _output(options.output),
         options.shape,
@@ -76,17 +75,17 @@ def init(client: Client, options: argparse.Namespace) -> None:
 
 
 def save(client: Client, options: argparse.Namespace) -> None:
-    """Write the safetensors file of a manifest to a path, or to standard output."""
-    client.save(_manifest(options.manifest), _output(options.output))
+    """Generate the tensors of a manifest and write them as one safetensors file."""
+    client.save(_output(options.output), _manifest(options.manifest))
 
 
 def plan(client: Client, options: argparse.Namespace) -> None:
-    """Print what a manifest would draw, without drawing it."""
+    """Describe the file of a manifest without generating it."""
     told = client.plan(_manifest(options.manifest))
     if options.json:
         print(json.dumps(asdict(told), indent=2, ensure_ascii=False))
         return
-    print(told)
+    print(told.table())
     for rule in told.unused:
         print(f"no tensor takes the rule {json.dumps(rule, ensure_ascii=False)}")
     if told.refusal:
@@ -95,10 +94,19 @@ def plan(client: Client, options: argparse.Namespace) -> None:
 
 
 def verify(client: Client, options: argparse.Namespace) -> int:
-    """Draw a safetensors file anew from its metadata, and say whether every byte is so."""
+    """Generate the tensors of a safetensors file again and compare every byte."""
     verdict = client.verify(options.file)
     print(verdict)
     return DONE if verdict.same else FAILED
+
+
+def _print_catalogue(catalogue: Mapping[str, Any], kind: str, *, as_json: bool) -> None:
+    """Print a catalogue: as JSON, or the name, the parameters and the summary of each row."""
+    if as_json:
+        print(json.dumps(catalogue, indent=2, ensure_ascii=False))
+        return
+    for row in catalogue[kind]:
+        print(f"{row['name']}({', '.join(map(_signature, row['parameters']))})\n    {row['summary']}")
 
 
 def _manifest(path: str) -> Manifest:
@@ -136,21 +144,21 @@ def _parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="weightwell",
-        description="Draw initialized weight tensors from a Weightwell server.",
-        epilog="exit codes: 0 done; 1 not done, or different; 2 asked wrongly; 130 interrupted",
+        description="Fetch initialized weight tensors from a Weightwell server.",
+        epilog="exit codes: 0 success; 1 failure (no server, a broken transfer, a full disk), or a file that differs; "
+        "2 a wrong command line or request; 130 interrupted",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"weightwell {installed_version()}")
     _url_argument(parser, default=None)
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    verbs = parser.add_subparsers(required=True, title="commands", metavar="COMMAND")
     _gain_arguments(_verb(verbs, gain))
     _init_arguments(_verb(verbs, init))
     _save_arguments(_verb(verbs, save))
     _plan_arguments(_verb(verbs, plan))
     _verify_arguments(_verb(verbs, verify))
-    _verb(verbs, schemes).add_argument(
-        "--json", action="store_true", help="the whole catalogue, as the server tells it"
-    )
+    for catalogue in (schemes, presets):
+        _verb(verbs, catalogue).add_argument("--json", action="store_true", help="print the server's JSON")
     return parser
 
 
@@ -168,21 +176,23 @@ def _verb(verbs: Any, run: Any) -> argparse.ArgumentParser:
 
 def _url_argument(parser: argparse.ArgumentParser, *, default: str | None) -> None:
     """Add the address, which may be said before the verb or after it."""
-    told = f"the server's address (default: $WEIGHTWELL_URL, or {DEFAULT_URL})"
+    told = f"address of the server (default: $WEIGHTWELL_URL, or {DEFAULT_URL})"
     parser.add_argument("--url", default=default, help=told)
 
 
 def _gain_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``gain``."""
-    parser.add_argument("nonlinearity", nargs="?", help="such as leaky_relu; without it, the whole table")
-    parser.add_argument("--param", type=float, help="the nonlinearity's parameter: leaky_relu's negative slope")
-    parser.add_argument("--source", help="torch (torch's recommended values) or quadrature (computed)")
+    parser.add_argument("nonlinearity", nargs="?", help="its name, such as leaky_relu (default: all)")
+    parser.add_argument(
+        "--param", type=float, help="parameter of the nonlinearity, such as leaky_relu's negative slope"
+    )
+    parser.add_argument("--source", help="torch: torch's table; quadrature: computed (default: torch)")
 
 
 def _init_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``init``."""
-    parser.add_argument("shape", type=_shape, help="sizes joined by commas: 512,784; '' for a scalar")
-    parser.add_argument("scheme", help="such as kaiming_normal; `weightwell schemes` lists them")
+    parser.add_argument("shape", type=_shape, help="sizes separated by commas, such as 512,784; '' is a scalar")
+    parser.add_argument("scheme", help="name of a scheme, such as kaiming_normal; see `weightwell schemes`")
     _output_arguments(parser)
     parser.add_argument(
         "-p",
@@ -192,13 +202,15 @@ def _init_arguments(parser: argparse.ArgumentParser) -> None:
         type=_parameter,
         action="append",
         default=[],
-        help="a parameter of the scheme, by torch's name: -p a=0.2 -p mode=fan_out",
+        help="parameter of the scheme, under torch's name: -p a=0.2 -p mode=fan_out",
     )
-    parser.add_argument("--seed", type=int, default=0, help="an integer in [0, 2^64 - 1] (default: 0)")
-    parser.add_argument("--dtype", default="float32", help="such as bfloat16 (default: float32)")
-    parser.add_argument("--name", help="the tensor's name in the file, part of what it is drawn from")
-    parser.add_argument("--generator", help="philox or torch")
-    parser.add_argument("--slice", help="the part to draw: 0:128,:")
+    parser.add_argument("--seed", type=int, default=0, help="integer in [0, 2^64 - 1] (default: 0)")
+    parser.add_argument("--dtype", default="float32", help="element type, such as bfloat16 (default: float32)")
+    parser.add_argument("--name", help="name of the tensor; other names have other numbers (default: weight)")
+    parser.add_argument(
+        "--generator", help="philox: the same bits everywhere; torch: those of torch.nn.init (default: philox)"
+    )
+    parser.add_argument("--slice", help="part of the tensor, such as 0:128,: (default: all)")
 
 
 def _save_arguments(parser: argparse.ArgumentParser) -> None:
@@ -210,26 +222,26 @@ def _save_arguments(parser: argparse.ArgumentParser) -> None:
 def _plan_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``plan``."""
     _manifest_argument(parser)
-    parser.add_argument("--json", action="store_true", help="everything that the server tells")
+    parser.add_argument("--json", action="store_true", help="print the server's JSON")
 
 
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``verify``."""
-    parser.add_argument("file", help="a safetensors file that Weightwell made")
+    parser.add_argument("file", help="a safetensors file made by Weightwell")
     _bar_argument(parser)
 
 
 def _manifest_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("manifest", help="a manifest in JSON; - is standard input")
+    parser.add_argument("manifest", help="JSON file of a manifest; - is standard input")
 
 
 def _output_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-o", "--output", help="the file to write; - is standard output")
+    parser.add_argument("-o", "--output", help="file to write; - is standard output (default: standard output)")
     _bar_argument(parser)
 
 
 def _bar_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--no-progress", dest="progress", action="store_false", help="show no progress bar")
+    parser.add_argument("--no-progress", dest="progress", action="store_false", help="do not show a progress bar")
 
 
 def _shape(text: str) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, Unpack, overload
 
 import anyio
 import anyio.to_thread
@@ -14,21 +14,26 @@ import httpx
 
 from weightwell import calls
 from weightwell.calls import Call
-from weightwell.connection import CONNECTIONS, TIMEOUT, http_options
+from weightwell.connection import CONNECTIONS, TIMEOUT, http_options, without_credentials
 from weightwell.exceptions import FileChanged
 from weightwell.files.comparison import Claim, Verdict
 from weightwell.files.output import Target, opened
+from weightwell.forms import Described, manifest_of, spec_of
+from weightwell.literals import FrameworkName, GainSource, SchemeName, TensorFields
 from weightwell.models.filling import Reset
 from weightwell.models.manifest import Manifest
 from weightwell.models.plans import Plan
 from weightwell.models.recipes import Rules
-from weightwell.spec import ShapeLike, TensorSpec
+from weightwell.spec import ManifestSpec, ShapeLike, TensorSpec
+from weightwell.tracebacks import short_tracebacks
 from weightwell.transfers.crew import AsyncCrew
 from weightwell.transfers.progress import Progress
 from weightwell.transfers.retry import Retry
 from weightwell.transfers.transfer import Transfer
 
 if TYPE_CHECKING:
+    import numpy as np
+    import torch
     from torch import nn
 
 T = TypeVar("T")
@@ -43,6 +48,7 @@ class Closable(Protocol):
         """Let go."""
 
 
+@short_tracebacks
 class AsyncClient:
     """Draws initialized weight tensors from a Weightwell server, in an event loop.
 
@@ -69,11 +75,13 @@ class AsyncClient:
         self._connections = connections
         self._sleep: Callable[[float], Awaitable[None]] = anyio.sleep
 
-    async def gain(self, nonlinearity: str, param: float | None = None, *, source: str | None = None) -> float:
+    async def gain(
+        self, nonlinearity: str, param: float | None = None, *, source: GainSource | str | None = None
+    ) -> float:
         """Return the gain that a nonlinearity asks for; see ``Client.gain``."""
         return await self._call(calls.gain(nonlinearity, param, source))
 
-    async def gains(self, *, source: str | None = None) -> dict[str, float]:
+    async def gains(self, *, source: GainSource | str | None = None) -> dict[str, float]:
         """Return every gain that the server knows, by the name of its nonlinearity."""
         return await self._call(calls.gains(source))
 
@@ -81,27 +89,86 @@ class AsyncClient:
         """Return the catalogue of schemes, as the server tells it."""
         return await self._call(calls.schemes())
 
+    async def presets(self) -> Any:
+        """Return the presets, as the server tells them."""
+        return await self._call(calls.presets())
+
+    @overload
     async def init(
         self,
         shape: ShapeLike,
-        scheme: str,
+        scheme: SchemeName | str,
         *,
-        framework: Literal["torch", "numpy"] | None = None,
+        framework: Literal["torch"],
         device: object = None,
-        **spec: Any,
-    ) -> Any:
-        """Draw a tensor and return it; ``Client.init`` says what ``spec`` may hold."""
-        return await self._call(calls.init(TensorSpec.of(shape, scheme, **spec), framework, device))
+        **fields: Unpack[TensorFields],
+    ) -> "torch.Tensor": ...
 
-    async def plan(self, manifest: Manifest) -> Plan:
-        """Return what a manifest would draw; see ``Client.plan``."""
-        return await self._call(calls.plan(manifest, self._http))
+    @overload
+    async def init(
+        self,
+        shape: ShapeLike,
+        scheme: SchemeName | str,
+        *,
+        framework: Literal["numpy"],
+        device: None = None,
+        **fields: Unpack[TensorFields],
+    ) -> "np.ndarray[Any, np.dtype[Any]]": ...
+
+    @overload
+    async def init(
+        self,
+        shape: ShapeLike,
+        scheme: SchemeName | str,
+        *,
+        framework: None = None,
+        device: object = None,
+        **fields: Unpack[TensorFields],
+    ) -> Any: ...
+
+    async def init(
+        self,
+        shape: ShapeLike,
+        scheme: SchemeName | str,
+        *,
+        framework: FrameworkName | None = None,
+        device: object = None,
+        **fields: Any,
+    ) -> Any:
+        """Draw a tensor and return it; ``Client.init`` says what ``fields`` there are."""
+        return await self._call(calls.init(TensorSpec.of(shape, scheme, **fields), framework, device))
+
+    @overload
+    async def plan(self, what: ShapeLike, scheme: SchemeName | str, **fields: Unpack[TensorFields]) -> Plan: ...
+
+    @overload
+    async def plan(self, what: Described, **fields: Any) -> Plan: ...
+
+    async def plan(self, what: ShapeLike | Described, scheme: SchemeName | str | None = None, **fields: Any) -> Plan:
+        """Return what would be drawn; see ``Client.plan``."""
+        return await self._call(calls.plan(spec_of(what, scheme, fields), self._http))
+
+    @overload
+    async def init_state_dict(
+        self, what: Described, *, framework: Literal["torch"], device: object = None, **fields: Any
+    ) -> "dict[str, torch.Tensor]": ...
+
+    @overload
+    async def init_state_dict(
+        self, what: Described, *, framework: Literal["numpy"], device: None = None, **fields: Any
+    ) -> "dict[str, np.ndarray[Any, np.dtype[Any]]]": ...
+
+    @overload
+    async def init_state_dict(
+        self, what: Described, *, framework: None = None, device: object = None, **fields: Any
+    ) -> dict[str, Any]: ...
 
     async def init_state_dict(
-        self, manifest: Manifest, *, framework: Literal["torch", "numpy"] | None = None, device: object = None
+        self, what: Described, *, framework: FrameworkName | None = None, device: object = None, **fields: Any
     ) -> dict[str, Any]:
-        """Draw the tensors of a manifest, and return them by name; see ``Client.init_state_dict``."""
-        return await self._call(calls.init_state_dict(manifest, framework, device))
+        """Draw several tensors, and return them by name; see ``Client.init_state_dict``."""
+        spec = ManifestSpec.of(manifest_of(what, fields).document())
+        return await self._call(calls.init_state_dict(spec, framework, device))
 
     async def init_module_(
         self,
@@ -118,24 +185,30 @@ class AsyncClient:
         )
 
     @overload
-    async def save(self, path: Manifest, shape: Target, /) -> None: ...
+    async def save(
+        self, path: Target, what: ShapeLike, scheme: SchemeName | str, **fields: Unpack[TensorFields]
+    ) -> None: ...
 
     @overload
-    async def save(self, path: Target, shape: ShapeLike, scheme: str, **spec: Any) -> None: ...
+    async def save(self, path: Target, what: Described, **fields: Any) -> None: ...
 
     async def save(
-        self, path: Manifest | Target, shape: ShapeLike | Target, scheme: str | None = None, **spec: Any
+        self, path: Target, what: ShapeLike | Described, scheme: SchemeName | str | None = None, **fields: Any
     ) -> None:
-        """Draw a tensor into a safetensors file; see ``Client.save``. The event loop never waits for the disk."""
-        file, target = calls.file_of(path, shape, scheme, spec)
-        async with _held(opened, target) as output:
-            await self._call(calls.save(file, output.destination))
+        """Draw a tensor, or many, into a file; see ``Client.save``. The event loop never waits for the disk."""
+        calls.check_target(path)
+        spec = spec_of(what, scheme, fields)
+        async with _held(opened, path) as output:
+            await self._call(calls.save(spec, output.destination))
             await _in_thread(output.commit)
 
     async def verify(self, path: str | os.PathLike[str]) -> Verdict:
         """Draw anew what the metadata of a safetensors file claims, and compare every byte; see ``Client.verify``."""
         async with _held(Claim, Path(path)) as claim:
             return await self._call(calls.verify(claim))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({without_credentials(self._http.base_url)!r})"
 
     async def aclose(self) -> None:
         """Close the connections."""

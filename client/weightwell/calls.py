@@ -1,15 +1,15 @@
 """Calls: each verb of the clients as a request, a destination and a way to read the result. No I/O is done here."""
 
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import httpx
 
 from weightwell.dtypes import BY_CODE
 from weightwell.exceptions import UnexpectedResponse
 from weightwell.files.comparison import Claim, Comparison, Verdict
-from weightwell.files.output import Target
 from weightwell.frameworks import viewer
 from weightwell.models.filling import Reset, filling_of
 from weightwell.models.manifest import Manifest
@@ -17,7 +17,7 @@ from weightwell.models.plans import Plan
 from weightwell.models.recipes import Rules
 from weightwell.request import Request, asking, asking_for_manifest
 from weightwell.safetensors import Entry
-from weightwell.spec import FileSpec, ManifestSpec, ShapeLike, TensorSpec
+from weightwell.spec import FileSpec, ManifestSpec, TensorSpec
 from weightwell.transfers.destinations import DataDestination, Destination, Document, InMemory, SafetensorsFile
 
 if TYPE_CHECKING:
@@ -70,17 +70,14 @@ def save(spec: FileSpec, data: DataDestination) -> Call[None]:
     return Call(spec.request, body, lambda: None, spec.label, writes=True)
 
 
-def file_of(
-    first: Manifest | Target, second: ShapeLike | Target, scheme: str | None, fields: Mapping[str, Any]
-) -> tuple[FileSpec, Target]:
-    """Return what is to be saved, and where: from a manifest and a path, or from a path, a shape and a scheme."""
-    if isinstance(first, Manifest):
-        if scheme is not None or fields:
-            raise TypeError("save(manifest, path) takes no more: the manifest says the rest")
-        return ManifestSpec.of(first.document()), cast("Target", second)
-    if scheme is None:
-        raise TypeError("save takes (path, shape, scheme), or (manifest, path)")
-    return TensorSpec.of(cast("ShapeLike", second), scheme, **fields), first
+def check_target(path: object) -> None:
+    """Raise TypeError for anything but a path or a binary file, as by the order of arguments that 0.1 had."""
+    if isinstance(path, Manifest):
+        raise TypeError("the path comes first: write save('model.safetensors', manifest)")
+    if not (isinstance(path, str | os.PathLike) or hasattr(path, "write")):
+        raise TypeError(
+            f"expected a path or a binary file first, as in save('model.safetensors', ...), got {path!r:.80}"
+        )
 
 
 def verify(claim: Claim) -> Call[Verdict]:
@@ -91,9 +88,13 @@ def verify(claim: Claim) -> Call[Verdict]:
     return Call(request, body, comparison.verdict, f"{len(claim.entries)} tensors", writes=True)
 
 
-def init_state_dict(manifest: Manifest, framework: str | None, device: object) -> Call[dict[str, Any]]:
+def presets() -> Call[Any]:
+    """Return the call for the presets."""
+    return _document("presets", lambda answer: answer)
+
+
+def init_state_dict(spec: ManifestSpec, framework: str | None, device: object) -> Call[dict[str, Any]]:
     """Return the call for the tensors of a manifest, by name; tied names have one tensor."""
-    spec = ManifestSpec.of(manifest.document())
     viewer(framework, spec.dtype, device)  # says what is not installed before anything is drawn
     views: dict[str, Callable[[memoryview], Any]] = {}
 
@@ -122,14 +123,15 @@ def init_module(
     return Call(spec.request, SafetensorsFile(spec.check, data), data.commit, spec.label)
 
 
-def plan(manifest: Manifest, http: httpx.Client | httpx.AsyncClient) -> Call[Plan]:
-    """Return the call for what a manifest would draw; ``http`` knows the address that its URL is relative to."""
+def plan(spec: TensorSpec | ManifestSpec, http: httpx.Client | httpx.AsyncClient) -> Call[Plan]:
+    """Return the call for what would be drawn; ``http`` knows the address that its URL is relative to."""
+    rules = spec.document.get("rules", ()) if isinstance(spec, ManifestSpec) else ()
 
     def read(answer: Any) -> Plan:
         url = answer["url"]
-        return Plan.of(answer, manifest, url and str(http.build_request("GET", url).url))
+        return Plan.of(answer, rules, url and str(http.build_request("GET", url).url))
 
-    return _asked(Request("plan", manifest.document(), method="POST"), read)
+    return _asked(replace(spec.request, path="plan"), read)
 
 
 def _view(entry: Entry, framework: str | None, device: object) -> Callable[[memoryview], Any]:

@@ -6,34 +6,40 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
 import httpx
 
 from weightwell import calls
 from weightwell.calls import Call
-from weightwell.connection import CONNECTIONS, TIMEOUT, http_options
+from weightwell.connection import CONNECTIONS, TIMEOUT, http_options, without_credentials
 from weightwell.exceptions import FileChanged
 from weightwell.files.comparison import Claim, Verdict
 from weightwell.files.output import Target, opened
+from weightwell.forms import Described, manifest_of, spec_of
+from weightwell.literals import DTypeLike, FrameworkName, GainSource, GeneratorName, SchemeName, SeedLike, TensorFields
 from weightwell.models.filling import Reset
 from weightwell.models.manifest import Manifest
 from weightwell.models.plans import Plan
 from weightwell.models.recipes import Preset, Rules
 from weightwell.slices import SliceLike
-from weightwell.spec import ShapeLike, TensorSpec
+from weightwell.spec import ManifestSpec, ShapeLike, TensorSpec
+from weightwell.tracebacks import short_tracebacks
 from weightwell.transfers.crew import Crew
 from weightwell.transfers.progress import Progress
 from weightwell.transfers.retry import Retry
 from weightwell.transfers.transfer import Transfer
 
 if TYPE_CHECKING:
+    import numpy as np
+    import torch
     from torch import nn
 
 T = TypeVar("T")
 M = TypeVar("M", bound="nn.Module")
 
 
+@short_tracebacks
 class Client:
     """Draws initialized weight tensors from a Weightwell server.
 
@@ -72,7 +78,7 @@ class Client:
         self._connections = connections
         self._sleep = _sleep
 
-    def gain(self, nonlinearity: str, param: float | None = None, *, source: str | None = None) -> float:
+    def gain(self, nonlinearity: str, param: float | None = None, *, source: GainSource | str | None = None) -> float:
         """Return the gain that a nonlinearity asks for: ``torch.nn.init.calculate_gain``, bit for bit.
 
         ``param`` is the negative slope of ``leaky_relu``. ``source="quadrature"`` computes 1/sqrt(E[f(z)^2]) for
@@ -80,7 +86,7 @@ class Client:
         """
         return self._call(calls.gain(nonlinearity, param, source))
 
-    def gains(self, *, source: str | None = None) -> dict[str, float]:
+    def gains(self, *, source: GainSource | str | None = None) -> dict[str, float]:
         """Return every gain that the server knows, by the name of its nonlinearity."""
         return self._call(calls.gains(source))
 
@@ -88,26 +94,64 @@ class Client:
         """Return the catalogue of schemes, as the server tells it: names, formulas, parameters, references."""
         return self._call(calls.schemes())
 
+    def presets(self) -> Any:
+        """Return the presets, as the server tells them: names, parameters, references, and an example of the rules."""
+        return self._call(calls.presets())
+
+    @overload
     def init(
         self,
         shape: ShapeLike,
-        scheme: str,
+        scheme: SchemeName | str,
         *,
-        seed: SupportsIndex = 0,
-        dtype: object = "float32",
+        framework: Literal["torch"],
+        device: object = None,
+        **fields: Unpack[TensorFields],
+    ) -> "torch.Tensor": ...
+
+    @overload
+    def init(
+        self,
+        shape: ShapeLike,
+        scheme: SchemeName | str,
+        *,
+        framework: Literal["numpy"],
+        device: None = None,
+        **fields: Unpack[TensorFields],
+    ) -> "np.ndarray[Any, np.dtype[Any]]": ...
+
+    @overload
+    def init(
+        self,
+        shape: ShapeLike,
+        scheme: SchemeName | str,
+        *,
+        framework: None = None,
+        device: object = None,
+        **fields: Unpack[TensorFields],
+    ) -> Any: ...
+
+    def init(
+        self,
+        shape: ShapeLike,
+        scheme: SchemeName | str,
+        *,
+        seed: SeedLike = 0,
+        dtype: DTypeLike = "float32",
         name: str | None = None,
-        generator: str | None = None,
+        generator: GeneratorName | str | None = None,
         slice: SliceLike | None = None,  # noqa: A002 - the field's name
-        framework: Literal["torch", "numpy"] | None = None,
+        framework: FrameworkName | None = None,
         device: object = None,
         **parameters: Any,
     ) -> Any:
         """Draw a tensor and return it: a ``torch.Tensor``, or a ``numpy.ndarray`` without torch.
 
-        ``shape``: the whole tensor's, ``(out, in, ...)`` as torch has it; the fans are counted on it.
+        ``shape``: the whole tensor's, ``(out, in, ...)`` as torch has it; the fans are counted on it. Any sequence of
+        integers, an array of one dimension, or one integer.
         ``scheme``: a name of the catalogue (``schemes()``), such as ``"kaiming_normal"``; its ``parameters`` bear
         torch's names and defaults: ``a=0.2``, ``gain=2**0.5``, ``mode="fan_out"``.
-        ``seed``: an integer in [0, 2^64 - 1].
+        ``seed``: an integer in [0, 2^64 - 1], or its decimal digits.
         ``dtype``: a name, a ``torch.dtype`` or a numpy dtype.
         ``name``: the tensor's name, part of what it is drawn from; the server calls it ``weight`` if you do not.
         ``generator``: ``"philox"`` or ``"torch"``; the server's default if you do not say.
@@ -126,19 +170,48 @@ class Client:
         )
         return self._call(calls.init(spec, framework, device))
 
-    def plan(self, manifest: Manifest) -> Plan:
-        """Return what a manifest would draw: its size, its URL, and every tensor's law. Nothing is drawn."""
-        return self._call(calls.plan(manifest, self._http))
+    @overload
+    def plan(self, what: ShapeLike, scheme: SchemeName | str, **fields: Unpack[TensorFields]) -> Plan: ...
+
+    @overload
+    def plan(self, what: Described, **fields: Any) -> Plan: ...
+
+    def plan(self, what: ShapeLike | Described, scheme: SchemeName | str | None = None, **fields: Any) -> Plan:
+        """Return what would be drawn: the file's size, its URL, and every tensor's law. Nothing is drawn.
+
+        ``what``: a shape, with a scheme and the ``fields`` of ``init``; or a ``Manifest``; or a torch module, with the
+        ``fields`` of ``Manifest.from_module``; or a dict, which is the JSON of docs/http.md:
+        ``{"shape": [512, 784], "scheme": "kaiming_normal"}``, ``{"tensors": {...}, "preset": "llama"}``.
+        """
+        return self._call(calls.plan(spec_of(what, scheme, fields), self._http))
+
+    @overload
+    def init_state_dict(
+        self, what: Described, *, framework: Literal["torch"], device: object = None, **fields: Any
+    ) -> "dict[str, torch.Tensor]": ...
+
+    @overload
+    def init_state_dict(
+        self, what: Described, *, framework: Literal["numpy"], device: None = None, **fields: Any
+    ) -> "dict[str, np.ndarray[Any, np.dtype[Any]]]": ...
+
+    @overload
+    def init_state_dict(
+        self, what: Described, *, framework: None = None, device: object = None, **fields: Any
+    ) -> dict[str, Any]: ...
 
     def init_state_dict(
-        self, manifest: Manifest, *, framework: Literal["torch", "numpy"] | None = None, device: object = None
+        self, what: Described, *, framework: FrameworkName | None = None, device: object = None, **fields: Any
     ) -> dict[str, Any]:
-        """Draw the tensors of a manifest, and return them by name, in its order.
+        """Draw several tensors, and return them by name, in their order.
 
-        They are views of one memory, and an alias has the tensor that it stands for. ``framework`` and ``device`` are
-        those of ``init``.
+        ``what``: a ``Manifest``, a torch module or a dict, as for ``plan``; a module is asked, and not changed.
+        ``framework``, ``device``: those of ``init``.
+
+        The tensors are views of one memory, and an alias has the tensor that it stands for.
         """
-        return self._call(calls.init_state_dict(manifest, framework, device))
+        spec = ManifestSpec.of(manifest_of(what, fields).document())
+        return self._call(calls.init_state_dict(spec, framework, device))
 
     def init_module_(
         self,
@@ -146,8 +219,8 @@ class Client:
         rules: Rules | Manifest | None = None,
         *,
         preset: Preset | None = None,
-        seed: SupportsIndex = 0,
-        generator: str | None = None,
+        seed: SeedLike = 0,
+        generator: GeneratorName | str | None = None,
         device: object = None,
         reset_buffers: Reset | None = None,
     ) -> M:
@@ -171,24 +244,28 @@ class Client:
         return self._call(calls.init_module(module, rules, device=device, reset_buffers=reset_buffers, **said))
 
     @overload
-    def save(self, path: Manifest, shape: Target, /) -> None: ...
+    def save(self, path: Target, what: ShapeLike, scheme: SchemeName | str, **fields: Unpack[TensorFields]) -> None: ...
 
     @overload
-    def save(self, path: Target, shape: ShapeLike, scheme: str, **spec: Any) -> None: ...
+    def save(self, path: Target, what: Described, **fields: Any) -> None: ...
 
-    def save(self, path: Manifest | Target, shape: ShapeLike | Target, scheme: str | None = None, **spec: Any) -> None:
-        """Draw a tensor into a safetensors file, byte for byte the server's; or, by ``save(manifest, path)``, many.
+    def save(
+        self, path: Target, what: ShapeLike | Described, scheme: SchemeName | str | None = None, **fields: Any
+    ) -> None:
+        """Draw a tensor, or many, into a safetensors file, byte for byte the server's.
 
+        ``what``, ``scheme``, ``fields``: as for ``plan``: ``save(path, (512, 784), "kaiming_normal", seed=42)`` is one
+        tensor, and ``save(path, manifest)`` many.
         ``path`` becomes the whole file or is left as it was; or it is a binary file, which is written to. What has come
         when a save to a path is interrupted is kept in ``PATH.part``, and the next save of the same file goes on from
-        there. ``spec`` is what ``init`` takes to describe the tensor: ``seed``, ``dtype``, ``name``, ``generator``,
-        ``slice`` and the scheme's parameters. Raises OSError where the file cannot be written, BlockingIOError where
+        there. Raises OSError where the file cannot be written, BlockingIOError where
         another process is saving to the same path.
         """
-        file, target = calls.file_of(path, shape, scheme, spec)
-        output = opened(target)
+        calls.check_target(path)
+        spec = spec_of(what, scheme, fields)
+        output = opened(path)
         try:
-            self._call(calls.save(file, output.destination))
+            self._call(calls.save(spec, output.destination))
             output.commit()
         finally:
             output.close()
@@ -201,6 +278,9 @@ class Client:
         """
         with closing(Claim(Path(path))) as claim:
             return self._call(calls.verify(claim))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({without_credentials(self._http.base_url)!r})"
 
     def close(self) -> None:
         """Close the connections."""

@@ -39,6 +39,11 @@ def http_options(
     }
 
 
+def without_credentials(url: httpx.URL | str) -> str:
+    """Return an address that may be shown: without the user and the password that may stand in it."""
+    return str(httpx.URL(url).copy_with(username=None, password=None)).rstrip("/")
+
+
 def installed_version() -> str:
     """Return the version of this package, "0" where it runs from a source tree that was never installed."""
     try:

@@ -5,6 +5,8 @@ int64 holds whole numbers that are constant, such as the counters of BatchNorm.
 
 from dataclasses import dataclass
 
+from weightwell.problems import did_you_mean
+
 
 @dataclass(frozen=True, slots=True)
 class DType:
@@ -40,4 +42,5 @@ def dtype_of(dtype: object) -> DType:
     try:
         return DTYPES[str(name).removeprefix("torch.")]
     except KeyError:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}") from None
+        hint = did_you_mean(name, DTYPES)
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}{hint}") from None

@@ -53,6 +53,7 @@ class TruncatedBody(TransportError):
 class ServerProblem(WeightwellError):
     """The server refused, and said why: ``status``, ``type``, ``title``, ``detail`` and ``errors`` are its words.
 
+    The message says of every error its field, what was got, what is expected, and the server's hint.
     ``retry_after`` is the wait in seconds that the server asked for, or None.
     """
 
@@ -67,7 +68,8 @@ class ServerProblem(WeightwellError):
         self.retry_after: float | None = problem.retry_after
 
     def __str__(self) -> str:
-        return f"{self.detail} (HTTP {self.status})"
+        unsaid = [text for error in self.errors if (text := error.beyond(self.detail))]
+        return "\n  ".join([f"{self.detail} (HTTP {self.status})", *unsaid])
 
 
 class InvalidRequest(ServerProblem, ValueError):

@@ -8,6 +8,7 @@ from typing import Any
 from weightwell.dtypes import DType
 from weightwell.exceptions import MissingFramework
 from weightwell.memory import Memory
+from weightwell.problems import did_you_mean
 
 View = Callable[[Memory | memoryview, tuple[int, ...]], Any]
 
@@ -20,7 +21,8 @@ def viewer(framework: str | None, dtype: DType, device: object = None) -> View:
     """
     name = framework or ("torch" if find_spec("torch") else "numpy")
     if name not in VIEWERS:
-        raise ValueError(f"framework must be one of {', '.join(VIEWERS)}, got {framework!r}")
+        hint = did_you_mean(framework, VIEWERS)
+        raise ValueError(f"framework must be one of {', '.join(VIEWERS)}, got {framework!r}{hint}")
     if device is not None and name != "torch":
         raise ValueError(f"a {name} array has no device, got device={device!r}; use framework='torch'")
     return VIEWERS[name](dtype, device)

@@ -1,18 +1,33 @@
 """Specs: what names a tensor or several, how they are asked for, and whether a file is the one that was meant."""
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Protocol, SupportsIndex
 
 from weightwell.dtypes import BY_CODE, DType, dtype_of
 from weightwell.exceptions import InvalidFile
+from weightwell.literals import SeedLike
 from weightwell.request import Request, asking, asking_for_manifest
 from weightwell.safetensors import Entry
 from weightwell.slices import Bounds, SliceLike, bounds_of, text_of
 
-ShapeLike = SupportsIndex | Sequence[SupportsIndex]
+
+class Sizes(Protocol):
+    """An array of integers, of one dimension."""
+
+    @property
+    def ndim(self) -> int:
+        """Its number of dimensions: 1."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Iterate over its integers."""
+
+
+ShapeLike = SupportsIndex | Sequence[SupportsIndex] | Sizes
+
+DEFAULT_NAME = "weight"  # of a tensor without a name; the server's default
 
 
 class FileSpec(Protocol):
@@ -49,7 +64,7 @@ class TensorSpec:
         shape: ShapeLike,
         scheme: str,
         *,
-        seed: SupportsIndex = 0,
+        seed: SeedLike = 0,
         dtype: object = "float32",
         name: str | None = None,
         generator: str | None = None,
@@ -61,7 +76,7 @@ class TensorSpec:
         return cls(
             shape=sizes,
             scheme=scheme,
-            seed=integer_of("seed", seed),
+            seed=seed_of(seed),
             dtype=dtype_of(dtype),
             name=name,
             generator=generator,
@@ -205,16 +220,24 @@ def _dtype(fields: Mapping[str, Any], document: Mapping[str, Any]) -> DType | No
 
 
 def sizes_of(shape: ShapeLike) -> tuple[int, ...]:
-    """Return a shape as a tuple: ``8`` is ``(8,)``."""
-    sizes = shape if isinstance(shape, Sequence) else (shape,)
+    """Return a shape as a tuple: ``8`` is ``(8,)``. Arrays of one dimension are sequences, too."""
+    several = isinstance(shape, Sequence) or getattr(shape, "ndim", 0) == 1
+    sizes: Any = shape if several else (shape,)
     return tuple(integer_of("shape", size) for size in sizes)
 
 
-def integer_of(field: str, value: SupportsIndex) -> int:
+def seed_of(seed: SeedLike) -> int:
+    """Return a seed, which may be decimal digits: many libraries of JSON have no exact integers above 2^53."""
+    if isinstance(seed, str) and seed.isascii() and seed.isdecimal():
+        return int(seed)
+    return integer_of("seed", seed)
+
+
+def integer_of(field: str, value: object) -> int:
     """Return an integer of any kind as an int; a bool is none, because a server could no longer see that it was one."""
     try:
         if not isinstance(value, bool):
-            return operator.index(value)
+            return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         pass
     raise TypeError(f"{field} takes integers, got {value!r}")

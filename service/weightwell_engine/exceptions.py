@@ -12,7 +12,8 @@ WeightwellError
 """
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 
 # An answer that lists more of what is wrong helps nobody, and could be made longer than its question.
 MOST_ERRORS = 20
@@ -20,6 +21,9 @@ MOST_ERRORS = 20
 # What was got can be megabytes long or nested a thousand deep; who sent it needs no more than to recognise it.
 _BRIEF = reprlib.Repr()
 _BRIEF.maxstring = _BRIEF.maxlong = 100
+
+# Characters of a misspelt name: comparing longer ones costs more than it helps.
+_LONGEST_NAME = 80
 
 # More than a path or a sentence of ours needs, with a name of the longest in it. They can hold what was sent as well.
 _LONGEST = 2500
@@ -33,21 +37,33 @@ class InvalidSpec(WeightwellError, ValueError):
     """A field has a value that it cannot have.
 
     ``field`` is the path of the field (``"tensors.h.0.weight.std"``), ``got`` its value, and ``expected`` says what is
-    allowed. ``detail`` replaces the standard sentence where torch has wording of its own.
+    allowed. ``hint`` says what to do instead, where that can be guessed. ``detail`` replaces the standard sentence,
+    which says all four, where torch has wording of its own.
     """
 
-    def __init__(self, field: str, *, got: object, expected: str, detail: str | None = None):
+    def __init__(self, field: str, *, got: object, expected: str, detail: str | None = None, hint: str | None = None):
         self.field = _cut(field)
         self.got = got
         self.expected = expected
+        self.hint = hint
         self.errors: tuple[InvalidSpec, ...] = (self,)
-        self.detail = _cut(detail or f"{field} must be {expected}, got {_BRIEF.repr(got)}")
+        standard = f"{field} must be {expected}, got {_BRIEF.repr(got)}"
+        self.detail = _cut(detail or (f"{standard}; {hint}" if hint else standard))
         super().__init__(self.detail)
 
     def within(self, prefix: str) -> "InvalidSpec":
         """Return the same error for a field that lies inside ``prefix``."""
         detail = f"{prefix}: {self.detail}"
-        return type(self)(f"{prefix}.{self.field}", got=self.got, expected=self.expected, detail=detail)
+        return type(self)(f"{prefix}.{self.field}", got=self.got, expected=self.expected, detail=detail, hint=self.hint)
+
+
+def did_you_mean(got: object, names: Iterable[str]) -> str | None:
+    """Return a question for the name that is most like ``got``, such as "did you mean relu?"; None if none is."""
+    if not isinstance(got, str) or len(got) > _LONGEST_NAME:
+        return None
+    known = {name.lower(): name for name in names}
+    like = get_close_matches(got.lower(), known, 1)
+    return f"did you mean {known[like[0]]}?" if like else None
 
 
 def _cut(text: str) -> str:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from weightwell_engine.exceptions import InvalidSpec
 from weightwell_engine.nonlinearities import NONLINEARITIES, Nonlinearity, calculate_gain, nonlinearity
 from weightwell_engine.quadrature import ActivationGain, activation_gain, activation_gains
 
@@ -59,11 +58,7 @@ class MeasuredGains:
 
 def recommended_gain(name: str, param: float | None = None) -> RecommendedGain:
     """Return the recommended gain of a nonlinearity; raise ``InvalidSpec`` for a name or a parameter torch refuses."""
-    try:
-        row = nonlinearity(name)
-    except InvalidSpec as error:
-        expected = f"{error.expected}; or source=quadrature, which has other activation functions, too"
-        raise InvalidSpec(error.field, got=error.got, expected=expected, detail=error.detail) from None
+    row = nonlinearity(name)
     value = None if row.param is None else row.default if param is None else param
     gain = calculate_gain(row.name, value)
     if row.param is None and param is not None:

@@ -10,10 +10,9 @@ from them what torch does. Everything is as in torch 2.13, ``torch/nn/modules``.
 
 import re
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from math import sqrt
 
-from weightwell_engine.exceptions import InvalidSpec
+from weightwell_engine.exceptions import InvalidSpec, did_you_mean
 from weightwell_engine.fans import Fans
 
 Fields = dict[str, object]
@@ -45,12 +44,11 @@ def own_fields(module: str, leaf: str, shapes: Shapes) -> Fields:
 
 
 def _unknown(module: str) -> InvalidSpec:
-    names = {name.lower(): name for name in MODULES}
-    like = get_close_matches(module.rpartition(".")[2].lower(), names, 1) if len(module) < 80 else []
-    hint = f"; did you mean {names[like[0]]}?" if like else ": give a scheme"
+    like = did_you_mean(module.rpartition(".")[2], MODULES)
     expected = f"a class of torch.nn that has tensors of its own, one of {', '.join(MODULES)}"
-    detail = f"what the module {module[:80]!r} does to its tensors is not known{hint}"
-    return InvalidSpec("module", got=module, expected=expected, detail=detail)
+    advice = f"; {like}" if like else ": give a scheme"
+    detail = f"what the module {module[:80]!r} does to its tensors is not known{advice}"
+    return InvalidSpec("module", got=module, expected=expected, detail=detail, hint=like or "give a scheme")
 
 
 # What torch does to a tensor -----------------------------------------------------------------------------------------

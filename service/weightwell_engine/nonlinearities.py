@@ -8,7 +8,8 @@ two are told apart in docs/gains.md.
 import math
 from dataclasses import dataclass
 
-from weightwell_engine.exceptions import InvalidSpec
+from weightwell_engine.exceptions import InvalidSpec, did_you_mean
+from weightwell_engine.quadrature import BY_NAME
 
 _HE = "He et al. 2015, arXiv:1502.01852, section 2.2"
 _FIRST_TABLE = "pytorch/pytorch#1172, without a derivation"
@@ -84,7 +85,15 @@ def nonlinearity(name: str) -> Nonlinearity:
             got=name,
             expected=f"one of {', '.join(NONLINEARITIES)}",
             detail=f"Unsupported nonlinearity {name}",
+            hint=_hint(name),
         ) from None
+
+
+def _hint(name: str) -> str | None:
+    """Return what to do about a nonlinearity that torch's table lacks."""
+    if name in BY_NAME:
+        return f"/gain with source=quadrature measures the gain of {name}, for which torch recommends none"
+    return did_you_mean(name, (*NONLINEARITIES, *BY_NAME))
 
 
 def calculate_gain(name: str, param: float | None = None, *, portable: bool = False) -> float:

@@ -19,7 +19,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from weightwell_engine.exceptions import InvalidSpec
+from weightwell_engine.exceptions import InvalidSpec, did_you_mean
 
 Array = npt.NDArray[np.float64]
 
@@ -186,15 +186,16 @@ ACTIVATIONS: dict[str, Activation] = {
     )
 }
 
-_BY_NAME = {name: row for row in ACTIVATIONS.values() for name in (row.name, *row.aliases)}
+BY_NAME = {name: row for row in ACTIVATIONS.values() for name in (row.name, *row.aliases)}
 
 
 def activation(name: str) -> Activation:
     """Return the row of the table that ``name`` or an alias names, case-sensitively; raise ``InvalidSpec`` if none."""
     try:
-        return _BY_NAME[name]
+        return BY_NAME[name]
     except KeyError:
-        raise InvalidSpec("nonlinearity", got=name, expected=f"one of {', '.join(_BY_NAME)}") from None
+        hint = did_you_mean(name, BY_NAME)
+        raise InvalidSpec("nonlinearity", got=name, expected=f"one of {', '.join(BY_NAME)}", hint=hint) from None
 
 
 def activation_gain(nonlinearity: str, /, **parameters: float | None) -> ActivationGain:

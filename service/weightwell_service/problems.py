@@ -49,6 +49,7 @@ class FieldProblem(BaseModel):
     field: str
     got: Annotated[Any, Field(description="the value received, shortened where it is long")]
     expected: str
+    hint: Annotated[str, Field(description="what to do instead, where that can be guessed")] = ""
     detail: str
 
 
@@ -84,7 +85,9 @@ async def _known(_: Request, error: Exception) -> Response:
 
 
 def _field(error: InvalidSpec) -> FieldProblem:
-    return FieldProblem(field=error.field, got=_echo(error.got), expected=error.expected, detail=error.detail)
+    hint = {"hint": error.hint} if error.hint else {}
+    got = _echo(error.got)
+    return FieldProblem(field=error.field, got=got, expected=error.expected, **hint, detail=error.detail)
 
 
 def _echo(value: object) -> object:

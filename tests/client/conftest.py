@@ -213,6 +213,9 @@ def _answer(asked: Asked) -> Answer:
     if asked.path.endswith("/schemes"):
         parameters = [{"name": "mode", "default": "fan_in"}, {"name": "val"}]
         return _json({"schemes": [{"name": "ones", "summary": "Fill with ones.", "parameters": parameters}]})
+    if asked.path.endswith("/presets"):
+        own: list[dict[str, Any]] = [{"name": "layers"}, {"name": "std", "default": 0.02}]
+        return _json({"presets": [{"name": "gpt2", "summary": "As nanoGPT does.", "parameters": own}]})
     if not asked.path.endswith("/init"):
         return problem(404, title="Not Found")
     return ranged(asked, Answer(200, file_of(asked.fields), {"ETag": ETAG, "Accept-Ranges": "bytes"}))

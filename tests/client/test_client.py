@@ -108,6 +108,16 @@ def test_the_catalogue_is_the_servers(fake: "Server", connect: Connect) -> None:
     assert connect(fake.url).schemes()["schemes"][0]["name"] == "ones"
 
 
+def test_the_presets_are_the_servers(fake: "Server", connect: Connect) -> None:
+    assert connect(fake.url).presets()["presets"][0]["name"] == "gpt2"
+
+
+@pytest.mark.parametrize("kind", [weightwell.Client, weightwell.AsyncClient])
+def test_the_repr_of_a_client_is_its_address_without_secrets(kind: Any) -> None:
+    client = kind("http://ada:secret@weights.test:8000/v1/", headers={"Authorization": "Bearer secret"})
+    assert repr(client) == f"{kind.__name__}('http://weights.test:8000/v1')"
+
+
 # What the server refuses ---------------------------------------------------------------------------------------------
 
 
@@ -200,7 +210,8 @@ def test_nobody_there_is_said_with_the_address_and_without_the_credentials(conne
     with pytest.raises(weightwell.ConnectionFailed, match=f"http://127.0.0.1:{port}") as caught:
         client.gain("relu")
     assert "secret" not in str(caught.value)
-    assert isinstance(caught.value.__cause__, httpx.ConnectError)
+    assert isinstance(caught.value.__context__, httpx.ConnectError)
+    assert str(caught.value.__context__) in str(caught.value)
     assert len(client.naps) == 2
 
 
@@ -210,6 +221,48 @@ def test_silence_before_the_answer_is_an_error_that_names_the_timeout(fake: "Ser
     client = connect(fake.url, timeout=0.05, retries=1)
     with pytest.raises(weightwell.TimedOut, match="timeout="):
         client.init(SHAPE, "ones")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            {"field": "std", "got": -1, "expected": "at least 0", "detail": "std must be at least 0, got -1"},
+            "std must be at least 0, got -1 (HTTP 422)",
+        ),
+        (
+            {"field": "nonlinearity", "got": "gelu", "expected": "one of relu, tanh", "hint": "try tanh",
+             "detail": "Unsupported nonlinearity gelu"},
+            "Unsupported nonlinearity gelu (HTTP 422)\n"
+            "  nonlinearity must be one of relu, tanh, got 'gelu'; try tanh",
+        ),
+        (
+            {"field": "dtype", "got": "f", "expected": "float32", "hint": "did you mean float32?",
+             "detail": "dtype must be float32, got 'f'; did you mean float32?"},
+            "dtype must be float32, got 'f'; did you mean float32? (HTTP 422)",
+        ),
+    ],
+)  # fmt: skip
+def test_the_message_of_a_refusal_says_field_got_expected_and_hint_once(
+    fake: "Server", connect: Connect, error: dict[str, Any], message: str
+) -> None:
+    fake.faults.append(fake.refuse(422, detail=error["detail"], errors=[error]))
+    with pytest.raises(weightwell.InvalidRequest) as caught:
+        connect(fake.url).gain("gelu")
+    assert str(caught.value) == message
+    assert caught.value.errors[0].hint == error.get("hint")
+
+
+def test_the_message_of_a_refusal_has_a_line_for_every_field(fake: "Server", connect: Connect) -> None:
+    errors = [{"field": name, "got": 1, "expected": "small", "detail": f"{name} is large"} for name in "ab"]
+    fake.faults.append(fake.refuse(422, detail="a is large; b is large; and 3 more", errors=errors))
+    with pytest.raises(weightwell.InvalidRequest) as caught:
+        connect(fake.url).gain("gelu")
+    assert str(caught.value).splitlines() == [
+        "a is large; b is large; and 3 more (HTTP 422)",
+        "  a must be small, got 1",
+        "  b must be small, got 1",
+    ]
 
 
 # Broken bodies -------------------------------------------------------------------------------------------------------

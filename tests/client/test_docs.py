@@ -46,7 +46,9 @@ def commands() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("command", "printed"), commands())
 def test_a_command_of_the_page_prints_what_it_says(command: str, printed: str) -> None:
-    line = re.sub(r"\bweightwell (?=init|gain|schemes|save|plan|verify)", f"'{sys.executable}' -m weightwell ", command)
+    line = re.sub(
+        r"\bweightwell (?=init|gain|schemes|presets|save|plan|verify)", f"'{sys.executable}' -m weightwell ", command
+    )
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=dict(os.environ), check=False)
     assert done.stdout + done.stderr == printed
     assert done.returncode == (2 if "HTTP 422" in printed else 0)

@@ -31,3 +31,8 @@ def test_a_dtype_is_known_by_every_name_it_has(dtype: DType) -> None:
 def test_another_dtype_is_refused_with_the_table(dtype: object) -> None:
     with pytest.raises(ValueError, match=r"one of float32, float64, .* got"):
         dtype_of(dtype)
+
+
+def test_a_misspelt_dtype_is_answered_with_the_one_that_was_meant() -> None:
+    with pytest.raises(ValueError, match=r"got 'bflaot16'; did you mean bfloat16\?"):
+        dtype_of("bflaot16")

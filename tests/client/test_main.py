@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -49,9 +50,34 @@ def test_the_schemes_are_printed_as_python_would_call_them(run: Run, capsys: Out
     assert capsys.readouterr().out == "ones(mode=fan_in, val)\n    Fill with ones.\n"
 
 
-def test_the_catalogue_is_printed_as_json(run: Run, capsys: Output) -> None:
-    assert run("schemes", "--json") == 0
-    assert capsys.readouterr().out.startswith('{\n  "schemes"')
+def test_the_presets_are_printed_as_python_would_call_them(run: Run, capsys: Output) -> None:
+    assert run("presets") == 0
+    assert capsys.readouterr().out == "gpt2(layers, std=0.02)\n    As nanoGPT does.\n"
+
+
+@pytest.mark.parametrize("verb", ["schemes", "presets"])
+def test_a_catalogue_is_printed_as_json(run: Run, capsys: Output, verb: str) -> None:
+    assert run(verb, "--json") == 0
+    assert capsys.readouterr().out.startswith(f'{{\n  "{verb}"')
+
+
+def test_the_help_lists_every_verb_with_a_sentence(capsys: Output) -> None:
+    with pytest.raises(SystemExit) as caught:
+        command.main(["--help"])
+    assert caught.value.code == 0
+    told = capsys.readouterr().out
+    for verb in ("gain", "init", "save", "plan", "verify", "schemes", "presets"):
+        assert re.search(rf"^    {verb}\s+[A-Z].+", told, re.MULTILINE), verb
+
+
+@pytest.mark.parametrize("verb", ["gain", "init", "save", "plan", "verify", "schemes", "presets"])
+def test_the_help_of_a_verb_describes_every_argument(capsys: Output, verb: str) -> None:
+    with pytest.raises(SystemExit):
+        command.main([verb, "--help"])
+    entries = re.split(r"\n  (?=\S)", capsys.readouterr().out.partition("\n\n")[2])
+    described = [entry for entry in entries[1:] if not entry.rstrip().endswith(":")]
+    assert described
+    assert all(re.search(r"\s{2,}\S", entry) for entry in described), described
 
 
 def test_a_tensor_is_written_to_a_file(run: Run, fake: "Server", tmp_path: Path) -> None:
@@ -106,7 +132,9 @@ def test_a_refusal_is_one_line_and_its_exit_code_says_whose_fault_it_is(
 def test_an_unreachable_server_is_one_line(run: Run, capsys: Output) -> None:
     assert run("gain", "relu", "--retries", "0", "--url", "http://127.0.0.1:1") == 1
     error = capsys.readouterr().err
-    assert error.startswith("weightwell: no server answers at http://127.0.0.1:1")
+    assert error.startswith("weightwell: nobody answers at http://127.0.0.1:1 (")
+    assert "start a server with `weightwell-service`" in error
+    assert "WEIGHTWELL_URL" in error
     assert error.count("\n") == 1
 
 
@@ -215,6 +243,13 @@ def test_a_plan_tells_laws_rules_and_the_url_and_draws_nothing(real: Run, capsys
     assert lines[0].startswith("fc.weight  [3, 5]  bfloat16  uniform in [")
     assert 'no tensor takes the rule {"match": "*.unknown", "scheme": "ones"}' in lines
     assert lines[-1].startswith("http://127.0.0.1:")
+
+
+def test_a_plan_of_many_tensors_is_printed_whole(real: Run, capsys: Output) -> None:
+    tensors = {f"layers.{index}": {"shape": [1], "scheme": "ones"} for index in range(300)}
+    Path("model.json").write_text(json.dumps({"tensors": tensors}))
+    assert real("plan", "model.json") == 0
+    assert len(re.findall(r"^layers", capsys.readouterr().out, re.MULTILINE)) == 300
 
 
 def test_a_plan_is_printed_as_json(real: Run, capsys: Output) -> None:

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from types import ModuleType
 
 import pytest
@@ -20,6 +21,10 @@ def test_all_is_every_public_name_and_nothing_else() -> None:
     }
     assert sorted(weightwell.__all__) == sorted(public)
     assert weightwell.__all__ == sorted(weightwell.__all__)
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    assert weightwell.__version__ == version("weightwell")
 
 
 def classes(base: type) -> set[type]:

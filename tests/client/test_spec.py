@@ -13,22 +13,45 @@ from weightwell.safetensors import Entry
 from weightwell.spec import ManifestSpec, TensorSpec
 
 
-@pytest.mark.parametrize("shape", [(3, 4), [3, 4], torch.Size([3, 4]), (np.int64(3), torch.tensor(4)), range(3, 5)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        *((3, 4), [3, 4], torch.Size([3, 4]), (np.int64(3), torch.tensor(4)), range(3, 5)),
+        *(np.array([3, 4]), np.array([3, 4], "uint8"), torch.tensor([3, 4]), np.zeros((3, 4)).shape),
+    ],
+)
 def test_a_shape_may_be_any_sequence_of_integers(shape: Any) -> None:
     assert TensorSpec.of(shape, "ones").shape == (3, 4)
 
 
-def test_a_single_size_is_a_vector() -> None:
-    assert TensorSpec.of(8, "ones").shape == (8,)
+@pytest.mark.parametrize("size", [8, np.int32(8), np.array(8), torch.tensor(8)])
+def test_a_single_size_is_a_vector(size: Any) -> None:
+    assert TensorSpec.of(size, "ones").shape == (8,)
 
 
-@pytest.mark.parametrize("shape", [3.0, (3, 4.0), "34", (True, 3), None, (3, (4, 5))])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        *(3.0, (3, 4.0), "34", (True, 3), None, (3, (4, 5)), np.array([3.0, 4.0]), np.array(3.0)),
+        *(np.array([[3, 4]]), np.array([True]), torch.tensor([3.0])),
+    ],
+)
 def test_a_shape_of_anything_else_is_refused(shape: Any) -> None:
     with pytest.raises(TypeError, match="shape takes integers, got"):
         TensorSpec.of(shape, "ones")
 
 
-@pytest.mark.parametrize("seed", [1.0, True, "42", None])
+@pytest.mark.parametrize("seed", [42, "42", np.uint64(42), np.array(42), torch.tensor(42)])
+def test_a_seed_is_an_integer_of_any_library_or_its_digits_as_over_http(seed: Any) -> None:
+    assert TensorSpec.of(8, "ones", seed=seed).request.fields["seed"] == "42"
+    assert Manifest({}, seed=seed).document()["seed"] == 42
+
+
+def test_a_seed_above_what_a_float_holds_keeps_its_last_digit() -> None:
+    assert TensorSpec.of(8, "ones", seed=str(2**64 - 1)).seed == 2**64 - 1
+
+
+@pytest.mark.parametrize("seed", [1.0, True, None, "", "-1", "4 2", "0x2a", "1e3", "\u0664\u0662", np.array([1, 2])])
 def test_a_seed_that_is_no_integer_is_refused(seed: Any) -> None:
     with pytest.raises(TypeError, match="seed takes integers, got"):
         TensorSpec.of(8, "ones", seed=seed)

@@ -113,7 +113,7 @@ def test_a_file_of_a_model_loads_into_it(
     client: weightwell.Client, tmp_path: Path, build: Callable[[], nn.Module], rules: Any
 ) -> None:
     model = build()
-    client.save(Manifest.from_module(model, rules, seed=1), tmp_path / "model.safetensors")
+    client.save(tmp_path / "model.safetensors", Manifest.from_module(model, rules, seed=1))
     safetensors.torch.load_model(model, tmp_path / "model.safetensors", strict=True)
     assert equal(model.state_dict(), client.init_module_(build(), rules, seed=1).state_dict())
 
@@ -123,26 +123,84 @@ def test_both_clients_do_the_same(server: str, client: weightwell.Client, tmp_pa
 
     async def asynchronous() -> tuple[nn.Module, dict[str, Tensor], weightwell.Plan]:
         async with weightwell.AsyncClient(server) as other:
-            await other.save(manifest, tmp_path / "async")
+            await other.save(tmp_path / "async", manifest)
             state = await other.init_state_dict(manifest)
             return await other.init_module_(resnet(), seed=1), state, await other.plan(manifest)
 
     model, state, plan = asyncio.run(asynchronous())
-    client.save(manifest, tmp_path / "sync")
+    client.save(tmp_path / "sync", manifest)
     assert equal(model.state_dict(), client.init_module_(resnet(), seed=1).state_dict())
     assert equal(state, client.init_state_dict(manifest))
     assert plan == client.plan(manifest)
     assert (tmp_path / "async").read_bytes() == (tmp_path / "sync").read_bytes()
 
 
-@pytest.mark.parametrize("arguments", [("file",), ("file", (3,)), (Manifest({}), "file", "ones")])
-def test_what_is_saved_is_a_manifest_or_a_shape_and_a_scheme(
-    client: weightwell.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Any
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("file",), "missing 1 required positional argument: 'what'"),
+        (("file", (3,)), r"expected a shape and a scheme, .*; got \(3,\) and no scheme"),
+        (("file", Manifest({}), "ones"), "a scheme belongs to a shape, got 'ones' beside Manifest"),
+        ((Manifest({}), "file"), r"the path comes first: write save\('model.safetensors', manifest\)"),
+        (({"tensors": {}}, "file"), r"expected a path or a binary file first, .* got \{'tensors'"),
+        (((3, 4), "file", "ones"), r"expected a path or a binary file first, .* got \(3, 4\)"),
+    ],
+)
+def test_what_is_saved_comes_after_the_path(
+    client: weightwell.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Any, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=message):
         client.save(*arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+SINGLE = {"shape": [6, 4], "scheme": "kaiming_normal", "seed": "7", "slice": "0:2,:", "name": "w", "a": 0.2}
+
+
+def test_a_file_is_described_by_a_shape_a_manifest_a_module_or_the_json_of_either(
+    client: weightwell.Client, tmp_path: Path
+) -> None:
+    module = nn.Linear(4, 3)
+    manifest = Manifest.from_module(module, preset="torch", seed=7)
+    paths = (tmp_path / name for name in "abcdefg")
+    same = [
+        [((6, 4), "kaiming_normal"), {"seed": 7, "slice": "0:2,:", "name": "w", "a": 0.2}, (SINGLE,), {}],
+        [(manifest,), {}, (module,), {"preset": "torch", "seed": 7}],
+        [(manifest,), {}, (manifest.document(),), {}],
+    ]
+    for one, one_fields, other, other_fields in same:
+        here, there = next(paths), next(paths)
+        client.save(here, *one, **one_fields)
+        client.save(there, *other, **other_fields)
+        assert here.read_bytes() == there.read_bytes()
+        assert client.plan(*one, **one_fields) == client.plan(*other, **other_fields)
+        assert client.plan(*other, **other_fields).nbytes == here.stat().st_size
+
+
+def test_the_plan_of_a_tensor_is_that_of_its_file(client: weightwell.Client, http: Any) -> None:
+    plan = client.plan((6, 4), "kaiming_normal", seed=7, name="w")
+    assert plan.url is not None
+    answer = http.get(plan.url)
+    assert (len(answer.content), answer.headers["etag"]) == (plan.nbytes, plan.etag)
+    assert plan.tensors["w"]["fan_in"] == 4
+    assert plan.unused == ()
+
+
+def test_a_state_dict_is_described_by_a_manifest_a_module_or_its_json(client: weightwell.Client) -> None:
+    module = nn.Linear(4, 3)
+    expected = client.init_module_(nn.Linear(4, 3), seed=7).state_dict()
+    manifest = Manifest.from_module(module, seed=7)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    for state in (
+        client.init_state_dict(manifest),
+        client.init_state_dict(manifest.document()),
+        client.init_state_dict(module, seed=7),
+    ):
+        assert equal(state, expected)
+    assert equal(before, module.state_dict())
+    drawn = client.init((6, 4), "kaiming_normal", seed=7, slice="0:2,:", name="w", a=0.2)
+    assert equal(client.init_state_dict(SINGLE), {"w": drawn})
 
 
 @pytest.mark.parametrize("said", [{"seed": 1}, {"preset": "torch"}, {"generator": "torch"}])
@@ -216,7 +274,7 @@ def test_a_plan_says_what_would_be_drawn(client: weightwell.Client) -> None:
 def test_the_url_of_a_plan_is_the_file(client: weightwell.Client, tmp_path: Path, http: Any) -> None:
     manifest = Manifest.from_module(llama(), "llama", dtype="bfloat16")
     plan = client.plan(manifest)
-    client.save(manifest, tmp_path / "model.safetensors")
+    client.save(tmp_path / "model.safetensors", manifest)
     assert plan.url is not None
     answer = http.get(plan.url)
     assert answer.content == (tmp_path / "model.safetensors").read_bytes()

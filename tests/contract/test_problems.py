@@ -31,6 +31,7 @@ from weightwell_engine.generators.devices import Cpu
 from weightwell_engine.generators.torch import TorchGenerator
 from weightwell_engine.parsing import SINGLES
 from weightwell_engine.plan import Plan
+from weightwell_engine.presets import PRESETS
 from weightwell_engine.schemes import ALIASES
 from weightwell_service.app import create_app
 from weightwell_service.exceptions import PreconditionFailed, RangeNotSatisfiable, UnsupportedEncoding
@@ -81,7 +82,7 @@ def problem(response: httpx.Response, status: int) -> dict[str, Any]:
     assert body["status"] == status
     assert body["detail"]
     for error in body.get("errors", []):
-        assert set(error) == {"field", "got", "expected", "detail"}
+        assert set(error) - {"hint"} == {"field", "got", "expected", "detail"}
         assert error["field"]
         assert error["expected"]
     return body
@@ -259,6 +260,50 @@ def test_bodies_and_heads_that_come_together_are_told_apart(small: httpx.Client)
         received = b"".join(iter(lambda: connection.recv(2**16), b""))
     assert received.count(b"HTTP/1.1 200 ") == 20
     assert received.count(b"HTTP/1.1 404 ") == 1
+
+
+# Hints ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("/gain?nonlinearity=rellu", "did you mean relu?"),
+        ("/gain?nonlinearity=elu", "/gain with source=quadrature measures the gain of elu, "),
+        ("/init?shape=3,4&scheme=he_normal&nonlinearity=gelu", "/gain with source=quadrature measures"),
+        ("/gain?nonlinearity=gellu", "did you mean gelu?"),
+        ("/gain?nonlinearity=gellu&source=quadrature", "did you mean gelu?"),
+        ("/gain?nonlinearity=relu&source=quadratur", "did you mean quadrature?"),
+        ("/gain?nonlinearty=relu", "did you mean nonlinearity?"),
+        ("/init?shape=3,4&scheme=kaiming_norml", "did you mean kaiming_normal?"),
+        ("/init?shape=3,4&scheme=he_normal&nonlinearity=rellu", "did you mean relu?"),
+        ("/init?shape=3,4&scheme=he_normal&mode=fanin", "did you mean fan_in?"),
+        ("/init?shape=3,4&scheme=variance_scaling&distribution=norml", "did you mean normal?"),
+        ("/init?shape=3,4&scheme=ones&dtype=bfloat", "did you mean bfloat16?"),
+        ("/init?shape=3,4&scheme=ones&generator=Torch", "did you mean torch?"),
+        ("/init?shape=3,4&scheme=ones&sed=1", "did you mean seed?"),
+    ],
+)
+def test_a_misspelt_word_is_answered_with_the_one_that_was_meant(small: httpx.Client, path: str, hint: str) -> None:
+    [error] = problem(small.get(path), 422)["errors"]
+    assert error["hint"].startswith(hint)
+
+
+def test_a_scheme_in_the_place_of_a_preset_is_answered_with_the_rule_that_was_meant(small: httpx.Client) -> None:
+    manifest = {"tensors": {"fc.weight": {"shape": [3, 4]}}, "preset": "xavier_uniform"}
+    [error] = problem(small.post("/init", json=manifest), 422)["errors"]
+    assert error["hint"].startswith("xavier_uniform is a scheme: give it by a rule, such as ")
+    rule = json.loads(error["hint"].partition("such as ")[2])
+    assert small.post("/init", json={"tensors": manifest["tensors"], "rules": [rule]}).status_code == 200
+
+
+def test_a_word_like_no_other_has_no_hint(small: httpx.Client) -> None:
+    [error] = problem(small.get("/init?shape=3,4&scheme=ones&dtype=xyz"), 422)["errors"]
+    assert "hint" not in error
+
+
+def test_no_name_is_both_a_scheme_and_a_preset() -> None:
+    assert not ALIASES.keys() & PRESETS.keys()
 
 
 # Nothing that is sent is the server's fault --------------------------------------------------------------------------

@@ -105,7 +105,7 @@ def test_the_words_of_torch_are_in_the_answer(http: httpx.Client) -> None:
 
 def test_where_there_is_a_gain_that_torch_lacks_is_said(http: httpx.Client) -> None:
     problem = http.get("/gain?nonlinearity=gelu").json()
-    assert "source=quadrature" in problem["errors"][0]["expected"]
+    assert "source=quadrature" in problem["errors"][0]["hint"]
     assert answer(http.get("/gain?nonlinearity=gelu&source=quadrature"))["nonlinearity"] == "gelu"
 
 

@@ -26,7 +26,7 @@ class Difference:
     byte: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Verdict:
     """What came of comparing a file with what its metadata claims.
 
@@ -43,6 +43,10 @@ class Verdict:
     def same(self) -> bool:
         """Whether every byte of the file is so."""
         return not self.differences and not self.remarks
+
+    def __repr__(self) -> str:
+        found = f", {len(self.differences)} differences, {len(self.remarks)} remarks"
+        return f"Verdict(same={self.same}, {_tensors(self.tensors)}, {self.nbytes} bytes{'' if self.same else found})"
 
     def __str__(self) -> str:
         if self.same:

@@ -9,12 +9,13 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import TYPE_CHECKING, Any
 
 from weightwell.dtypes import dtype_of
+from weightwell.literals import SeedLike
 from weightwell.models.recipes import Fields, Preset, Recipe, Rules
 from weightwell.slices import bounds_of, chunk, text_of
-from weightwell.spec import integer_of, plain_of, sizes_of
+from weightwell.spec import plain_of, seed_of, sizes_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 Dimension = int | Callable[[str], int | None]
 
 
-@dataclass
+@dataclass(repr=False)
 class Manifest:
     """The tensors of one file: a plain value, whose fields may be read and edited until it is sent.
 
@@ -42,7 +43,7 @@ class Manifest:
     _: KW_ONLY
     rules: list[Fields] = field(default_factory=list)
     preset: Preset | None = None
-    seed: SupportsIndex = 0
+    seed: SeedLike = 0
     dtype: object = "float32"
     generator: str | None = None
 
@@ -56,7 +57,7 @@ class Manifest:
         rules: Rules | None = None,
         *,
         preset: Preset | None = None,
-        seed: SupportsIndex = 0,
+        seed: SeedLike = 0,
         dtype: object = None,
         generator: str | None = None,
     ) -> "Manifest":
@@ -79,8 +80,12 @@ class Manifest:
     @classmethod
     def from_json(cls, text: str | bytes) -> "Manifest":
         """Read what ``to_json`` wrote, or any body of ``POST /init`` that has ``tensors``."""
-        document = json.loads(text)
-        if not isinstance(document, dict) or "tensors" not in document:
+        return cls.of(json.loads(text))
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> "Manifest":
+        """Read a manifest from a dict: the parsed JSON of ``to_json``, or of any body of ``POST /init``."""
+        if not isinstance(document, Mapping) or "tensors" not in document:
             raise ValueError(f'a manifest is an object with "tensors", got {document!r:.80}')
         known = [each.name for each in fields(cls)]
         if unknown := document.keys() - set(known):
@@ -118,6 +123,11 @@ class Manifest:
         tensors = {name: _sharded(each, dim_of(name), rank, world_size) for name, each in plain["tensors"].items()}
         return Manifest(**{**plain, "tensors": tensors})
 
+    def __repr__(self) -> str:
+        said = (f"{key}={value!r}" for key, value in self.document().items() if key not in {"tensors", "rules"})
+        counts = (f"{len(each)} {noun}" for noun, each in (("tensors", self.tensors), ("rules", self.rules)))
+        return f"Manifest({', '.join([*counts, *said])})"
+
     def __str__(self) -> str:
         return self.to_json()
 
@@ -127,7 +137,7 @@ class Manifest:
             "tensors": _tensors(self.tensors),
             "rules": [_rule(index, rule) for index, rule in enumerate(self.rules)],
             "preset": _preset(self.preset),
-            "seed": _seed(self.seed),
+            "seed": seed_of(self.seed),
             "dtype": dtype_of(self.dtype).name,
             "generator": self.generator,
         }
@@ -161,13 +171,8 @@ def _tensor(given: Mapping[str, Any]) -> Fields:
     return {**plain, "shape": list(shape)}
 
 
-def _seed(seed: Any) -> int:
-    """Return a seed, which JSON may give in decimal digits: many libraries have no integers above 2^53 there."""
-    return int(seed) if isinstance(seed, str) and seed.isdecimal() else integer_of("seed", seed)
-
-
 # How a field becomes JSON, where it is not what numbers of other libraries become.
-_READ: dict[str, Callable[[Any], Any]] = {"dtype": lambda dtype: dtype_of(dtype).name, "seed": _seed}
+_READ: dict[str, Callable[[Any], Any]] = {"dtype": lambda dtype: dtype_of(dtype).name, "seed": seed_of}
 
 
 def _is_alias(given: Any) -> bool:

@@ -1,16 +1,20 @@
 """Plans: what a manifest would draw, told by the server before anything is drawn."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
-from weightwell.models.manifest import Manifest
 from weightwell.models.recipes import Fields
 
+HEAD, TAIL = 40, 10  # rows of a table that are shown of many
 
-@dataclass(frozen=True, slots=True)
+Row = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Plan:
-    """What a manifest would draw.
+    """What a manifest, or a spec of one tensor, would draw.
 
     ``nbytes``: size of the whole file in bytes. ``etag``: its entity tag; the same tag is the same bytes.
     ``url``: an address that anything that speaks HTTP may fetch it from; None where the manifest does not fit into one,
@@ -18,7 +22,9 @@ class Plan:
     ``generator``: who draws it. ``unused``: the rules that no tensor took.
     ``tensors``: by name, each tensor's ``shape``, ``scheme``, ``parameters``, ``dtype``, ``seed``, ``rule``, its
     ``law`` in numbers and in ``words``, ``mean``, ``std``, ``fan_in``, ``fan_out``, ``data_offsets``, ``nbytes``; or
-    its ``alias``. ``print(plan)`` shows the most of this as a table.
+    its ``alias``.
+
+    ``print(plan)`` shows the tensors as a table, the first and the last of many; ``plan.table()`` has them all.
     """
 
     nbytes: int
@@ -31,8 +37,8 @@ class Plan:
     tensors: Mapping[str, Mapping[str, Any]]
 
     @classmethod
-    def of(cls, answer: Mapping[str, Any], manifest: Manifest, url: str | None) -> "Plan":
-        """Read the answer to ``POST /plan``; KeyError, TypeError or ValueError where it is none."""
+    def of(cls, answer: Mapping[str, Any], rules: Sequence[Fields], url: str | None) -> "Plan":
+        """Read the answer of ``/plan`` to these rules; KeyError, TypeError or ValueError where it is none."""
         return cls(
             nbytes=int(answer["nbytes"]),
             etag=str(answer["etag"]),
@@ -40,18 +46,48 @@ class Plan:
             url_note=answer["url_note"],
             refusal=answer["refusal"],
             generator=str(answer["generator"]["identity"]),
-            unused=tuple(manifest.rules[index] for index in answer["unused"]),
+            unused=tuple(rules[index] for index in answer["unused"]),
             tensors=dict(answer["tensors"]),
         )
 
+    def table(self) -> str:
+        """Return the names, shapes, dtypes and laws of all tensors, a line each, and a line about the file."""
+        return self._table([_row(name, tensor) for name, tensor in self.tensors.items()])
+
+    def __repr__(self) -> str:
+        return f"Plan({self._summary()})"
+
     def __str__(self) -> str:
-        rows = [_row(name, tensor) for name, tensor in self.tensors.items()]
+        return self._table(list(self._some()))
+
+    def _repr_html_(self) -> str:
+        """Return the table for a notebook."""
+        head = "".join(f"<th>{cell}</th>" for cell in ("name", "shape", "dtype", "law"))
+        body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in self._some())
+        return f"<table><caption>{escape(self._summary())}</caption><tr>{head}</tr>{body}</table>"
+
+    def _some(self) -> Iterator[Row]:
+        """Yield the rows of the first and the last tensors, and between them one that counts the others."""
+        names, hidden = list(self.tensors), len(self.tensors) - HEAD - TAIL
+        if hidden <= 1:
+            hidden = 0
+        for place, name in enumerate(names):
+            if not hidden or place < HEAD or place >= HEAD + hidden:
+                yield _row(name, self.tensors[name])
+            elif place == HEAD:
+                yield f"... and {hidden} more", "", "", ""
+
+    def _table(self, rows: Sequence[Row]) -> str:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([*lines, f"{len(rows)} names, {self.nbytes} bytes, {self.etag}"])
+        return "\n".join([*lines, self._summary()])
+
+    def _summary(self) -> str:
+        count = len(self.tensors)
+        return f"{count} {'name' if count == 1 else 'names'}, {self.nbytes} bytes, {self.etag}"
 
 
-def _row(name: str, tensor: Mapping[str, Any]) -> tuple[str, ...]:
+def _row(name: str, tensor: Mapping[str, Any]) -> Row:
     """Return the line of one tensor: its name, shape, dtype and law."""
     if "alias" in tensor:
         return name, "", "", f"is {tensor['alias']}"

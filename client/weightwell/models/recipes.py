@@ -3,9 +3,10 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from weightwell.dtypes import DTYPES, DType, dtype_of
+from weightwell.literals import PresetName, SchemeName
 from weightwell.models.modules import Slot, slots_of, tied_to, torch_type
 from weightwell.models.shards import bounds_of_shard
 from weightwell.slices import text_of
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Fields = dict[str, Any]
-Preset = str | Mapping[str, Any]
+Preset = PresetName | str | Mapping[str, Any]
 Types = Mapping[Any, Any]  # of types of modules to schemes; a more exact type would refuse {nn.Linear: "ones"}
 Rules = Preset | Types | Sequence[Mapping[str, Any]]
 
@@ -30,6 +31,11 @@ class Recipe:
     @classmethod
     def of(cls, rules: Rules | None, preset: Preset | None) -> "Recipe":
         """Read what ``Manifest.from_module`` takes; raise ValueError where it is in no known form."""
+        if isinstance(rules, str) and rules in get_args(SchemeName):
+            raise ValueError(
+                f"expected the name of a preset, got the scheme {rules!r}: say of what, such as "
+                f"{{torch.nn.Linear: {rules!r}}} or [{{'match': '*.weight', 'scheme': {rules!r}}}]"
+            )
         if isinstance(rules, str) or (isinstance(rules, Mapping) and "name" in rules):
             if preset is not None:
                 raise ValueError(f"there can be one preset, got {rules!r} and {preset!r}; write rules as a list")

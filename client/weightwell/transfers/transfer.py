@@ -40,6 +40,9 @@ TEMPORARY = {429, 502, 503, 504}  # what a busy server, or a gateway while a ser
 WIDE = 64 << 20  # bytes; for less, more than one connection is not worth it
 
 
+_START = "start a server with `weightwell-service`, or give the address of one: base_url=, --url or WEIGHTWELL_URL"
+
+
 class Transfer:
     """One answer on its way.
 
@@ -333,7 +336,7 @@ class Receiver:
             return error
         origin, reason = _origin(error), str(error) or type(error).__name__
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-            return ConnectionFailed(f"no server answers at {origin} ({reason}); start it there, or correct base_url")
+            return ConnectionFailed(f"nobody answers at {origin} ({reason}): {_START}")
         if isinstance(error, httpx.TimeoutException):
             return TimedOut(f"{origin} was silent for too long; a larger timeout= waits longer")
         if isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError) and self.answered:

@@ -4,11 +4,10 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
-from weightwell_engine.exceptions import InvalidSpec, InvalidSpecs
+from weightwell_engine.exceptions import InvalidSpec, InvalidSpecs, did_you_mean
 from weightwell_engine.modules import own_fields
 from weightwell_engine.parsing.fields import DEFAULT_DTYPE, DEFAULT_SEED, read_name
 from weightwell_engine.parsing.models import (
@@ -26,6 +25,7 @@ from weightwell_engine.parsing.models import (
 )
 from weightwell_engine.parsing.rules import Condition, Matcher
 from weightwell_engine.presets import PRESETS
+from weightwell_engine.schemes import ALIASES
 from weightwell_engine.spec import METADATA, Parameter, Spec, TensorSpec
 
 # Who sent so much that is wrong need not know how much more there is, which takes time to find.
@@ -136,11 +136,15 @@ def _preset_rules(choice: tuple[str, dict[str, object]] | None) -> Sequence[dict
         return ()
     name, parameters = choice
     if name not in PRESETS:
-        like = get_close_matches(name.lower(), PRESETS, 1) if len(name) < 40 else []
-        hint = f"; did you mean {like[0]}?" if like else ""
-        detail = f"preset must be one of {', '.join(PRESETS)}, got {name[:80]!r}{hint}"
-        raise InvalidSpec("preset", got=name, expected="the name of a preset; /presets lists them", detail=detail)
+        raise InvalidSpec("preset", got=name, expected=f"one of {', '.join(PRESETS)}", hint=_preset_hint(name))
     return PRESETS[name].rules(**parameters)
+
+
+def _preset_hint(name: str) -> str | None:
+    """Return what may have been meant by the name of a preset that there is none of."""
+    if name in ALIASES:
+        return f'{name} is a scheme: give it by a rule, such as {{"match": "*.weight", "scheme": "{name}"}}'
+    return did_you_mean(name, PRESETS)
 
 
 def _check_alias(name: str, target: str, tensors: Mapping[str, object], aliases: Mapping[str, str]) -> None:

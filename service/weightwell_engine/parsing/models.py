@@ -5,14 +5,14 @@ and by no other; a query string and a JSON body are read by the same models, the
 is text, the other strictly.
 """
 
+import re
 import reprlib
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
-from weightwell_engine.exceptions import InvalidSpec, InvalidSpecs
+from weightwell_engine.exceptions import InvalidSpec, InvalidSpecs, did_you_mean
 from weightwell_engine.parsing.fields import (
     DEFAULT_DTYPE,
     DEFAULT_NAME,
@@ -31,8 +31,6 @@ from weightwell_engine.parsing.fields import (
 from weightwell_engine.parsing.rules import MAX_RULES
 from weightwell_engine.schemes import ALIASES, SCHEMES, SchemeParameter
 from weightwell_engine.spec import GENERATORS, Parameter
-
-_A_SCHEME = "the name of a scheme; /schemes lists them"
 
 # What stands in the place of a scheme and means the one that the tensor's own module has for it.
 RESET_PARAMETERS = "reset_parameters"
@@ -140,14 +138,13 @@ def of_scheme(fields: Mapping[str, object], models: Mapping[str, type[M]]) -> ty
     scheme = fields.get("scheme")
     found = models.get(ALIASES.get(scheme, scheme)) if isinstance(scheme, str) else None
     if "scheme" not in fields:
-        raise InvalidSpec("scheme", got=None, expected=_A_SCHEME, detail="scheme is missing; /schemes lists them")
+        expected = "the name of a scheme; /schemes lists them"
+        raise InvalidSpec("scheme", got=None, expected=expected, detail="scheme is missing; /schemes lists them")
     if found is None:
         names = [*ALIASES, *(models.keys() - ALIASES.keys())]
-        like = get_close_matches(scheme.lower(), names, 1) if isinstance(scheme, str) and len(scheme) < 40 else []
-        got = reprlib.repr(scheme)
-        listed = f"scheme must be one of {', '.join(names)}, got {got}"
-        detail = f"there is no scheme {got}; did you mean {like[0]}? /schemes lists them" if like else listed
-        raise InvalidSpec("scheme", got=scheme, expected=_A_SCHEME, detail=detail)
+        hint = did_you_mean(scheme, names)
+        detail = hint and f"there is no scheme {reprlib.repr(scheme)}; {hint} /schemes lists them"
+        raise InvalidSpec("scheme", got=scheme, expected=f"one of {', '.join(names)}", detail=detail, hint=hint)
     return found
 
 
@@ -180,6 +177,8 @@ def validate(model: type[M], fields: Mapping[str, Any], *, strings: bool = False
         raise found[0] if len(found) == 1 else InvalidSpecs(found) from None
 
 
+_QUOTED = re.compile(r"'([^']*)'")
+
 # What JSON calls what Python calls otherwise.
 _IN_JSON = {"dict_type": "an object", "list_type": "a list"}
 
@@ -190,11 +189,17 @@ def _invalid(error: Any, model: type[BaseModel]) -> InvalidSpec:
     match error["type"]:
         case "extra_forbidden":
             known = ", ".join(model.model_fields) + ("; and parameters beside a scheme" if model is Entry else "")
-            detail = f"{field} is not a field here; the fields are {known}"
-            return InvalidSpec(field, got=error["input"], expected=f"one of the fields {known}", detail=detail)
+            hint = did_you_mean(error["loc"][-1], model.model_fields)
+            detail = f"{field} is not a field here; {f'{hint} ' if hint else ''}the fields are {known}"
+            expected = f"one of the fields {known}"
+            return InvalidSpec(field, got=error["input"], expected=expected, detail=detail, hint=hint)
         case "missing":
             return InvalidSpec(field, got=None, expected="given", detail=f"{field} is missing")
         case "value_error":
             return InvalidSpec(field, got=error["input"], expected=str(error["ctx"]["error"]))
+        case "literal_error":
+            expected = error["ctx"]["expected"]  # 'fan_in' or 'fan_out'
+            hint = did_you_mean(error["input"], _QUOTED.findall(expected))
+            return InvalidSpec(field, got=error["input"], expected=expected, hint=hint)
     expected = _IN_JSON.get(error["type"], error["msg"].removeprefix("Input should be "))
     return InvalidSpec(field, got=error["input"], expected=expected)

@@ -1,0 +1,84 @@
+"""Literals: the words that arguments may have, for editors to complete and type checkers to know.
+
+Every other word is accepted by the types as well, and sent: a server may be newer than this list. The server's own
+registry is compared with it by a test.
+"""
+
+from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, SupportsIndex, TypeAlias, TypedDict
+
+from weightwell.slices import SliceLike
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+SchemeName = Literal[
+    "constant",
+    "ones",
+    "zeros",
+    "eye",
+    "identity",
+    "dirac",
+    "uniform",
+    "normal",
+    "trunc_normal",
+    "truncated_normal",
+    "xavier_uniform",
+    "glorot_uniform",
+    "xavier_normal",
+    "glorot_normal",
+    "kaiming_uniform",
+    "he_uniform",
+    "kaiming_normal",
+    "he_normal",
+    "variance_scaling",
+    "lecun_uniform",
+    "lecun_normal",
+    "orthogonal",
+    "delta_orthogonal",
+    "sparse",
+]
+DTypeName = Literal["float32", "float64", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int64"]
+PresetName = Literal[
+    "torch", "gpt2", "llama", "megatron", "torchtitan-llama3", "gpt-neox", "vit", "vit-jax", "lora", "mup"
+]
+GeneratorName = Literal["philox", "torch"]
+FrameworkName = Literal["torch", "numpy"]
+GainSource = Literal["torch", "quadrature"]
+Mode = Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"]
+Distribution = Literal["truncated_normal", "normal", "uniform"]
+
+SeedLike: TypeAlias = SupportsIndex | str
+DTypeLike: TypeAlias = "DTypeName | str | torch.dtype | np.dtype[Any] | type[Any]"
+
+
+class Parameters(TypedDict, total=False):
+    """The parameters of all schemes; the server refuses those that a scheme does not have."""
+
+    val: SupportsFloat
+    gain: SupportsFloat
+    a: SupportsFloat
+    b: SupportsFloat
+    mean: SupportsFloat
+    std: SupportsFloat
+    lower: SupportsFloat
+    upper: SupportsFloat
+    scale: SupportsFloat
+    sparsity: SupportsFloat
+    mode: Mode | str
+    nonlinearity: str
+    distribution: Distribution | str
+    groups: SupportsIndex
+    transposed: bool
+    fan_in: SupportsIndex | None
+    fan_out: SupportsIndex | None
+
+
+class TensorFields(Parameters, total=False):
+    """What describes a tensor besides its shape and its scheme; ``Client.init`` says what each means."""
+
+    seed: SeedLike
+    dtype: DTypeLike
+    name: str | None
+    generator: GeneratorName | str | None
+    slice: SliceLike | None

@@ -1,0 +1,80 @@
+"""What a type checker knows of the methods. These tests run, and ``make lint`` checks their types.
+
+``assert_type`` is checked by mypy alone, and so is that each ``type: ignore`` silences an error.
+"""
+
+import asyncio
+import io
+from typing import TYPE_CHECKING, Any, assert_type
+
+import numpy as np
+import pytest
+import torch
+
+import weightwell
+
+if TYPE_CHECKING:
+    from tests.client.conftest import Server
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def test_the_framework_decides_what_a_tensor_is(fake: "Server") -> None:
+    with weightwell.Client(fake.url) as client:
+        assert isinstance(assert_type(client.init((3, 4), "ones", framework="torch"), torch.Tensor), torch.Tensor)
+        assert isinstance(assert_type(client.init((3, 4), "ones", framework="numpy", seed=1), Array), np.ndarray)
+        assert_type(client.init(8, "ones"), Any)
+
+
+def test_the_framework_decides_what_a_state_dict_holds(server: str) -> None:
+    tensors = {"tensors": {"w": {"shape": [3], "scheme": "ones"}}}
+    with weightwell.Client(server) as client:
+        state = assert_type(client.init_state_dict(tensors, framework="torch"), dict[str, torch.Tensor])
+        arrays = assert_type(client.init_state_dict(tensors, framework="numpy"), dict[str, Array])
+        module = assert_type(client.init_module_(torch.nn.Linear(3, 4), "torch"), torch.nn.Linear)
+    assert state["w"].tolist() == arrays["w"].tolist() == [1, 1, 1]
+    assert module.weight.shape == (4, 3)
+
+
+def test_the_asynchronous_client_has_the_same_types(fake: "Server") -> None:
+    async def draw() -> tuple[torch.Tensor, Array]:
+        async with weightwell.AsyncClient(fake.url) as client:
+            tensor = assert_type(await client.init((3, 4), "ones", framework="torch"), torch.Tensor)
+            return tensor, assert_type(await client.init((3, 4), "ones", framework="numpy"), Array)
+
+    tensor, array = asyncio.run(draw())
+    assert tensor.shape == array.shape == (3, 4)
+
+
+def test_every_word_and_every_kind_of_number_is_accepted(fake: "Server") -> None:
+    word: str = "normal"
+    with weightwell.Client(fake.url) as client:
+        client.init((np.int64(3), 4), word, dtype=np.float32, generator=word, mode=word, distribution=word)
+        client.init(np.array([3, 4]), "normal", seed=np.int64(3), dtype="float32", a=np.float64(0.2), mode="fan_out")
+        client.save(io.BytesIO(), torch.Size([3, 4]), "normal", std=0.02, seed="42", dtype=torch.bfloat16)
+    assert [asked.fields["shape"] for asked in fake.requests] == ["3,4"] * 3
+    assert [asked.fields["seed"] for asked in fake.requests] == ["0", "3", "42"]
+
+
+def test_wrong_arguments_are_errors_for_a_type_checker_as_well(fake: "Server") -> None:
+    with weightwell.Client(fake.url) as client:
+        with pytest.raises(TypeError, match="shape takes integers"):
+            client.init((3, 4.5), "ones")  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="seed takes integers"):
+            client.init((3, 4), "normal", seed=1.5)  # type: ignore[call-overload]
+        with pytest.raises(ValueError, match="framework must be one of"):
+            client.init((3, 4), "ones", framework="jax")  # type: ignore[call-overload]
+        with pytest.raises(ValueError, match="a numpy array has no device"):
+            client.init((3, 4), "ones", framework="numpy", device="cuda")  # type: ignore[call-overload]
+        with pytest.raises(TypeError, match="the path comes first"):
+            client.save(weightwell.Manifest({}), "file")  # type: ignore[call-overload]
+        with pytest.raises(TypeError, match="no scheme"):
+            client.save("file", (3, 4))  # type: ignore[call-overload]
+        with pytest.raises(TypeError, match="no scheme"):
+            client.plan((3, 4))  # type: ignore[call-overload]
+
+
+def test_a_misspelt_parameter_is_an_error_for_a_type_checker(fake: "Server") -> None:
+    with weightwell.Client(fake.url) as client:
+        client.init((3, 4), "normal", sdt=0.02)  # type: ignore[call-overload]
+    assert fake.requests[0].fields["sdt"] == "0.02"  # what a server makes of it is in tests/contract
