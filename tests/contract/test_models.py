@@ -164,7 +164,7 @@ def test_a_file_is_described_by_a_shape_a_manifest_a_module_or_the_json_of_eithe
     module = nn.Linear(4, 3)
     manifest = Manifest.from_module(module, preset="torch", seed=7)
     paths = (tmp_path / name for name in "abcdefg")
-    same = [
+    same: list[list[Any]] = [
         [((6, 4), "kaiming_normal"), {"seed": 7, "slice": "0:2,:", "name": "w", "a": 0.2}, (SINGLE,), {}],
         [(manifest,), {}, (module,), {"preset": "torch", "seed": 7}],
         [(manifest,), {}, (manifest.document(),), {}],

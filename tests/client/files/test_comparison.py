@@ -95,6 +95,13 @@ def test_a_file_as_it_was_drawn_is_so(verify: Verify, file: File) -> None:
     assert str(verdict) == f"every byte is so: 4 tensors, {len(file.path.read_bytes())} bytes"
 
 
+def test_the_repr_of_a_verdict_is_one_line(verify: Verify, file: File) -> None:
+    size = file.path.stat().st_size
+    assert repr(verify()) == f"Verdict(same=True, 4 tensors, {size} bytes)"
+    file.path.write_bytes(file.path.read_bytes() + b"?")
+    assert repr(verify()).endswith(f", {size} bytes, 0 differences, 1 remarks)")
+
+
 def test_a_file_of_one_tensor_is_so(server: str, connect: Connect, tmp_path: Path) -> None:
     client = connect(server)
     client.save(tmp_path / "w", (64, 32), "normal", seed=2**64 - 1, std=0.02, slice="8:16,:", name="w")

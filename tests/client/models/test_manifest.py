@@ -190,3 +190,9 @@ def test_what_was_edited_is_sharded_as_it_is_sent() -> None:
 def test_a_rank_outside_of_the_world_is_refused(rank: int, world_size: int) -> None:
     with pytest.raises(ValueError, match="rank must be in"):
         Manifest({}).shard(rank, world_size)
+
+
+def test_the_repr_of_a_manifest_is_one_line_whatever_it_holds() -> None:
+    tensors = {f"layers.{index}": {"shape": [3]} for index in range(5000)}
+    manifest = Manifest(tensors, rules=[{"match": "*", "scheme": "ones"}], preset="torch", seed=42)
+    assert repr(manifest) == "Manifest(5000 tensors, 1 rules, seed=42, dtype='float32', preset='torch')"

@@ -6,6 +6,7 @@ import pytest
 from torch import nn
 
 from weightwell import Manifest
+from weightwell.models.recipes import Recipe
 
 
 class Rows(nn.Linear):
@@ -103,3 +104,10 @@ def test_a_type_that_is_not_there_is_passed_over() -> None:
 
 def test_a_mapping_of_types_may_have_another_preset_than_torchs() -> None:
     assert Manifest.from_module(network(), {nn.Linear: "ones"}, preset="gpt2").preset == "gpt2"
+
+
+@pytest.mark.parametrize("scheme", ["xavier_uniform", "glorot_uniform", "zeros"])
+def test_a_scheme_in_the_place_of_a_preset_is_answered_with_what_to_write(scheme: str) -> None:
+    message = rf"expected the name of a preset, got the scheme '{scheme}': .* \{{torch.nn.Linear: '{scheme}'\}} or "
+    with pytest.raises(ValueError, match=message):
+        Recipe.of(scheme, None)
