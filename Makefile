@@ -8,6 +8,9 @@ SERVICE := $(VENV)/.service
 INSTALLED := $(VENV)/.installed
 export PATH := $(PATH):/usr/sbin
 
+# A process for each CPU. The tests of a file share what it prepares, so they stay together.
+IN_PARALLEL := --numprocesses auto --dist loadfile
+
 # Where the targets for a GPU run: on device GPU, with the Python of .venv, or, with nothing installed, with AMBIENT,
 # whose packages may be of other versions, and warn.
 GPU ?= cuda:0
@@ -16,7 +19,7 @@ GPU_NEEDS := $(if $(AMBIENT),,$(INSTALLED))
 ON_GPU = PYTHONPATH=$(CURDIR)/client:$(CURDIR)/service$${PYTHONPATH:+:$$PYTHONPATH} $(or $(AMBIENT),$(BIN)/python)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-cuda check lint format bench bench-cuda verify build clean
+.PHONY: help run test test-fast test-cuda check lint format bench bench-cuda verify build clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,7 +28,10 @@ run: $(SERVICE)  ## serve on 127.0.0.1:8000, or as WEIGHTWELL_* says
 	@$(BIN)/python -m weightwell_service
 
 test: $(INSTALLED)  ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(IN_PARALLEL)
+
+test-fast: $(INSTALLED)  ## the tests for the inner loop: all but the slow files (tests/conftest.py)
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m 'not slow'
 
 test-cuda: $(GPU_NEEDS)  ## what only a GPU can show; docs/cuda.md
 	$(ON_GPU) -m pytest tests/cuda --gpu $(GPU) $(if $(AMBIENT),-W default)

@@ -4,6 +4,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
@@ -18,11 +19,38 @@ if TYPE_CHECKING:
 # How long a test waits for what must happen, before it says that it does not. No test takes this long that passes.
 PATIENCE = 30.0
 
+# Files, and folders, whose tests take most of the suite's time.
+SLOW = (
+    "client/test_docs.py",
+    "client/test_interruptions.py",
+    "contract/test_http_page.py",
+    "contract/test_javascript.py",
+    "contract/test_models.py",
+    "contract/test_openapi.py",
+    "contract/test_presets.py",
+    "contract/test_presets_page.py",
+    "contract/test_readme.py",
+    "contract/test_streaming.py",
+    "contract/test_torchrun.py",
+    "engine/generators/philox/cpu/test_machine_code.py",
+    "engine/generators/philox/cpu/test_simd.py",
+    "engine/generators/philox/cuda/",
+    "second_implementation/",
+)
+
 Serve = Callable[["FastAPI"], AbstractContextManager[str]]
 
 # The time of a request is no property of it, on a machine that others use as well.
 hypothesis.settings.register_profile("suite", deadline=None)
 hypothesis.settings.load_profile("suite")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the slow tests."""
+    root = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(root).as_posix().startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
 
 
 @contextmanager
