@@ -1,4 +1,4 @@
-"""docs/http.md, executed: its commands print what it says they print, and its tables say what the service does."""
+"""The pages with commands, executed: each command prints the output shown, and the tables of docs/http.md are true."""
 
 import json
 import os
@@ -23,12 +23,19 @@ from weightwell_service.file_response import IMMUTABLE, REVALIDATE
 from weightwell_service.problems import PROBLEMS
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "http.md").read_text()
+PAGES = {name: (ROOT / "docs" / name).read_text() for name in ("http.md", "gains.md")}
+PAGE = PAGES["http.md"]
 ADDRESS = "http://127.0.0.1:8000"
 
-# A section is a session in one shell, and begins in a directory that holds nothing but the examples.
 SECTIONS = {text.partition("\n")[0]: text for text in PAGE.split("\n## ")[1:]}
-SESSIONS = [name for name, text in SECTIONS.items() if "```sh\n" in text]
+
+# A section is a session in one shell. Its working directory starts with the examples only.
+SESSIONS = {
+    f"{name}: {text.splitlines()[0].removeprefix('# ')}": text
+    for name, page in PAGES.items()
+    for text in page.split("\n## ")
+    if "```sh\n" in text
+}
 TOOLS = ("curl", "jq", "npm", "node", "python3")
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -67,7 +74,7 @@ def execute(commands: list[str], directory: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", SESSIONS)
 def test_the_commands_print_what_the_page_says(name: str, server: str, tmp_path: Path) -> None:
-    wanted = list(steps(SECTIONS[name].replace(ADDRESS, server)))
+    wanted = list(steps(SESSIONS[name].replace(ADDRESS, server)))
     for tool in TOOLS:
         if any(re.search(rf"\b{tool}\b", step.commands) for step in wanted) and not shutil.which(tool):
             pytest.skip(f"{tool} is not installed, and the page uses it")
@@ -78,8 +85,9 @@ def test_the_commands_print_what_the_page_says(name: str, server: str, tmp_path:
         assert matches, f"{step.commands}\nprinted\n{output}\nand the page says\n{step.output}"
 
 
-def test_every_command_is_on_the_server_that_make_run_starts() -> None:
-    assert set(re.findall(r"https?://[\d.:]+", PAGE)) == {ADDRESS}
+@pytest.mark.parametrize("name", PAGES)
+def test_every_command_is_on_the_server_that_make_run_starts(name: str) -> None:
+    assert set(re.findall(r"https?://[\d.:]+", PAGES[name])) == {ADDRESS}
 
 
 def test_the_page_shows_the_example_itself() -> None:

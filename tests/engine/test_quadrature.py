@@ -306,7 +306,7 @@ def documented(result: ActivationGain) -> str:
 
 
 def test_the_documentation_holds_the_table() -> None:
-    rows = documentation("## What quadrature measures", "### How exact")
+    rows = documentation("## Gains by quadrature (source=quadrature)", "### Accuracy")
     assert rows == [documented(result) for result in activation_gains().values()]
 
 
@@ -315,5 +315,5 @@ def test_the_documentation_tells_measure_and_recommendation_apart_by_their_numbe
         result = activation_gain(name)
         return f"| `{name}` | {calculate_gain(name):.4f} | {result.gain:.4f} | {result.std_ratio:.4f} |"
 
-    rows = documentation("## Never one for the other", "## What torch recommends")
+    rows = documentation("## The two sources compared", "## Gains from torch (source=torch)")
     assert rows == [compared(name) for name in ("relu", "tanh", "sigmoid", "selu")]
