@@ -23,7 +23,10 @@ from weightwell_service.file_response import IMMUTABLE, REVALIDATE
 from weightwell_service.problems import PROBLEMS
 
 ROOT = Path(__file__).parents[2]
-PAGES = {name: (ROOT / "docs" / name).read_text() for name in ("http.md", "gains.md", "torch.md", "generator.md")}
+PAGES = {
+    name: (ROOT / "docs" / name).read_text()
+    for name in ("http.md", "gains.md", "torch.md", "generator.md", "orthogonal.md")
+}
 PAGE = PAGES["http.md"]
 ADDRESS = "http://127.0.0.1:8000"
 
