@@ -1,8 +1,8 @@
-"""Gains that torch recommends: ``torch.nn.init.calculate_gain`` as a table.
+"""The gains that torch recommends: ``torch.nn.init.calculate_gain`` as a table.
 
-These are values that torch's authors chose, each for its own reason: only those of the piecewise linear functions
-follow from a formula. What a nonlinearity does to the scale of a normal input is measured in ``quadrature``, and the
-two are told apart in docs/gains.md.
+torch's authors chose each value for a reason of its own. Only the values of piecewise linear functions follow from a
+formula. ``quadrature`` computes the effect of a nonlinearity on the scale of a normal input. docs/gains.md compares the
+two.
 """
 
 import math
@@ -19,9 +19,9 @@ _FIRST_TABLE = "pytorch/pytorch#1172, without a derivation"
 class Nonlinearity:
     """One row of torch's table.
 
-    ``formula`` is the gain in mathematical notation and ``gain`` its value where no parameter is given. ``param`` is
-    torch's name for the one parameter that the gain depends on, and ``default`` the value that torch takes for it; both
-    are ``None`` for a nonlinearity that takes no parameter.
+    ``formula`` is the gain in mathematical notation. ``gain`` is its value at the default of the parameter. ``param``
+    is torch's name of the parameter that the gain depends on, and ``default`` is torch's default. Both are ``None`` if
+    the nonlinearity has no parameter.
     """
 
     name: str
@@ -35,14 +35,14 @@ class Nonlinearity:
 def _leaky_relu_gain(negative_slope: float, *, portable: bool = False) -> float:
     """Return sqrt(2 / (1 + negative_slope^2)), He et al. 2015, equation 15.
 
-    torch squares with ``**``, which is the platform's ``pow``: that is within an ulp of the square, but not always the
-    nearest float, and not the same float everywhere. A product is both, by IEEE 754.
+    torch squares with ``**``, which calls the platform's ``pow``. That result is within an ulp of the square, but it is
+    not always the nearest float, and it differs between platforms. By IEEE 754, a product is always the nearest float.
     """
     square = negative_slope * negative_slope if portable else negative_slope**2
     return math.sqrt(2.0 / (1 + square))
 
 
-# torch's table has no `identity`, although torch's documentation lists "Linear / Identity": it is ours, for `linear`.
+# torch's documentation lists "Linear / Identity", but torch's code has no `identity`. Here it is an alias of `linear`.
 _LINEAR = (
     "linear",
     "identity",
@@ -69,7 +69,7 @@ NONLINEARITIES: dict[str, Nonlinearity] = {
             param="negative_slope",
             default=0.01,
         ),
-        # Tables in circulation print 4/3; torch's value, found by experiment, is below one.
+        # Some published tables print 4/3. torch's value was found by experiment and is less than 1.
         Nonlinearity("selu", "3/4", 3.0 / 4, "pytorch/pytorch#50664, found empirically"),
     )
 }
@@ -99,13 +99,14 @@ def _hint(name: str) -> str | None:
 def calculate_gain(name: str, param: float | None = None, *, portable: bool = False) -> float:
     """Return torch's recommended gain for the nonlinearity ``name``, a positive number.
 
-    ``param`` is the ``negative_slope`` of ``leaky_relu``, in (-1.3e154, 1.3e154); ``None`` stands for torch's 0.01. The
-    result has the bits of ``torch.nn.init.calculate_gain`` on the same machine. A ``portable`` result has the same bits
-    on every machine, and is an ulp from torch's at one slope in some thousands: it is the one to draw values with.
+    ``param`` is the ``negative_slope`` of ``leaky_relu``, in (-1.3e154, 1.3e154). ``None`` means torch's default, 0.01.
+    The result has the same bits as ``torch.nn.init.calculate_gain`` on the same machine. With ``portable``, it has the
+    same bits on every machine, and differs from torch's by one ulp for one slope in some thousands. Use ``portable`` to
+    draw weights.
 
-    Raises ``InvalidSpec`` with torch's own words for what torch refuses. Two things that torch lets pass are refused
-    as well: a ``param`` for a nonlinearity that takes none, which torch ignores (``Nonlinearity.param`` tells which
-    takes one), and a ``param`` for which the gain is not a positive number, such as NaN.
+    Raises ``InvalidSpec`` with torch's message for every argument that torch refuses. It also raises ``InvalidSpec`` in
+    two cases that torch accepts: a ``param`` for a nonlinearity without a parameter (torch ignores it; see
+    ``Nonlinearity.param``), and a ``param`` for which the gain is not a positive number, such as NaN.
     """
     row = nonlinearity(name)
     if param is None:
@@ -116,12 +117,12 @@ def calculate_gain(name: str, param: float | None = None, *, portable: bool = Fa
 
 
 def gains() -> dict[str, float]:
-    """Return the whole table: every nonlinearity's gain where no parameter is given."""
+    """Return the gain of every nonlinearity at the default of its parameter."""
     return {name: row.gain for name, row in NONLINEARITIES.items()}
 
 
 def _gain_at(negative_slope: float, portable: bool) -> float:
-    """Return leaky_relu's gain at a slope that may be anything; raise ``InvalidSpec`` unless it is a usable number."""
+    """Return leaky_relu's gain; raise ``InvalidSpec`` if the slope is not a number or the gain is not positive."""
     if isinstance(negative_slope, bool) or not isinstance(negative_slope, (int, float)):
         raise InvalidSpec(
             "param",

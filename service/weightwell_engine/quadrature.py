@@ -1,13 +1,13 @@
-"""Gains that are measured: what an activation function does to the scale of z ~ N(0, 1), by quadrature.
+"""Gains of activation functions, computed by quadrature for an input z ~ N(0, 1).
 
-Practitioners call two numbers the gain of an activation function, and each is named here for what it is:
+The literature uses the word "gain" for two numbers. Each has its own name here:
 
-* ``gain`` = 1 / sqrt(E[f(z)^2]) keeps the second moment, which is what a layer of independent zero-mean weights passes
-  on, whatever the mean of its input (He et al. 2015, arXiv:1502.01852, equation 8).
-* ``std_ratio`` = std(z) / std(f(z)) keeps the standard deviation, which is what a notebook shows, and what a layer of
-  centred weights passes on (Brock et al. 2021, arXiv:2101.08692, the constant gamma).
+* ``gain`` = 1 / sqrt(E[f(z)^2]) preserves the second moment. A layer with independent zero-mean weights passes on the
+  second moment of its input, for any mean of the input (He et al. 2015, arXiv:1502.01852, equation 8).
+* ``std_ratio`` = std(z) / std(f(z)) preserves the standard deviation. A layer with centred weights passes on the
+  standard deviation (Brock et al. 2021, arXiv:2101.08692, the constant gamma).
 
-Neither is what torch recommends: see ``nonlinearities`` and docs/gains.md.
+torch's recommended gains are other numbers: see ``nonlinearities`` and docs/gains.md.
 """
 
 import math
@@ -23,15 +23,16 @@ from weightwell_engine.exceptions import InvalidSpec, did_you_mean
 
 Array = npt.NDArray[np.float64]
 
-# The last bits depend on the platform's exp and tanh. Twelve digits leave them a hundred ulps of room at every default.
+# The last bits depend on the platform's exp and tanh. With twelve digits, the gains at every default are at least a
+# hundred ulps from a rounding boundary.
 SIGNIFICANT_DIGITS = 12
 
-_REACH = 12  # beyond it lies 4e-33 of the probability
-_OCTAVES = 12  # 2^-12 is below the scale on which a function can bend: 1e-3, for celu's alpha and softplus's 1/beta
+_REACH = 12  # the probability of |z| > 12 is 4e-33
+_OCTAVES = 12  # 2^-12 is less than 1e-3, the smallest scale of a bend: celu's alpha, or softplus's 1/beta
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 
 _SOFTPLUS_THRESHOLD = 20.0
-_RRELU_SLOPE = (1 / 8 + 1 / 3) / 2  # in evaluation; in training the slope is random
+_RRELU_SLOPE = (1 / 8 + 1 / 3) / 2  # in evaluation mode; in training mode the slope is random
 # selu's fixed point has mean 0 and variance 1: Klambauer et al. 2017, arXiv:1706.02515, equation 14.
 _SELU_ALPHA = 1.6732632423543772
 _SELU_SCALE = 1.0507009873554805
@@ -39,9 +40,9 @@ _SELU_SCALE = 1.0507009873554805
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A parameter of an activation function: torch's name for it, torch's default, and the interval [low, high].
+    """A parameter of an activation function: torch's name, torch's default, and the allowed interval [low, high].
 
-    The intervals hold every value in use, and are as wide as the quadrature is known to be accurate.
+    The quadrature is accurate over the whole interval. The intervals contain every value in common use.
     """
 
     name: str
@@ -52,10 +53,11 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """An elementwise activation function of ``torch.nn.functional``; parameters other than ``parameter`` are defaults.
+    """An elementwise activation function of ``torch.nn.functional`` with at most one free ``parameter``.
 
-    ``function`` takes an array and, where there is a ``parameter``, its value. ``kinks`` takes that value alone, and
-    gives the points other than 0 where the function is not smooth.
+    All other parameters have torch's defaults. ``function`` takes an array (n,) and, if there is a ``parameter``, its
+    value; it returns an array (n,). ``kinks`` takes only the value and returns the points other than 0 where the
+    function is not smooth. ``formula`` is the function in mathematical notation.
     """
 
     name: str
@@ -68,10 +70,10 @@ class Activation:
 
 @dataclass(frozen=True, slots=True)
 class ActivationGain:
-    """Moments of f(z) for z ~ N(0, 1), and the two gains that follow from them, to twelve significant digits.
+    """The moments of f(z) for z ~ N(0, 1) and the two gains, to twelve significant digits.
 
-    ``mean`` is E[f(z)] and ``second_moment`` is E[f(z)^2]; ``gain`` is 1 / sqrt(second_moment) and ``std_ratio`` is
-    1 / std(f(z)). ``parameters`` bears torch's name for what it holds, and is empty if the function has no parameter.
+    ``mean`` is E[f(z)] and ``second_moment`` is E[f(z)^2]. ``gain`` is 1 / sqrt(second_moment) and ``std_ratio`` is
+    1 / std(f(z)). ``parameters`` maps torch's name of the parameter to its value. It is empty if there is no parameter.
     """
 
     nonlinearity: str
@@ -103,7 +105,7 @@ def _softplus(z: Array, beta: float) -> Array:
 
 
 def _gelu(z: Array) -> Array:
-    # numpy has no erf; and erfc keeps the digits that 1 + erf loses in the lower tail.
+    # numpy has no erf. erfc keeps the digits that 1 + erf would lose in the lower tail.
     return np.array([0.5 * x * math.erfc(-x * math.sqrt(0.5)) for x in z.tolist()])
 
 
@@ -113,7 +115,7 @@ def _gelu_tanh(z: Array) -> Array:
 
 
 def _factor(name: str, default: float) -> Parameter:
-    """Return a parameter that only multiplies the negative side, of either sign and any reasonable size."""
+    """Return a parameter that only multiplies the negative side. It may have either sign and any reasonable size."""
     return Parameter(name, default, -1e6, 1e6)
 
 
@@ -199,11 +201,12 @@ def activation(name: str) -> Activation:
 
 
 def activation_gain(nonlinearity: str, /, **parameters: float | None) -> ActivationGain:
-    """Measure the gains of an activation function.
+    """Compute the gains of an activation function.
 
-    Its parameter, if it has one, goes by torch's name for it or by ``param``; ``None`` stands for torch's default.
-    Raises ``InvalidSpec`` for an unknown activation, for a parameter that it does not have, and for a value that is not
-    a number in the parameter's interval.
+    Pass the function's parameter by torch's name or as ``param``. ``None`` means torch's default.
+
+    Raises ``InvalidSpec`` for an unknown activation function, for a parameter that the function does not have, and for
+    a value that is not a number in the parameter's interval.
     """
     row = activation(nonlinearity)
     settled = _settled(row, {name: value for name, value in parameters.items() if value is not None})
@@ -220,12 +223,12 @@ def activation_gain(nonlinearity: str, /, **parameters: float | None) -> Activat
 
 
 def activation_gains() -> dict[str, ActivationGain]:
-    """Measure every activation function at torch's defaults."""
+    """Compute the gains of every activation function at torch's defaults."""
     return {name: activation_gain(name) for name in ACTIVATIONS}
 
 
 def _settled(row: Activation, given: dict[str, float]) -> dict[str, float]:
-    """Return the parameter of ``row`` under torch's name: what was given, or the default."""
+    """Return the parameter of ``row`` under torch's name, with the given value or the default."""
     for field, value in given.items():
         _check(row, field, value)
     if len(given) > 1:
@@ -236,7 +239,7 @@ def _settled(row: Activation, given: dict[str, float]) -> dict[str, float]:
 
 
 def _check(row: Activation, field: str, value: float) -> None:
-    """Raise ``InvalidSpec`` unless ``field`` names the parameter of ``row`` and ``value`` is a number it may have."""
+    """Raise ``InvalidSpec`` unless ``field`` names the parameter of ``row`` and ``value`` is in its interval."""
     parameter = row.parameter
     if parameter is None:
         raise InvalidSpec(field, got=value, expected=f"absent, since {row.name} takes no parameter")
@@ -251,13 +254,13 @@ def _check(row: Activation, field: str, value: float) -> None:
 def _moments(row: Activation, *values: float) -> tuple[float, float, float]:
     """Return E[f(z)], E[f(z)^2] and Var[f(z)], where f is the function of ``row`` at the ``values`` of its parameters.
 
-    The variance is a second pass, for E[f^2] - E[f]^2 would lose the digits that the two have in common.
+    The variance is computed in a second pass: the difference E[f^2] - E[f]^2 would cancel leading digits.
     """
     nodes, weights = _rule(row.kinks(*values))
     f = row.function(nodes, *values)
 
     def expectation(samples: Array) -> float:
-        """Sum exactly, so that symmetry gives exact zeros and the order of the nodes does not matter."""
+        """Sum exactly, so that odd functions have a mean of exactly 0 and the order of the nodes does not matter."""
         return math.fsum((weights * samples).tolist())
 
     mean = expectation(f)
@@ -265,11 +268,11 @@ def _moments(row: Activation, *values: float) -> tuple[float, float, float]:
 
 
 def _rule(kinks: tuple[float, ...]) -> tuple[Array, Array]:
-    """Return nodes and weights, the normal density included, such that sum(weights * f(nodes)) = E[f(z)].
+    """Return nodes (n,) and weights (n,) such that sum(weights * f(nodes)) = E[f(z)].
 
-    Gauss-Hermite would converge slowly on most of the table, which is not smooth. Gauss-Legendre on panels that end
-    at every kink meets analytic functions only. The panels shrink geometrically towards 0, where a parameter can make
-    a function bend on any scale down to 1e-3.
+    The weights include the normal density. Gauss-Hermite quadrature would converge slowly, since most functions of the
+    table are not smooth. Here, Gauss-Legendre panels end at every kink, so the function is analytic on each panel. The
+    panels shrink geometrically towards 0, since a parameter can make a function bend there on a scale down to 1e-3.
     """
     scales = [0.0, *(2.0**-octave for octave in range(_OCTAVES, 0, -1)), *range(1, _REACH + 1)]
     within = [kink for kink in kinks if abs(kink) < _REACH]
@@ -281,5 +284,5 @@ def _rule(kinks: tuple[float, ...]) -> tuple[Array, Array]:
 
 
 def _rounded(value: float, scale: float) -> float:
-    """Round to the decimal place at which ``scale`` > 0 has its last significant digit; never to -0.0."""
+    """Round to the decimal place of the last significant digit of ``scale`` > 0. The result is never -0.0."""
     return round(value, SIGNIFICANT_DIGITS - 1 - Decimal(scale).adjusted()) + 0.0

@@ -1,8 +1,8 @@
-"""The header of a safetensors file, written so that the same tensors always give the same bytes.
+"""The header of a safetensors file. The same tensors always give the same bytes.
 
 The safetensors library writes ``__metadata__`` in the order of a hash map, which differs from run to run
-(https://github.com/huggingface/safetensors/issues/584), so files that must be equal need a writer of their own. Without
-metadata the bytes are the library's. Format: https://github.com/huggingface/safetensors#format
+(https://github.com/huggingface/safetensors/issues/584). Files with reproducible bytes therefore need this writer.
+Without metadata, the bytes equal those of the library. Format: https://github.com/huggingface/safetensors#format
 """
 
 import json
@@ -18,7 +18,7 @@ _ALIGNMENT = 8
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One tensor of a file."""
+    """A tensor of the file: its name, dtype and shape."""
 
     name: str
     dtype: DType
@@ -31,7 +31,10 @@ class Entry:
 
 
 def layout(entries: Iterable[Entry]) -> list[tuple[Entry, int]]:
-    """Return the entries in the library's order, wider dtypes first and then by name, each with its data offset."""
+    """Return the entries in the library's order, each with its data offset in bytes.
+
+    Wider dtypes come first. Within a dtype, the order is by name.
+    """
     offset, placed = 0, []
     for entry in sorted(entries, key=lambda entry: (_RANK[entry.dtype.name], entry.name.encode())):
         placed.append((entry, offset))
@@ -40,7 +43,7 @@ def layout(entries: Iterable[Entry]) -> list[tuple[Entry, int]]:
 
 
 def header(placed: Iterable[tuple[Entry, int]], metadata: Mapping[str, str]) -> bytes:
-    """Return everything that precedes the data: the header's length in 8 bytes, and its JSON padded to 8 bytes."""
+    """Return the bytes before the data: the length of the JSON in 8 bytes, and the JSON, padded to a multiple of 8."""
     fields: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     for entry, offset in placed:
         offsets = [offset, offset + entry.nbytes]
