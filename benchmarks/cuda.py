@@ -1,9 +1,12 @@
-"""The service on a GPU, beside torch on the same card, its memory's bandwidth, a pinned copy, and a plain socket.
+"""The service on a GPU, compared with torch on the same GPU, memory bandwidth, a pinned copy, and a plain socket.
 
     python -m benchmarks.cuda [--gpu cuda:0] [--scale 1.0]
 
-Three tables: elements a second on the card, against torch.nn.init and against a fill of the same memory; matrices; and
-bytes a second on their way from the card to a reader in another process.
+Prints three tables:
+
+* elements a second on the GPU, compared with torch.nn.init and with a fill of the same memory
+* matrices
+* bytes a second from the GPU to a client in another process
 """
 
 import argparse
@@ -38,7 +41,7 @@ SIDE = 4096
 
 Fill = Callable[[torch.Tensor], object]
 
-# Asks for a file as fast as Python can and throws it away: prints how long that took, and how many bytes came.
+# Downloads a file as fast as Python can and discards it. Prints the seconds and the number of bytes.
 READER = """
 import socket, sys, time
 host, port, path = sys.argv[1:]
@@ -54,7 +57,7 @@ print(time.perf_counter() - start, received)
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A law in a dtype, and how torch draws it, if it does."""
+    """A law in a dtype. ``torch`` draws the same with torch, and is ``None`` if torch cannot."""
 
     name: str
     law: Law
@@ -83,7 +86,7 @@ CASES = (
 
 
 def matrices(side: int) -> tuple[Case, ...]:
-    """Return the matrices, each of which is drawn anew every time: most of it is in preparing."""
+    """Return the matrices. Each is prepared again for every measurement, since preparing is most of the work."""
     return (
         Case("orthogonal", Orthogonal(side, side, 1.0), "float32", torch.nn.init.orthogonal_),
         Case("orthogonal", Orthogonal(side, side, 1.0), "float64", torch.nn.init.orthogonal_),
@@ -97,9 +100,9 @@ def matrices(side: int) -> tuple[Case, ...]:
 
 
 def on_card(run: Callable[[], object]) -> float:
-    """Return how many seconds a call keeps the card busy, on the average of a few that are enqueued one after another.
+    """Return the seconds for which a call keeps the GPU busy: the average of a few calls that are queued together.
 
-    So the card works on one while the next is prepared: what Python takes is only seen where it takes longer.
+    The GPU executes one call while Python prepares the next. So the time of Python counts only if it is the longer one.
     """
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     start.record()
@@ -111,7 +114,7 @@ def on_card(run: Callable[[], object]) -> float:
 
 
 def elements(case: Case, gpu: Gpu, nbytes: int) -> tuple[str, ...]:
-    """Measure one law of elements; return its row of the table."""
+    """Measure one elementwise law; return its row of the table."""
     dtype = DTYPES[case.dtype]
     size = nbytes // dtype.itemsize
     tensor = torch.empty(size, dtype=getattr(torch, case.dtype), device=gpu.place)
@@ -136,7 +139,7 @@ def elements(case: Case, gpu: Gpu, nbytes: int) -> tuple[str, ...]:
 
 
 def matrix(case: Case, gpu: Gpu, side: int) -> tuple[str, ...]:
-    """Measure one matrix, from nothing to its last element; return its row of the table."""
+    """Measure one matrix, including its preparation; return its row of the table."""
     dtype = DTYPES[case.dtype]
     tensor = torch.empty(side, side, dtype=getattr(torch, case.dtype), device=gpu.place)
     out = tensor.view(torch.uint8).view(-1)
@@ -144,7 +147,7 @@ def matrix(case: Case, gpu: Gpu, side: int) -> tuple[str, ...]:
     def draw() -> None:
         prepared = cuda.prepare(case.law, dtype, 0, "weight", gpu.place)
         cuda.fill([(prepared, Runs(0, side * side, 0, 1), 0)], out)
-        torch.cuda.synchronize(gpu.place)  # what was prepared must outlive its use
+        torch.cuda.synchronize(gpu.place)  # keep `prepared` alive until the GPU has used it
 
     def draw_with_torch(fill: Fill) -> None:
         fill(tensor)
@@ -160,18 +163,18 @@ def matrix(case: Case, gpu: Gpu, side: int) -> tuple[str, ...]:
     )
 
 
-# From the card to a reader -------------------------------------------------------------------------------------------
+# From the GPU to a client --------------------------------------------------------------------------------------------
 
 
 def copying(gpu: Gpu, nbytes: int) -> float:
-    """Copy as many bytes from the card to pinned memory, chunk by chunk; return the seconds."""
+    """Copy ``nbytes`` bytes from the GPU to pinned memory, chunk by chunk; return the seconds."""
     source = torch.zeros(gpu.chunk, dtype=torch.uint8, device=gpu.place)
     target = torch.empty(gpu.chunk, dtype=torch.uint8, pin_memory=True)
     return on_card(lambda: [target.copy_(source, non_blocking=True) for _ in range(nbytes // gpu.chunk)])
 
 
 def drawing(gpu: Gpu, nbytes: int) -> float:
-    """Draw as many bytes of normals and copy them to pinned memory, as the service does; return the seconds."""
+    """Draw ``nbytes`` bytes of normals and copy them to pinned memory, as the service does; return the seconds."""
     tensor = PlannedTensor("weight", 0, DTYPES["float32"], Normal(0.0, 0.02), Region.whole((nbytes // 4,)), 0)
     size = gpu.chunk // 4
     with closing(CudaDrawing(gpu)) as opened, ThreadPoolExecutor(CudaPhiloxGenerator.concurrency) as threads:
@@ -185,7 +188,7 @@ def drawing(gpu: Gpu, nbytes: int) -> float:
 
 
 def reading(port: int, path: str, nbytes: int) -> float:
-    """Read a file in another process; return its seconds."""
+    """Read a file in another process; return the seconds that it took."""
     command = [sys.executable, "-c", READER, "127.0.0.1", str(port), path]
     took, received = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     if int(received) < nbytes:
@@ -195,7 +198,7 @@ def reading(port: int, path: str, nbytes: int) -> float:
 
 @contextmanager
 def plain_socket(gpu: Gpu, nbytes: int) -> Iterator[int]:
-    """Send as many bytes of pinned memory to whoever connects; yield the port."""
+    """Send ``nbytes`` bytes of pinned memory to every client that connects; yield the port."""
     memory = gpu.allocate(gpu.chunk)
 
     def send(listener: socket.socket) -> None:
@@ -220,7 +223,7 @@ def plain_socket(gpu: Gpu, nbytes: int) -> Iterator[int]:
 
 
 def pipeline(gpu: Gpu, nbytes: int) -> list[tuple[str, ...]]:
-    """Measure every part of the way from the card to a reader, and the whole of it; return the table's rows."""
+    """Measure each step from the GPU to a client, and all steps together; return the rows of the table."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     rows = nbytes // 4 // SIDE
@@ -242,7 +245,7 @@ def pipeline(gpu: Gpu, nbytes: int) -> list[tuple[str, ...]]:
 
 def main() -> None:
     """Measure everything and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpu", default="cuda:0", help="device to measure")
     parser.add_argument("--scale", type=float, default=1.0, help="fraction of the full sizes, for a quick look")
     arguments = parser.parse_args()
@@ -251,20 +254,20 @@ def main() -> None:
     except DeviceUnavailable as error:
         sys.exit(f"nothing was measured: {error}")
     if not isinstance(gpu, Gpu):
-        sys.exit(f"{gpu} is no GPU")
+        sys.exit(f"{gpu} is not a GPU; name one with --gpu, such as cuda:0")
     torch.cuda.set_device(gpu.place)
     CudaPhiloxGenerator(gpu).warm_up()
     print(f"{gpu}, torch {torch.__version__}, {ROUNDS} rounds")
     nbytes = int(4 * GIB * arguments.scale) // gpu.chunk * gpu.chunk
     heads = ("law", "torch, G/s", "philox, G/s", "ratio", "GB/s", "of a memory fill")
-    table("Thousand millions of elements a second", heads, [elements(case, gpu, nbytes) for case in CASES])
+    table("Billions (10^9) of elements a second", heads, [elements(case, gpu, nbytes) for case in CASES])
     rows = [matrix(case, gpu, SIDE) for case in matrices(SIDE)]
     table(f"Matrices of {SIDE} x {SIDE}, whole", ("law", "torch, ms", "philox, ms", "ratio"), rows)
     try:
         importlib.import_module("weightwell_service.app")
     except ModuleNotFoundError as error:
-        sys.exit(f"\nThe way from the card to a reader was not measured: the service cannot start here. {error}")
-    table(f"{nbytes // 2**20} MiB on their way", ("way", "GB/s"), pipeline(gpu, nbytes))
+        sys.exit(f"\nThe third table was not measured: the service cannot start here. {error}")
+    table(f"{nbytes // 2**20} MiB from the GPU to a client", ("way", "GB/s"), pipeline(gpu, nbytes))
 
 
 if __name__ == "__main__":

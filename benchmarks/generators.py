@@ -1,9 +1,10 @@
-"""The philox generator beside torch.nn.init, in one process, on one thread and on two.
+"""The philox generator compared with torch.nn.init, in one process, on one thread and on two.
 
     python -m benchmarks.generators
 
-Figures are millions of elements a second into memory that is there already, 2 MiB of float32 at a time. On one thread
-they are of the thread's own time, so that what else the machine does matters less; on two, of the time that passes.
+Figures are millions of elements a second. Each call fills 2 MiB of float32 (2^19 elements) in memory that was used
+before. One thread is measured in CPU time, so other work on the machine matters less. Two threads are measured in wall
+time.
 """
 
 import time
@@ -24,7 +25,7 @@ from weightwell_engine.generators.philox.specification.keys import Stream, deriv
 from weightwell_engine.laws import Law, Normal, Sparse, TruncatedNormal, Uniform
 from weightwell_engine.regions import Runs
 
-SIZE = 1 << 19  # 2 MiB of float32, as the service draws
+SIZE = 1 << 19  # 2 MiB of float32: a chunk of the service
 SIDE = 2048
 ROUNDS = 7
 
@@ -33,7 +34,7 @@ Fill = Callable[[torch.Tensor], object]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A law in a dtype, and how torch draws it, if it does."""
+    """A law in a dtype. ``torch`` draws the same with torch, and is ``None`` if torch cannot."""
 
     name: str
     law: Law
@@ -76,7 +77,7 @@ CASES = (
 
 
 def own_seconds(run: Callable[[], object]) -> float:
-    """Return how much of this thread's time a call takes."""
+    """Return the CPU time of this thread for a call, in seconds."""
     start = time.thread_time()
     run()
     return time.thread_time() - start
@@ -90,9 +91,9 @@ def compare(case: Case, executor: ThreadPoolExecutor) -> tuple[str, ...]:
     ready = prepare(case.law, dtype, 0, "weight")
 
     def draw(out: memoryview) -> None:
-        """Draw chunk after chunk into the same memory, as long as it takes to be measured."""
+        """Draw several chunks into the same memory, so that the time is long enough to measure."""
         for chunk in range(case.chunks):
-            # To rank the columns of a sparse matrix is part of drawing it; else, preparing is done once for any size.
+            # For a sparse matrix, prepare() ranks the columns, which is part of the work. Other laws prepare only once.
             prepared = prepare(case.law, dtype, chunk, "weight") if isinstance(case.law, Sparse) else ready
             prepared.fill(Runs(0 if isinstance(case.law, Sparse) else chunk * elements, elements, 0, 1), out)
 
@@ -115,7 +116,7 @@ def compare(case: Case, executor: ThreadPoolExecutor) -> tuple[str, ...]:
 
 
 def columns(length: int) -> tuple[str, ...]:
-    """Measure a shard of a few columns of a matrix that has 4096 of them."""
+    """Measure a shard of ``length`` columns of a matrix with 4096 columns; return its row of the table."""
     count = SIZE // length
     prepared = prepare(Normal(0.0, 0.02), DTYPES["float32"], 0, "weight")
     out = np.empty(count * length, np.float32).data.cast("B")
@@ -125,7 +126,7 @@ def columns(length: int) -> tuple[str, ...]:
 
 
 def limits() -> list[tuple[str, str]]:
-    """Measure what no law can be faster than: its words, and its memory."""
+    """Measure the upper limits for every law: its random words, and its memory."""
     words, key = np.empty(SIZE, np.uint32), derive_key(0, "weight", Stream.DATA)
     contenders: dict[str, Callable[[], object]] = {
         "Philox's words alone": lambda: kernels.fill_words(key, kernels.Run(0, SIZE, 0, 1), words),
@@ -143,7 +144,7 @@ def _often(run: Callable[[], object]) -> None:
 def main() -> None:
     """Measure everything and print the tables."""
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore", UserWarning)  # torch's, of bounds that its sampler draws correctly all the same
+    warnings.simplefilter("ignore", UserWarning)  # torch warns about bounds that its sampler handles correctly
     warm_up()
     with ThreadPoolExecutor(2) as executor:
         rows = [compare(case, executor) for case in CASES]

@@ -1,7 +1,10 @@
-"""The service through sockets, beside a static file from nginx and beside torch.nn.init in process: ``make bench``.
+"""The service over HTTP, compared with a static file from nginx and with torch.nn.init in process.
 
-Prints, for each file, the time to the first byte and the throughput of every way to get it, all of one run, and the
-ratios that matter. Needs curl and nginx on the PATH; it serves on loopback only, and stops what it starts.
+    python -m benchmarks.http
+
+For each file, prints the time to the first byte, the throughput of every way to get the file, and the ratio to torch.
+All figures are from one run. Needs curl and nginx on the PATH. Serves on loopback only, and stops the servers at the
+end.
 """
 
 import argparse
@@ -41,7 +44,7 @@ http {{
 
 @dataclass
 class Case:
-    """One file to get: its size in MiB, what to ask for, and what torch does instead."""
+    """One file: its size in MiB, the scheme and parameters of the request, and the call that draws it with torch."""
 
     title: str
     mebibytes: int
@@ -52,7 +55,7 @@ class Case:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """The shape of a float32 matrix of that size."""
+        """Shape of a float32 matrix of this size."""
         return self.mebibytes * 256, 1024
 
     @property
@@ -61,13 +64,13 @@ class Case:
         return self.mebibytes * MIB
 
     def url(self, base: str) -> str:
-        """Return the request, as curl makes it."""
+        """Return the URL of the request."""
         query = {"shape": ",".join(map(str, self.shape)), "scheme": self.scheme, **self.parameters}
         return str(httpx.URL(f"{base}/init", params=query))
 
 
 def cases(scale: float) -> list[Case]:
-    """Return the files, or smaller ones where ``scale`` is less than 1."""
+    """Return the files. Their sizes are multiplied by ``scale``."""
     large, small = int(1024 * scale), int(256 * scale)
     init = torch.nn.init
     return [
@@ -79,7 +82,7 @@ def cases(scale: float) -> list[Case]:
 
 
 def measure(case: Case, service: str, static: str, rounds: int) -> None:
-    """Measure one file by every way, and print the table."""
+    """Measure every way to get one file, and print the table."""
     with weightwell.Client(service, progress=False) as client:
         contenders: dict[str, Callable[[], float]] = {
             "curl from the service": lambda: _curl(case, "curl from the service", case.url(service)),
@@ -115,7 +118,7 @@ def _curl(case: Case, name: str, url: str) -> float:
 
 
 def memory_and_metadata(service: str, pid: int) -> None:
-    """Print what a very large file costs: resident memory while it streams, HEAD of a PiB, and a range near its end."""
+    """Print the cost of very large files: resident memory during streaming, HEAD of 1 PiB, and a range near its end."""
     petabyte = f"{service}/init?shape=16777216,16777216&scheme=normal"
     with httpx.Client() as http:
         size = int(http.head(petabyte).headers["content-length"])
@@ -144,10 +147,10 @@ def _resident(pid: int) -> int:
 
 @contextmanager
 def running(command: list[str], port: int, **environment: str) -> Iterator[int]:
-    """Run a server until the context ends; yield its process id once it listens."""
+    """Run a server until the context ends; yield its process ID as soon as it listens."""
     process = subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 180  # kernels may have to be compiled
+        deadline = time.monotonic() + 180  # enough time to compile the kernels
         while not _listens(port):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{command[0]} does not listen on port {port}")
@@ -164,14 +167,14 @@ def _listens(port: int) -> bool:
 
 
 def free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
+    """Return an unused port on loopback."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
 
 def main() -> None:
     """Run everything."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds; medians are printed")
     parser.add_argument("--scale", type=float, default=1.0, help="fraction of the full sizes, for a quick look")
     arguments = parser.parse_args()

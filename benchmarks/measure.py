@@ -1,4 +1,4 @@
-"""Measuring side by side: contenders take turns, so that a machine that slows down slows them all."""
+"""Side-by-side measurements: contenders take turns, so a slowdown of the machine affects all of them equally."""
 
 import gc
 import time
@@ -7,7 +7,7 @@ from statistics import median
 
 
 def interleave(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:
-    """Run every contender once in every round, after one round that does not count; return each one's median figure."""
+    """Run every contender once in each round, after one warm-up round; return the median figure of each contender."""
     figures: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(rounds + 1):
         for name, run in contenders.items():
@@ -19,14 +19,14 @@ def interleave(contenders: Mapping[str, Callable[[], float]], rounds: int) -> di
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """Return how long a call takes."""
+    """Return the duration of a call in seconds."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
 
 
 def table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """Print a table as Markdown, to be pasted into docs/performance.md."""
+    """Print a table as Markdown, in the format of docs/performance.md."""
     lines = [columns, tuple("---" for _ in columns), *rows]
     print(f"\n{title}\n")
     for line in lines:

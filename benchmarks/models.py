@@ -1,7 +1,10 @@
-"""Whole models through the client, beside curl and beside building them with torch in process: ``make bench``.
+"""Whole models through the client, compared with curl and with torch in process.
 
-First, models of the field are drawn in every way there is, and the bytes compared: in one piece through curl and the
-client, by several connections, and in the shards of several ranks. Then a model of 4 GiB in bfloat16 is timed.
+    python -m benchmarks.models
+
+First, this checks that every way to draw a model gives the same bytes: one piece through curl and through the client,
+several connections, and the shards of several ranks. The models are well-known ones. Then it times a model of 4 GiB in
+bfloat16.
 """
 
 import argparse
@@ -28,7 +31,7 @@ from weightwell import Manifest
 RANKS = 4
 TOKENS: Any = {"bos_token_id": 0, "eos_token_id": 0}
 
-# hidden and feed-forward size, heads, of a Llama of a thousand million parameters
+# Sizes of a Llama with 10^9 parameters
 LLAMA_1B: Any = {
     "hidden_size": 2048,
     "intermediate_size": 8192,
@@ -40,7 +43,7 @@ LLAMA_1B: Any = {
 
 
 def llama(layers: int) -> nn.Module:
-    """Return a Llama with that many layers: 16 are the 1B model, and 31 have 4 GiB in bfloat16."""
+    """Return a Llama with this number of layers: 16 is the 1B model, and 31 is 4 GiB in bfloat16."""
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(num_hidden_layers=layers, **LLAMA_1B, **TOKENS))
 
 
@@ -50,21 +53,21 @@ def gpt2() -> nn.Module:
 
 
 def resnet() -> nn.Module:
-    """Return a ResNet-50, with the running statistics and counters of its normalizations."""
+    """Return a ResNet-50, including the running statistics and counters of its normalization layers."""
     return transformers.ResNetForImageClassification(transformers.ResNetConfig())
 
 
 def manifest_of(build: Callable[[], nn.Module], preset: Any, dtype: str | None = None) -> Manifest:
-    """Return what a model asks for, which need not be built for that."""
+    """Return the manifest of a model. The model is built on the meta device, so it needs no memory."""
     with torch.device("meta"):
         return Manifest.from_module(build(), preset=preset, dtype=dtype)
 
 
-# The same bytes, whichever way ---------------------------------------------------------------------------------------
+# Every way gives the same bytes --------------------------------------------------------------------------------------
 
 
 def compare(name: str, manifest: Manifest, url: str, root: Path) -> tuple[str, ...]:
-    """Draw a model in every way, and return the row that says so; raise ``RuntimeError`` where bytes differ."""
+    """Draw a model in every way and return its row of the table; raise ``RuntimeError`` if any bytes differ."""
     with connected(url, 1) as one, connected(url, 8) as several:
         plan = one.plan(manifest)
         digests = {"curl": _curl_digest(plan.url)}
@@ -79,7 +82,7 @@ def compare(name: str, manifest: Manifest, url: str, root: Path) -> tuple[str, .
 
 @contextmanager
 def connected(url: str, connections: int) -> Iterator[weightwell.Client]:
-    """Yield a client that uses at most so many connections at once."""
+    """Yield a client that uses at most ``connections`` connections at once."""
     with weightwell.Client(url, connections=connections, progress=False) as client:
         yield client
 
@@ -102,7 +105,7 @@ def _shards_are_the_whole(client: weightwell.Client, manifest: Manifest) -> bool
 
 
 def _equal(whole: Tensor, parts: list[Tensor]) -> bool:
-    """Whether parts are all of a tensor, or each is the tensor itself, where it has no dimension to be split along."""
+    """Whether the parts make up the tensor. A tensor without dimensions is not split: each part is the whole tensor."""
     return all(torch.equal(part, whole) for part in parts) if whole.ndim == 0 else torch.equal(torch.cat(parts), whole)
 
 
@@ -110,7 +113,7 @@ def _equal(whole: Tensor, parts: list[Tensor]) -> bool:
 
 
 def measure(layers: int, url: str, root: Path, rounds: int) -> None:
-    """Time a Llama in bfloat16 by every way, and print the table."""
+    """Time every way to get a Llama in bfloat16, and print the table."""
     manifest = manifest_of(lambda: llama(layers), "llama", "bfloat16")
     with connected(url, 8) as client:
         plan = client.plan(manifest)
@@ -137,7 +140,7 @@ def measure(layers: int, url: str, root: Path, rounds: int) -> None:
 def _filled(client: weightwell.Client, layers: int) -> nn.Module:
     with torch.device("meta"):
         model = llama(layers).to(torch.bfloat16)
-    reset_buffers: Any = model._init_weights  # of transformers: what no server can know, such as rotary frequencies
+    reset_buffers: Any = model._init_weights  # of transformers; it sets buffers such as rotary frequencies
     return client.init_module_(model, "llama", device="cpu", reset_buffers=reset_buffers)
 
 
@@ -150,7 +153,7 @@ def _built(layers: int) -> nn.Module:
 
 
 def _drawn(manifest: Manifest) -> list[Tensor]:
-    """Draw every tensor as torch does, without the model around it."""
+    """Draw every tensor with torch, without building the model."""
     shapes = [fields["shape"] for fields in manifest.tensors.values() if "shape" in fields]
     tensors = [torch.empty(shape, dtype=torch.bfloat16) for shape in shapes]
     for tensor in tensors:
@@ -164,9 +167,9 @@ def _service(port: int) -> list[str]:
 
 def main() -> None:
     """Run everything."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="counted rounds; medians are printed")
-    parser.add_argument("--layers", type=int, default=31, help="of the model that is timed; 31 are 4 GiB")
+    parser.add_argument("--layers", type=int, default=31, help="layers of the timed model; 31 layers are 4 GiB")
     arguments = parser.parse_args()
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, torch {torch.__version__}, {arguments.rounds} rounds")
     port = free_port()

@@ -1,8 +1,14 @@
-"""Orthogonal matrices beside torch.nn.init.orthogonal_: ``python -m benchmarks.orthogonal``.
+"""Orthogonal matrices, compared with torch.nn.init.orthogonal_.
 
-Everybody gets the same normals, so that what is compared is the linear algebra: what torch does once it has drawn them
-(QR, and the signs), what LAPACK makes of the very reflectors that are multiplied out here (orgqr: no QR either, but
-other bits on other machines), and multiplying them out in one fixed order. Prints times, and how far Q'Q is from I.
+    python -m benchmarks.orthogonal
+
+All methods get the same normals, so only the linear algebra is compared:
+
+* qr: the method of torch after it has drawn the normals (QR, and the signs)
+* orgqr: LAPACK multiplies out the same reflectors as haar; no QR, but the bits depend on the machine
+* haar: Weightwell multiplies out the reflectors in one fixed order
+
+Prints the times, and the largest element of Q'Q - I.
 """
 
 import argparse
@@ -26,7 +32,7 @@ SHAPES = [(64, 64), (256, 256), (512, 512), (1024, 1024), (2048, 2048), (4096, 4
 
 
 def qr(normals: Tensor) -> Tensor:
-    """Do what ``torch.nn.init.orthogonal_`` does to its normals."""
+    """Return the matrix that ``torch.nn.init.orthogonal_`` computes from its normals."""
     q, r = torch.linalg.qr(tall(normals))
     return like(normals, q.mul_(r.diag().sign()))
 
@@ -42,7 +48,7 @@ def orgqr(normals: Tensor) -> Tensor:
 
 
 def tall(matrix: Tensor) -> Tensor:
-    """Return the matrix or its transpose, whichever has no more columns than rows."""
+    """Return the matrix, or its transpose if it has more columns than rows."""
     return matrix if matrix.shape[0] >= matrix.shape[1] else matrix.t()
 
 
@@ -52,13 +58,13 @@ def like(matrix: Tensor, q: Tensor) -> Tensor:
 
 
 def defect(q: Matrix) -> float:
-    """Return the largest element of ``Q'Q - I``, in absolute value and in float64 whatever the dtype."""
+    """Return the largest absolute value of an element of ``Q'Q - I``, computed in float64 for every dtype."""
     exact = tall(torch.from_numpy(q)).double()
     return float((exact.t() @ exact - torch.eye(exact.shape[1])).abs().max())
 
 
 def compare(shape: tuple[int, int], dtype: str, threads: int, rounds: int) -> tuple[str, ...]:
-    """Return a row of the table."""
+    """Measure one shape; return its row of the table."""
     normals = np.random.default_rng(0).standard_normal(shape).astype(dtype)
     tensor = torch.from_numpy(normals)
     with ExitStack() as stack:
@@ -83,10 +89,10 @@ def compare(shape: tuple[int, int], dtype: str, threads: int, rounds: int) -> tu
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="numbers of threads, for all contenders")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="numbers of threads, for all methods")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "float64"], choices=["float32", "float64"])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--largest", type=int, default=4096, help="leave out what has more rows or columns")
+    parser.add_argument("--largest", type=int, default=4096, help="skip matrices with more rows or columns than this")
     options = parser.parse_args(arguments)
     rows = []
     for threads in options.threads:

@@ -1,11 +1,14 @@
-"""The generator's proof: what is too long for the tests (docs/generator.md holds the figures).
+"""Verification of the generator that takes too long for the tests. docs/generator.md has the figures.
 
     python -m benchmarks.verify [map] [casts] [statistics] [dieharder]
 
-``map`` takes every input of the float32 normal's map to float64, ``casts`` every float32 to every narrow type beside
-torch, ``statistics`` draws a thousand million normals, and ``dieharder`` pipes words, chained in the ways that this
-layout of keys and counters could go wrong, into the program of that name (most of an hour). A failure makes the exit
-status 1.
+* map: compares the float32 normal of every input with float64
+* casts: compares the cast of every float32 to every narrow dtype with torch
+* statistics: draws 2^30 normals and tests their distribution
+* dieharder: pipes words into the program of this name (most of an hour). The words are chained in the ways that could
+  reveal a fault in this layout of keys and counters.
+
+The exit status is 1 if a part fails.
 """
 
 import math
@@ -48,7 +51,7 @@ def _normals(law: Any, words: Any, values: Any) -> None:
 
 
 def verify_map() -> bool:
-    """Compare the float32 normal of every word with float64: the map does not look at a word's last bit."""
+    """Compare the float32 normal of every word with float64. The map does not use the last bit of a word."""
     worst: dict[str, tuple[float, float]] = {"centre": (0.0, 0.0), "tail": (0.0, 0.0)}
     squares, symmetric, steps, before = 0.0, True, 0, 0.0
     for start in range(1 << 31, 1 << 32, 2 * CHUNK):
@@ -76,7 +79,7 @@ def verify_map() -> bool:
 
 
 def verify_casts() -> bool:
-    """Compare the narrow types with torch's casts, for every float32 in their range."""
+    """Compare the casts to narrow dtypes with torch's casts, for every float32 in their range."""
     sound = True
     for name in ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"):
         dtype, wrong, compared = DTYPES[name], 0, 0
@@ -95,7 +98,7 @@ def verify_casts() -> bool:
 
 
 def verify_statistics(draws: int = 1 << 30) -> bool:
-    """Draw standard normals, and count what a normal sample of that size may show."""
+    """Draw standard normals, and test their moments, tails, distribution and correlations."""
     return all([_verify_moments(draws), _verify_kolmogorov_smirnov(), _verify_correlations()])
 
 
@@ -154,8 +157,9 @@ def _sample(name: str, first: int, size: int, seed: int = 0) -> Singles:
     return values
 
 
-# The tests of dieharder's whole battery (-a), by number, with their n-tuples; 14 is left out, as there: it is known to
-# be wrong. Each takes a fifth of the battery's p-values, which would need many hours, most of them for the lagged sums.
+# The tests of dieharder's whole battery (-a), by number, with their n-tuples. The battery omits test 14, which is known
+# to be wrong, and so does this table. Each test uses a fifth of the battery's p-values. With all of them, the battery
+# would take many hours, most of them for the lagged sums.
 BATTERY = {
     **dict.fromkeys((*range(14), 15, 16, 17, 100, 101, 102, 204, 205, 206, 207, 208, 209), (0,)),
     200: tuple(range(1, 13)),
@@ -171,9 +175,9 @@ Stream = Iterator[Words]
 def verify_dieharder() -> bool:
     """Pipe words, chained in three ways, through dieharder's tests.
 
-    Every test begins a stream of its own, which never ends, so that their verdicts are the same wherever this runs.
-    With so few p-values dieharder finds too many of its results too good to be true: its own AES generator, which goes
-    first, and is seeded anew every time, shows how many.
+    Every test reads a separate, endless stream, so its verdict is the same in every run. With so few p-values,
+    dieharder reports many results as too good to be true. dieharder's own AES generator runs first, with a new seed for
+    each run, and shows the usual number of such results.
     """
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         try:
@@ -185,7 +189,7 @@ def verify_dieharder() -> bool:
 
 
 def _battery(what: str, stream: Callable[[int], Stream] | None, threads: Executor) -> bool:
-    """Take the whole battery, print what was found, and return whether all came to an end and nothing failed."""
+    """Run the whole battery and print the results; return whether every test finished and no test failed."""
     tests = [(test, ntuple) for test, ntuples in BATTERY.items() for ntuple in ntuples]
     runs = [threads.submit(_dieharder, *test, stream and stream(place)) for place, test in enumerate(tests)]
     verdicts = [run.result() for run in runs]
@@ -197,11 +201,11 @@ def _battery(what: str, stream: Callable[[int], Stream] | None, threads: Executo
     return not silent and not counts["FAILED"]
 
 
-_AES, _STDIN = 205, 200  # what dieharder calls these generators
+_AES, _STDIN = 205, 200  # dieharder's numbers of these generators
 
 
 def _dieharder(test: int, ntuple: int, stream: Stream | None) -> list[str]:
-    """Return the lines in which a test of dieharder says what it found of a stream, or of its own generator."""
+    """Run one test of dieharder on a stream, or on its own generator; return its result lines."""
     generator = _STDIN if stream else _AES
     options = {"-g": generator, "-d": test, "-n": ntuple, "-p": P_VALUES, "-k": 2}
     command = ["dieharder", *(str(word) for option in options.items() for word in option)]
@@ -213,8 +217,8 @@ def _dieharder(test: int, ntuple: int, stream: Stream | None) -> list[str]:
         return [line for line in said if line.count("|") == 5 and "p-value" not in line]
 
 
-_EACH = 256  # words that are taken of one key before the next
-_CHAINED = 1024  # keys whose words are written at once
+_EACH = 256  # words from one key before the next key
+_CHAINED = 1024  # keys whose words are written together
 
 
 def _tensors(place: int) -> Stream:
@@ -264,9 +268,9 @@ PARTS: dict[str, Callable[[], bool]] = {
 
 
 def main(wanted: list[str]) -> int:
-    """Verify the parts that are wanted, or all; return the exit status."""
+    """Run the parts in ``wanted``, or all parts; return the exit status."""
     unsound = [part for part in wanted or PARTS if not PARTS[part]()]
-    print("failed: " + ", ".join(unsound) if unsound else "all as it should be")
+    print("failed: " + ", ".join(unsound) if unsound else "all checks passed")
     return 1 if unsound else 0
 
 
