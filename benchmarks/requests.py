@@ -1,7 +1,10 @@
-"""Small requests beside a bare Starlette route: ``python -m benchmarks.requests``, a part of ``make bench``.
+"""Small requests to the service, compared with a bare Starlette route.
 
-Both servers are uvicorn with the same protocol, loop and access log, each in a process of its own. The reader keeps
-eight connections busy and asks one server after the other, round by round. Printed are medians over the rounds.
+    python -m benchmarks.requests
+
+Both servers are uvicorn with the same protocol, event loop and access log. Each server has a separate process. The
+client keeps eight connections busy and measures one server after the other in each round. The table has the medians
+over the rounds.
 """
 
 import argparse
@@ -42,7 +45,7 @@ QUERIES: dict[str, Callable[[int], str]] = {
 
 
 class Reader(asyncio.Protocol):
-    """One connection: sends a request when the answer to the last is complete; collects the seconds of each."""
+    """One connection: sends the next request when an answer is complete, and records the seconds of each request."""
 
     def __init__(self, targets: Iterator[str], until: float):
         self._targets = targets
@@ -52,12 +55,12 @@ class Reader(asyncio.Protocol):
         self.done = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
+        """Send the first request."""
         self._transport: asyncio.WriteTransport = transport  # type: ignore[assignment]
         self._send()
 
     def data_received(self, data: bytes) -> None:
-        """Go on if the answer is complete."""
+        """Send the next request if the answer is complete."""
         self._received += data
         head, separator, body = self._received.partition(b"\r\n\r\n")
         if not separator:
@@ -81,7 +84,7 @@ class Reader(asyncio.Protocol):
 
 
 async def read(port: int, targets: Iterator[str], seconds: float) -> tuple[float, float]:
-    """Return the requests a second, and the 99th percentile of their time in milliseconds."""
+    """Return the requests per second and the 99th percentile of their time in milliseconds."""
     until = time.perf_counter() + seconds
     loop = asyncio.get_running_loop()
     readers = [
@@ -111,10 +114,10 @@ def serving(*arguments: str, port: int) -> Iterator[None]:
 
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Measure everything and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each round and server")
+    parser.add_argument("--seconds", type=float, default=2.0, help="duration of one round for one server")
     options = parser.parse_args()
     bare, ours = free_port(), free_port()
     numbers = iter(range(10**9))

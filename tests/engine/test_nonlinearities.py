@@ -120,9 +120,8 @@ def test_a_parameter_is_refused_where_none_is_taken(name: str) -> None:
 
 
 def test_the_documentation_holds_the_table() -> None:
-    section = (
-        DOCUMENTATION.read_text(encoding="utf-8").partition("\n## Gains from torch (source=torch)\n")[2].partition("\n## ")[0]
-    )
+    page = DOCUMENTATION.read_text(encoding="utf-8")
+    section = page.partition("\n## Gains from torch (source=torch)\n")[2].partition("\n## ")[0]
     assert [line for line in section.splitlines() if line.startswith("| `")] == [
         f"| `{row.name}` | `{row.formula}` | {row.gain} | {row.reference} |" for row in NONLINEARITIES.values()
     ]
