@@ -274,7 +274,7 @@ def test_a_manifest_that_is_no_json_is_named(real: Run, capsys: Output) -> None:
 def test_a_file_that_is_so_is_verified(real: Run, capsys: Output) -> None:
     assert real("verify", "model.safetensors") == 0
     size = Path("model.safetensors").stat().st_size
-    assert capsys.readouterr().out == f"every byte is so: 2 tensors, {size} bytes\n"
+    assert capsys.readouterr().out == f"verified: all {size} bytes match (2 tensors)\n"
 
 
 def test_a_file_that_is_not_so_has_an_exit_code_of_its_own(real: Run, capsys: Output) -> None:

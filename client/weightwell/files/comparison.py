@@ -50,7 +50,7 @@ class Verdict:
 
     def __str__(self) -> str:
         if self.same:
-            return f"every byte is so: {_tensors(self.tensors)}, {self.nbytes} bytes"
+            return f"verified: all {self.nbytes} bytes match ({_tensors(self.tensors)})"
         lines = list(self.remarks)
         if self.differences:
             first = self.differences[0]

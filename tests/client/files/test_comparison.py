@@ -92,7 +92,7 @@ Verify = Callable[[], weightwell.Verdict]
 def test_a_file_as_it_was_drawn_is_so(verify: Verify, file: File) -> None:
     verdict = verify()
     assert verdict.same
-    assert str(verdict) == f"every byte is so: 4 tensors, {len(file.path.read_bytes())} bytes"
+    assert str(verdict) == f"verified: all {len(file.path.read_bytes())} bytes match (4 tensors)"
 
 
 def test_the_repr_of_a_verdict_is_one_line(verify: Verify, file: File) -> None:
