@@ -7,6 +7,7 @@ with weightwell.Client("http://127.0.0.1:8000") as client:
 """
 
 from weightwell.async_client import AsyncClient
+from weightwell.cautions import RepeatedStreamWarning, UnfilledWarning, UnusedRuleWarning
 from weightwell.client import Client
 from weightwell.connection import installed_version as _installed_version
 from weightwell.exceptions import (
@@ -28,6 +29,7 @@ from weightwell.exceptions import (
 )
 from weightwell.files.comparison import Difference, Verdict
 from weightwell.models.manifest import Manifest
+from weightwell.models.names import canonical_name, register_wrapper
 from weightwell.models.plans import Plan
 from weightwell.problems import FieldError, Problem
 
@@ -49,12 +51,17 @@ __all__ = [
     "NotFound",
     "Plan",
     "Problem",
+    "RepeatedStreamWarning",
     "ServerProblem",
     "TimedOut",
     "TooLarge",
     "TransportError",
     "TruncatedBody",
     "UnexpectedResponse",
+    "UnfilledWarning",
+    "UnusedRuleWarning",
     "Verdict",
     "WeightwellError",
+    "canonical_name",
+    "register_wrapper",
 ]

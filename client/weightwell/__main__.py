@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, BinaryIO
@@ -28,8 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     logging.basicConfig(format="weightwell: %(message)s", level=logging.WARNING)
     try:
-        with Client(options.url, retries=options.retries, progress=options.progress) as client:
-            code: int = options.run(client, options) or DONE
+        with Client(options.url, wait=options.wait, progress=options.progress) as client:
+            code: int = _run(client, options) or DONE
             sys.stdout.flush()
     except (WeightwellError, ValueError, OSError) as error:
         return _failed(error)
@@ -130,6 +131,14 @@ def _output(path: str | None) -> str | BinaryIO:
     return sys.stdout.buffer if path in {None, "-"} else str(path)
 
 
+def _run(client: Client, options: argparse.Namespace) -> Any:
+    """Run the verb, with warnings as lines of this program."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = lambda message, *_: print(f"weightwell: {message}", file=sys.stderr)
+        return options.run(client, options)
+
+
 def _failed(error: Exception) -> int:
     """Say on one line what went wrong, and return the exit code for it."""
     if isinstance(error, BrokenPipeError):
@@ -170,7 +179,8 @@ def _verb(verbs: Any, run: Any) -> argparse.ArgumentParser:
     )
     parser.set_defaults(run=run, progress=None)
     _url_argument(parser, default=argparse.SUPPRESS)  # what is said before the verb holds
-    parser.add_argument("--retries", type=int, default=5, help="failures in a row that are tried again (default: 5)")
+    wait = "seconds to go on trying while nothing is gained (default: 3, or 300 once a server has answered)"
+    parser.add_argument("--wait", metavar="SECONDS", type=float, help=wait)
     return parser
 
 

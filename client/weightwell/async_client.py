@@ -14,7 +14,7 @@ import httpx
 
 from weightwell import calls
 from weightwell.calls import Call
-from weightwell.connection import CONNECTIONS, TIMEOUT, http_options, without_credentials
+from weightwell.connection import CONNECTIONS, TIMEOUT, Settings, without_credentials
 from weightwell.exceptions import FileChanged
 from weightwell.files.comparison import Claim, Verdict
 from weightwell.files.output import Target, opened
@@ -24,7 +24,9 @@ from weightwell.models.filling import Reset
 from weightwell.models.manifest import Manifest
 from weightwell.models.plans import Plan
 from weightwell.models.recipes import Rules
+from weightwell.pools import AsyncPool
 from weightwell.spec import ManifestSpec, ShapeLike, TensorSpec
+from weightwell.streams import Streams
 from weightwell.tracebacks import short_tracebacks
 from weightwell.transfers.crew import AsyncCrew
 from weightwell.transfers.progress import Progress
@@ -52,8 +54,9 @@ class Closable(Protocol):
 class AsyncClient:
     """Draws initialized weight tensors from a Weightwell server, in an event loop.
 
-    The arguments and the verbs are those of ``Client``, which describes them; every verb is awaited. Leave it with
-    ``aclose()``, or use it in an ``async with`` statement.
+    The arguments and the verbs are those of ``Client``, which describes them; every verb is awaited. A client may be
+    used in several event loops, in turn or at once; each has connections of its own, which close when it ends. Leave a
+    client with ``aclose()``, or use it in an ``async with`` statement.
     """
 
     def __init__(
@@ -63,16 +66,17 @@ class AsyncClient:
         timeout: float | httpx.Timeout | None = TIMEOUT,
         headers: Mapping[str, str] | None = None,
         auth: tuple[str, str] | httpx.Auth | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
-        retries: int = 5,
+        transport: httpx.AsyncBaseTransport | Callable[[], httpx.AsyncBaseTransport] | None = None,
+        wait: float | None = None,
         progress: bool | None = None,
         connections: int = CONNECTIONS,
     ):
-        options = http_options(base_url, timeout=timeout, headers=headers, auth=auth, transport=transport)
-        self._http = httpx.AsyncClient(**options)
-        self._retry = Retry(retries)
+        settings = Settings.of(base_url, timeout=timeout, headers=headers, auth=auth, transport=transport)
+        self._pool = AsyncPool(settings)
+        self._retry = Retry(wait)
         self._progress = progress
         self._connections = connections
+        self._streams = Streams()
         self._sleep: Callable[[float], Awaitable[None]] = anyio.sleep
 
     async def gain(
@@ -146,7 +150,7 @@ class AsyncClient:
 
     async def plan(self, what: ShapeLike | Described, scheme: SchemeName | str | None = None, **fields: Any) -> Plan:
         """Return what would be drawn; see ``Client.plan``."""
-        return await self._call(calls.plan(spec_of(what, scheme, fields), self._http))
+        return await self._call(calls.plan(spec_of(what, scheme, fields), self._pool.settings.address))
 
     @overload
     async def init_state_dict(
@@ -208,11 +212,11 @@ class AsyncClient:
             return await self._call(calls.verify(claim))
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({without_credentials(self._http.base_url)!r})"
+        return f"{type(self).__name__}({without_credentials(self._pool.settings.base_url)!r})"
 
     async def aclose(self) -> None:
-        """Close the connections."""
-        await self._http.aclose()
+        """Close the connections of the running event loop; those of others close when it ends."""
+        await self._pool.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -225,14 +229,18 @@ class AsyncClient:
     async def _call(self, call: Call[T]) -> T:
         """Make a call, with as many attempts as it takes."""
         place = _in_thread if call.writes else _at_once
-        with closing(Progress(call.label, self._progress if call.label else False)) as progress:
-            transfer = Transfer(call.request, call.destination, self._retry, progress, self._connections)
-            while not transfer.complete:
-                try:
-                    await AsyncCrew(self._http, transfer, place, self._sleep).bring()
-                except FileChanged as error:
-                    await self._sleep(transfer.start_over(error))
-        return call.result()
+        bar = Progress(call.label, self._progress if call.label else False)
+        async with self._pool.http() as http:
+            with closing(bar) as progress:
+                transfer = Transfer(call.request, call.destination, self._retry, progress, self._connections)
+                while not transfer.complete:
+                    try:
+                        await AsyncCrew(http, transfer, place, self._sleep).bring()
+                    except FileChanged as error:
+                        await self._sleep(transfer.start_over(error))
+        result = call.result()
+        call.cautions(transfer.unused_rules, self._streams)
+        return result
 
 
 @asynccontextmanager

@@ -1,37 +1,51 @@
 """Calls: each verb of the clients as a request, a destination and a way to read the result. No I/O is done here."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import httpx
-
+from weightwell.answers import OneOf, mismatches, raise_first, spec_of
+from weightwell.cautions import caution_unused
 from weightwell.dtypes import BY_CODE
-from weightwell.exceptions import UnexpectedResponse
+from weightwell.exceptions import InvalidFile, UnexpectedResponse
 from weightwell.files.comparison import Claim, Comparison, Verdict
 from weightwell.frameworks import viewer
 from weightwell.models.filling import Reset, filling_of
 from weightwell.models.manifest import Manifest
+from weightwell.models.modules import is_layer
 from weightwell.models.plans import Plan
 from weightwell.models.recipes import Rules
 from weightwell.request import Request, asking, asking_for_manifest
-from weightwell.safetensors import Entry
+from weightwell.safetensors import Entry, Header
 from weightwell.spec import FileSpec, ManifestSpec, TensorSpec
+from weightwell.streams import Streams
 from weightwell.transfers.destinations import DataDestination, Destination, Document, InMemory, SafetensorsFile
 
 if TYPE_CHECKING:
     from torch import nn
 
+# Other names of activation functions, and those by which ``/gain`` answers.
+ACTIVATIONS = {"identity": "linear", "swish": "silu"}
+
+DEFAULT_SOURCE = "torch"  # of gains
+
 T = TypeVar("T")
 M = TypeVar("M", bound="nn.Module")
+
+Cautions = Callable[[str, Streams], None]
+
+
+def _no_cautions(_unused: str, _streams: Streams) -> None:
+    """Warn of nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
     """A request, where its answer goes, and ``result``, which returns what the caller gets once it is there.
 
-    ``label`` names it on a progress bar; ``writes`` says that receiving it may wait for a disk.
+    ``label`` names it on a progress bar; ``writes`` says that receiving it may wait for a disk. ``cautions`` warns of
+    what was drawn as it was asked for and may not be meant, given the rules that the server says nothing takes.
     """
 
     request: Request
@@ -39,35 +53,86 @@ class Call(Generic[T]):
     result: Callable[[], T]
     label: str = ""
     writes: bool = False
+    cautions: Cautions = _no_cautions
+
+
+class Drawn(SafetensorsFile):
+    """A file of what is drawn, which warns of what its header says.
+
+    ``spec`` is what was asked for, where it may have rules, and ``module`` the module that the file fills, if any.
+    """
+
+    def __init__(
+        self,
+        accept: Callable[[Header], int],
+        data: DataDestination,
+        spec: FileSpec | None = None,
+        module: "nn.Module | None" = None,
+    ):
+        super().__init__(accept, data)
+        self._header: Header | None = None
+        self._rules = spec.document.get("rules", ()) if isinstance(spec, ManifestSpec) else ()
+        self._module = module
+
+    def _accepted(self, header: Header) -> int:
+        """Keep the header, and return the size of the data if it is the file that was asked for."""
+        self._header = header
+        return super()._accepted(header)
+
+    def cautions(self, unused: str, streams: Streams) -> None:
+        """Warn of rules that nothing takes, as the server lists them, and of streams that are drawn again."""
+        caution_unused(self._rules, unused)
+        if streams.watching and self._header is not None:
+            spec = spec_of(self._header.metadata)
+            streams.note(spec, self._module, layer=self._module is not None and is_layer(self._module))
 
 
 def gain(nonlinearity: str, param: float | None, source: str | None) -> Call[float]:
     """Return the call for one gain."""
-    return _document("gain", _gain, nonlinearity=nonlinearity, param=param, source=source)
+
+    def read(answer: Any) -> float:
+        names = OneOf((nonlinearity, ACTIVATIONS.get(nonlinearity, nonlinearity)))
+        raise_first(mismatches({"nonlinearity": names, "source": source or DEFAULT_SOURCE}, answer))
+        if param is not None:
+            raise_first(mismatches({"param": param}, _parameter(answer)))
+        return _gain(answer)
+
+    return _document("gain", read, nonlinearity=nonlinearity, param=param, source=source)
 
 
 def gains(source: str | None) -> Call[dict[str, float]]:
     """Return the call for the table of gains."""
-    return _document("gain", lambda answer: {name: _gain(row) for name, row in answer["gains"].items()}, source=source)
+
+    def read(answer: Any) -> dict[str, float]:
+        raise_first(mismatches({"source": source or DEFAULT_SOURCE}, answer))
+        return {name: _gain(row) for name, row in answer["gains"].items()}
+
+    return _document("gain", read, source=source)
 
 
 def schemes() -> Call[Any]:
     """Return the call for the catalogue."""
-    return _document("schemes", lambda answer: answer)
+
+    def read(answer: Any) -> Any:
+        if not isinstance(answer["schemes"], list):
+            raise TypeError("schemes")
+        return answer
+
+    return _document("schemes", read)
 
 
 def init(spec: TensorSpec, framework: str | None, device: object) -> Call[Any]:
     """Return the call for a tensor."""
     data = InMemory()
     view = viewer(framework, spec.dtype, device)
-    body = SafetensorsFile(spec.check, data)
-    return Call(spec.request, body, lambda: view(data.memory, spec.extent), spec.label)
+    body = Drawn(spec.accept, data)
+    return Call(spec.request, body, lambda: view(data.memory, spec.extent), spec.label, cautions=body.cautions)
 
 
 def save(spec: FileSpec, data: DataDestination) -> Call[None]:
     """Return the call for a file whose data, and head, go somewhere."""
-    body = SafetensorsFile(spec.check, data)
-    return Call(spec.request, body, lambda: None, spec.label, writes=True)
+    body = Drawn(spec.accept, data, spec)
+    return Call(spec.request, body, lambda: None, spec.label, writes=True, cautions=body.cautions)
 
 
 def check_target(path: object) -> None:
@@ -83,7 +148,12 @@ def check_target(path: object) -> None:
 def verify(claim: Claim) -> Call[Verdict]:
     """Return the call that compares a file with what its metadata claims."""
     comparison = Comparison(claim)
-    body = SafetensorsFile(comparison.check, comparison)
+
+    def accept(header: Header) -> int:
+        raise_first(ManifestSpec.of(claim.document).mismatches(spec_of(header.metadata)), InvalidFile)
+        return comparison.check(header.entries)
+
+    body = SafetensorsFile(accept, comparison)
     request = asking_for_manifest("init", claim.document)
     return Call(request, body, comparison.verdict, f"{len(claim.entries)} tensors", writes=True)
 
@@ -98,9 +168,9 @@ def init_state_dict(spec: ManifestSpec, framework: str | None, device: object) -
     viewer(framework, spec.dtype, device)  # says what is not installed before anything is drawn
     views: dict[str, Callable[[memoryview], Any]] = {}
 
-    def check(entries: Mapping[str, Entry]) -> int:
-        size = spec.check(entries)
-        views.update({name: _view(entry, framework, device) for name, entry in entries.items()})
+    def accept(header: Header) -> int:
+        size = spec.accept(header)
+        views.update({name: _view(entry, framework, device) for name, entry in header.entries.items()})
         return size
 
     def result() -> dict[str, Any]:
@@ -109,29 +179,52 @@ def init_state_dict(spec: ManifestSpec, framework: str | None, device: object) -
         return {name: tensors[spec.aliases.get(name, name)] for name in spec.names}
 
     data = InMemory()
-    return Call(spec.request, SafetensorsFile(check, data), result, spec.label)
+    body = Drawn(accept, data, spec)
+    return Call(spec.request, body, result, spec.label, cautions=body.cautions)
 
 
 def init_module(
     module: M, rules: Rules | Manifest | None, *, device: object, reset_buffers: Reset | None, **said: Any
 ) -> Call[M]:
-    """Return the call that fills a module; ``said`` is what ``Manifest.from_module`` takes beside the rules."""
+    """Return the call that fills a module; ``said`` is what ``Manifest.from_module`` takes besides the rules."""
+    prefix = said["prefix"] = said.get("prefix", "")
     manifest = rules if isinstance(rules, Manifest) else Manifest.from_module(module, rules, **said)
-    if manifest is rules and (twice := [key for key, value in said.items() if value]):
+    if manifest is rules and (twice := [key for key, value in said.items() if value and key != "prefix"]):
         raise ValueError(f"{twice[0]} is said by the manifest: change it there")
-    spec, data = filling_of(module, ManifestSpec.of(manifest.document()), device=device, reset_buffers=reset_buffers)
-    return Call(spec.request, SafetensorsFile(spec.check, data), data.commit, spec.label)
+    spec, data = filling_of(
+        module, ManifestSpec.of(manifest.document()), device=device, reset_buffers=reset_buffers, prefix=prefix
+    )
+    body = Drawn(spec.accept, data, spec, module)
+    return Call(spec.request, body, data.commit, spec.label, cautions=body.cautions)
 
 
-def plan(spec: TensorSpec | ManifestSpec, http: httpx.Client | httpx.AsyncClient) -> Call[Plan]:
-    """Return the call for what would be drawn; ``http`` knows the address that its URL is relative to."""
+def plan(spec: TensorSpec | ManifestSpec, address: Callable[[str], str]) -> Call[Plan]:
+    """Return the call for what would be drawn; ``address`` completes a URL that is relative to the server's."""
     rules = spec.document.get("rules", ()) if isinstance(spec, ManifestSpec) else ()
 
     def read(answer: Any) -> Plan:
+        raise_first(spec.mismatches(_planned(answer)))
         url = answer["url"]
-        return Plan.of(answer, rules, url and str(http.build_request("GET", url).url))
+        return Plan.of(answer, rules, url and address(url))
 
     return _asked(replace(spec.request, path="plan"), read)
+
+
+def _planned(answer: Any) -> dict[str, Any]:
+    """Return the spec that a plan is of, in the form that the metadata of a file has."""
+    fields = ("alias", "shape", "slice", "dtype", "seed", "scheme")
+    tensors = {
+        name: {field: tensor.get(field) for field in fields} | tensor.get("parameters", {})
+        for name, tensor in answer["tensors"].items()
+    }
+    return {"generator": answer["generator"]["name"], "tensors": tensors}
+
+
+def _parameter(answer: Any) -> dict[str, Any]:
+    """Return the one parameter that a gain was asked with, which stands in the answer under the name that torch has."""
+    stated = [{"param": answer.get("param")}, answer.get("parameters"), answer.get("ignored")]
+    values = [value for fields in stated if fields for value in fields.values() if value is not None]
+    return {"param": values[0] if len(values) == 1 else None}
 
 
 def _view(entry: Entry, framework: str | None, device: object) -> Callable[[memoryview], Any]:
@@ -152,14 +245,13 @@ def _document(path: str, read: Callable[[Any], T], **fields: Any) -> Call[T]:
 
 def _asked(request: Request, read: Callable[[Any], T]) -> Call[T]:
     """Return a call that is answered in JSON."""
-    document = Document()
 
-    def result() -> T:
-        answer = document.parsed()
+    def judged(answer: Any) -> T:
         try:
             return read(answer)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             text = f"/{request.path} answered in another form than expected: {answer!r:.200}"
             raise UnexpectedResponse(text) from error
 
-    return Call(request, document, result)
+    document = Document(judged)
+    return Call(request, document, document.result)

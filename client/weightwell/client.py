@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +12,7 @@ import httpx
 
 from weightwell import calls
 from weightwell.calls import Call
-from weightwell.connection import CONNECTIONS, TIMEOUT, http_options, without_credentials
+from weightwell.connection import CONNECTIONS, TIMEOUT, Settings, without_credentials
 from weightwell.exceptions import FileChanged
 from weightwell.files.comparison import Claim, Verdict
 from weightwell.files.output import Target, opened
@@ -22,8 +22,10 @@ from weightwell.models.filling import Reset
 from weightwell.models.manifest import Manifest
 from weightwell.models.plans import Plan
 from weightwell.models.recipes import Preset, Rules
+from weightwell.pools import Pool
 from weightwell.slices import SliceLike
 from weightwell.spec import ManifestSpec, ShapeLike, TensorSpec
+from weightwell.streams import Streams
 from weightwell.tracebacks import short_tracebacks
 from weightwell.transfers.crew import Crew
 from weightwell.transfers.progress import Progress
@@ -43,13 +45,17 @@ M = TypeVar("M", bound="nn.Module")
 class Client:
     """Draws initialized weight tensors from a Weightwell server.
 
-    A client may be shared by threads. Close it, or use it in a ``with`` statement.
+    A client may be shared by threads, inherited by a forked process, pickled and copied: its settings travel, its
+    connections stay. Close it, or use it in a ``with`` statement.
 
     ``base_url``: the server's address; without one, ``$WEIGHTWELL_URL``, or else ``http://127.0.0.1:8000``.
     ``timeout``: seconds of silence that are borne, or an ``httpx.Timeout``.
-    ``headers``, ``auth``, ``transport``: as in ``httpx.Client``.
-    ``retries``: failures in a row, with no byte gained between them, that are tried again (0 for none). Every request
-    is safe to repeat, and a broken body goes on where it broke.
+    ``headers``, ``auth``: as in ``httpx.Client``.
+    ``transport``: one of httpx, which stays in the process that made it; or a function without arguments that makes
+    one, which is called in every process.
+    ``wait``: seconds for which the client goes on trying while nothing is gained; 0 for never again. By default 3 while
+    no server has ever answered this client, and 300 once one has, so that a server may start again in between. Every
+    request is safe to repeat, and a broken body goes on where it broke.
     ``progress``: True for a bar on every tensor, False for none, None for bodies of 64 MiB and more where somebody is
     looking: on a terminal or in a notebook.
     ``connections``: how many there may be at once for one long file. One is added after another for as long as that
@@ -66,16 +72,17 @@ class Client:
         timeout: float | httpx.Timeout | None = TIMEOUT,
         headers: Mapping[str, str] | None = None,
         auth: tuple[str, str] | httpx.Auth | None = None,
-        transport: httpx.BaseTransport | None = None,
-        retries: int = 5,
+        transport: httpx.BaseTransport | Callable[[], httpx.BaseTransport] | None = None,
+        wait: float | None = None,
         progress: bool | None = None,
         connections: int = CONNECTIONS,
     ):
-        options = http_options(base_url, timeout=timeout, headers=headers, auth=auth, transport=transport)
-        self._http = httpx.Client(**options)
-        self._retry = Retry(retries)
+        settings = Settings.of(base_url, timeout=timeout, headers=headers, auth=auth, transport=transport)
+        self._pool = Pool(settings)
+        self._retry = Retry(wait)
         self._progress = progress
         self._connections = connections
+        self._streams = Streams()
         self._sleep = _sleep
 
     def gain(self, nonlinearity: str, param: float | None = None, *, source: GainSource | str | None = None) -> float:
@@ -147,13 +154,17 @@ class Client:
     ) -> Any:
         """Draw a tensor and return it: a ``torch.Tensor``, or a ``numpy.ndarray`` without torch.
 
+        The numbers follow from ``seed`` and ``name``. Two tensors that have both in common have the same random
+        numbers, whatever their shapes and schemes are: give each a ``name`` of its own. A client warns once where a
+        seed and a name are drawn again for another shape or law (``RepeatedStreamWarning``).
+
         ``shape``: the whole tensor's, ``(out, in, ...)`` as torch has it; the fans are counted on it. Any sequence of
         integers, an array of one dimension, or one integer.
         ``scheme``: a name of the catalogue (``schemes()``), such as ``"kaiming_normal"``; its ``parameters`` bear
         torch's names and defaults: ``a=0.2``, ``gain=2**0.5``, ``mode="fan_out"``.
         ``seed``: an integer in [0, 2^64 - 1], or its decimal digits.
         ``dtype``: a name, a ``torch.dtype`` or a numpy dtype.
-        ``name``: the tensor's name, part of what it is drawn from; the server calls it ``weight`` if you do not.
+        ``name``: the tensor's name, part of what it is drawn from; ``weight`` if you do not say.
         ``generator``: ``"philox"`` or ``"torch"``; the server's default if you do not say.
         ``slice``: the part to draw, as numpy slices: ``np.s_[0:128]`` or ``"0:128,:"``.
         ``framework``: ``"torch"`` or ``"numpy"``, and ``device`` the one that torch moves the tensor to.
@@ -183,7 +194,7 @@ class Client:
         ``fields`` of ``Manifest.from_module``; or a dict, which is the JSON of docs/http.md:
         ``{"shape": [512, 784], "scheme": "kaiming_normal"}``, ``{"tensors": {...}, "preset": "llama"}``.
         """
-        return self._call(calls.plan(spec_of(what, scheme, fields), self._http))
+        return self._call(calls.plan(spec_of(what, scheme, fields), self._pool.settings.address))
 
     @overload
     def init_state_dict(
@@ -223,6 +234,7 @@ class Client:
         generator: GeneratorName | str | None = None,
         device: object = None,
         reset_buffers: Reset | None = None,
+        prefix: str = "",
     ) -> M:
         """Fill a torch module in place, and return it.
 
@@ -231,16 +243,23 @@ class Client:
         ``Manifest``, which fills the tensors that it names and leaves the others. ``preset`` comes after a list of
         rules: ``"torch"``, ``{"name": "gpt2", "layers": 12}``. Without either, everything is drawn as torch does.
         ``seed``, ``generator``: as in ``init``. Shapes, dtypes and names are the module's own.
+        ``prefix``: the beginning of all names: ``prefix="encoder"`` draws ``encoder.0.weight``. Modules that are filled
+        one after another with one seed need it, as modules whose tensors have the same names have the same numbers.
         ``device``: where parameters and buffers on the meta device shall be.
         ``reset_buffers``: a function of a module that computes those of its buffers that are not initialized but
         follow from a configuration, for buffers on the meta device; else the module's own ``reset_parameters``.
 
-        Tied parameters stay tied, each rank draws the shards that it holds of DTensors, and the row of an embedding
-        that stands for padding is zero. Raises ValueError, before a byte is written, where the module and the rules do
-        not fit. After a transfer that fails for good, parameters on the meta device are as they were, and others may be
-        half written.
+        Names are those of the model itself: what DistributedDataParallel, torch.compile and other wrappers add is no
+        part of them (``canonical_name``). Tied parameters stay tied, each rank draws the shards that it holds of
+        DTensors, and the row of an embedding that stands for padding is zero. Where a module computes a tensor, by a
+        weight norm or another parametrization, the tensor is drawn, and what it is computed from follows.
+
+        Raises ValueError, before a byte is written, where the module and the rules do not fit; and afterwards where a
+        parametrization cannot be what was drawn. Warns where no tensor takes a rule (``UnusedRuleWarning``), and where
+        weights are left as they are (``UnfilledWarning``). After a transfer that fails for good, parameters on the
+        meta device are as they were, and others may be half written.
         """
-        said = {"preset": preset, "seed": seed, "generator": generator}
+        said = {"preset": preset, "seed": seed, "generator": generator, "prefix": prefix}
         return self._call(calls.init_module(module, rules, device=device, reset_buffers=reset_buffers, **said))
 
     @overload
@@ -280,11 +299,11 @@ class Client:
             return self._call(calls.verify(claim))
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({without_credentials(self._http.base_url)!r})"
+        return f"{type(self).__name__}({without_credentials(self._pool.settings.base_url)!r})"
 
     def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
+        """Close the connections of this process."""
+        self._pool.close()
 
     def __enter__(self) -> Self:
         return self
@@ -296,14 +315,17 @@ class Client:
 
     def _call(self, call: Call[T]) -> T:
         """Make a call, with as many attempts as it takes."""
-        with closing(Progress(call.label, self._progress if call.label else False)) as progress:
+        bar = Progress(call.label, self._progress if call.label else False)
+        with self._pool.http() as http, closing(bar) as progress:
             transfer = Transfer(call.request, call.destination, self._retry, progress, self._connections)
             while not transfer.complete:
                 try:
-                    Crew(self._http, transfer, self._sleep).bring()
+                    Crew(http, transfer, self._sleep).bring()
                 except FileChanged as error:
                     self._sleep(transfer.start_over(error), threading.Event())
-        return call.result()
+        result = call.result()
+        call.cautions(transfer.unused_rules, self._streams)
+        return result
 
 
 def _sleep(seconds: float, until: threading.Event) -> None:

@@ -1,7 +1,9 @@
-"""What both clients are made of: where the server is, and how to speak with it."""
+"""Settings: where the server is, and how to speak with it. They travel to other processes; connections do not."""
 
 import os
-from collections.abc import Mapping
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -19,24 +21,60 @@ CONNECTIONS = 8
 _HEADERS = {"Accept-Encoding": "identity"}
 
 
-def http_options(
-    base_url: str | None, *, timeout: Any, headers: Mapping[str, str] | None, auth: Any, transport: Any
-) -> dict[str, Any]:
-    """Return the keyword arguments of ``httpx.Client`` and ``httpx.AsyncClient``; raise ValueError for no HTTP URL."""
-    url = base_url or os.environ.get("WEIGHTWELL_URL") or DEFAULT_URL
-    if not url.startswith(("http://", "https://")):
-        raise ValueError(f"base_url must begin with http:// or https://, got {url!r}")
-    return {
-        "base_url": url,
-        "timeout": timeout,
-        "headers": {
-            "User-Agent": f"weightwell/{installed_version()}",
-            **_HEADERS,
-            **(headers or {}),
-        },
-        "auth": auth,
-        "transport": transport,
-    }
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What both clients are made of; ``headers`` are all that are sent.
+
+    ``transport`` is one of httpx, which belongs to the process that made it; or a function that makes one; or None.
+    """
+
+    base_url: str
+    timeout: Any
+    headers: Mapping[str, str]
+    auth: Any
+    transport: Any
+
+    @classmethod
+    def of(
+        cls, base_url: str | None, *, timeout: Any, headers: Mapping[str, str] | None, auth: Any, transport: Any
+    ) -> "Settings":
+        """Read the arguments of a client; raise TypeError or ValueError for one that cannot be used."""
+        url = base_url or os.environ.get("WEIGHTWELL_URL") or DEFAULT_URL
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(f"base_url must begin with http:// or https://, got {url!r}")
+        all_headers = {"User-Agent": f"weightwell/{installed_version()}", **_HEADERS, **(headers or {})}
+        settings = cls(url, timeout, all_headers, auth, transport)
+        if settings.travels and not (transport is None or callable(transport)):
+            raise TypeError(f"transport must be one of httpx, or a function that returns one, got {transport!r}")
+        httpx.Client(base_url=url, timeout=timeout, headers=all_headers, auth=auth, transport=httpx.BaseTransport())
+        return settings
+
+    @property
+    def travels(self) -> bool:
+        """Whether another process can make connections of its own from these settings."""
+        return not isinstance(self.transport, httpx.BaseTransport | httpx.AsyncBaseTransport)
+
+    def options(self) -> dict[str, Any]:
+        """Return the keyword arguments of ``httpx.Client`` and ``httpx.AsyncClient``."""
+        make: Callable[[], Any] | None = self.transport if self.travels else None
+        return {
+            "base_url": self.base_url,
+            "timeout": self.timeout,
+            "headers": self.headers,
+            "auth": self.auth,
+            "transport": make() if make else self.transport,
+        }
+
+    def tls(self) -> ssl.SSLContext:
+        """Return a context for TLS. Without TLS it trusts nobody: to read all authorities takes a tenth of a second."""
+        if self.base_url.startswith("https://"):
+            return httpx.create_ssl_context()
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+    def address(self, path: str) -> str:
+        """Return the whole URL of what ``path`` names on the server."""
+        base, relative = httpx.URL(self.base_url), httpx.URL(path)
+        return str(base.copy_with(raw_path=base.raw_path.rstrip(b"/") + b"/" + relative.raw_path.lstrip(b"/")))
 
 
 def without_credentials(url: httpx.URL | str) -> str:

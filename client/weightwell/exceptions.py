@@ -89,7 +89,7 @@ class TooLarge(ServerProblem):
 
 
 class Busy(ServerProblem):
-    """The server could draw it, but not now, and the client's retries are used up."""
+    """The server could draw it, but not now, and the client has waited for as long as ``wait`` allows."""
 
 
 class UnexpectedResponse(WeightwellError):
@@ -97,7 +97,7 @@ class UnexpectedResponse(WeightwellError):
 
 
 class InvalidFile(UnexpectedResponse):
-    """The body is not the safetensors file that was asked for."""
+    """The body is not the safetensors file that was asked for; the message names the first field that differs."""
 
 
 class FileChanged(UnexpectedResponse):

@@ -4,6 +4,7 @@ Every other word is accepted by the types as well, and sent: a server may be new
 registry is compared with it by a test.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, SupportsIndex, TypeAlias, TypedDict
 
 from weightwell.slices import SliceLike
@@ -47,8 +48,10 @@ FrameworkName = Literal["torch", "numpy"]
 GainSource = Literal["torch", "quadrature"]
 Mode = Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"]
 Distribution = Literal["truncated_normal", "normal", "uniform"]
+Layout = Literal["torch", "jax"]
 
 SeedLike: TypeAlias = SupportsIndex | str
+AxisLike: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
 DTypeLike: TypeAlias = "DTypeName | str | torch.dtype | np.dtype[Any] | type[Any]"
 
 
@@ -72,6 +75,10 @@ class Parameters(TypedDict, total=False):
     transposed: bool
     fan_in: SupportsIndex | None
     fan_out: SupportsIndex | None
+    layout: Layout | str
+    in_axis: AxisLike | None
+    out_axis: AxisLike | None
+    batch_axis: AxisLike | None
 
 
 class TensorFields(Parameters, total=False):

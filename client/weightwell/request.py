@@ -6,8 +6,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-import httpx
+from urllib.parse import urlencode
 
 # Well under the 8 KiB line that common proxies accept, and far beyond any spec written by hand.
 MAX_QUERY = 4096
@@ -39,7 +38,7 @@ def asking(path: str, /, **fields: Any) -> Request:
     """
     given = {name: value for name, value in fields.items() if value is not None}
     query = {name: _query_text(value) for name, value in given.items()}
-    if len(str(httpx.QueryParams(query))) <= MAX_QUERY:
+    if len(urlencode(query)) <= MAX_QUERY:
         return Request(path, query)
     return Request(path, given, method="POST")
 
@@ -68,6 +67,6 @@ def _query_text(value: Any) -> str:
     """Return a field as it stands in a query; the text of a float reads back as the same float."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return ",".join(map(str, value))
     return str(value)

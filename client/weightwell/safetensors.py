@@ -4,7 +4,9 @@ https://github.com/huggingface/safetensors#format
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from weightwell.exceptions import InvalidFile
@@ -24,6 +26,14 @@ class Entry:
     stop: int
 
 
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The tensors of a file, by name, and its metadata; empty where it has none."""
+
+    entries: Mapping[str, Entry]
+    metadata: Mapping[str, Any]
+
+
 def header_length(prefix: bytes | bytearray, total: int) -> int:
     """Return the length in bytes of the header of a file of ``total`` bytes; raise ``InvalidFile`` if it cannot be."""
     length = int.from_bytes(prefix, "little")
@@ -32,13 +42,25 @@ def header_length(prefix: bytes | bytearray, total: int) -> int:
     return length
 
 
-def entries_of(header: bytes | bytearray) -> dict[str, Entry]:
-    """Return the tensors of a header, by name; raise ``InvalidFile`` if it is not a header."""
+def read_header(header: bytes | bytearray) -> Header:
+    """Return what a header says; raise ``InvalidFile`` if it is not a header."""
     try:
         members = json.loads(header)
-        return {name: _entry(member) for name, member in members.items() if name != "__metadata__"}
+        entries = {name: _entry(member) for name, member in members.items() if name != "__metadata__"}
+        metadata = members.get("__metadata__")
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise InvalidFile(f"the header is not that of a safetensors file: {error}") from error
+    return Header(entries, metadata if isinstance(metadata, dict) else {})
+
+
+def entries_of(header: bytes | bytearray) -> Mapping[str, Entry]:
+    """Return the tensors of a header, by name; raise ``InvalidFile`` if it is not a header."""
+    return read_header(header).entries
+
+
+def etag_of(head: bytes) -> str:
+    """Return the strong entity tag that a Weightwell server gives a file: a digest of all that precedes the data."""
+    return f'"{sha256(head).hexdigest()[:32]}"'
 
 
 def _entry(member: dict[str, Any]) -> Entry:

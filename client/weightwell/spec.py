@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, Protocol, SupportsIndex
 
+from weightwell.answers import Mismatch, OneOf, Recipes, drawn, mismatches, raise_first, recipe_of, spec_of
 from weightwell.dtypes import BY_CODE, DType, dtype_of
 from weightwell.exceptions import InvalidFile
 from weightwell.literals import SeedLike
 from weightwell.request import Request, asking, asking_for_manifest
-from weightwell.safetensors import Entry
+from weightwell.safetensors import Entry, Header
 from weightwell.slices import Bounds, SliceLike, bounds_of, text_of
 
 
@@ -29,6 +30,12 @@ ShapeLike = SupportsIndex | Sequence[SupportsIndex] | Sizes
 
 DEFAULT_NAME = "weight"  # of a tensor without a name; the server's default
 
+# What the server takes where nothing is said.
+DEFAULT_NAME, DEFAULT_SEED, DEFAULT_DTYPE, DEFAULT_GENERATOR = "weight", 0, "float32", "philox"
+
+# The scheme that stands for what the tensor's own module does.
+RESET_PARAMETERS = "reset_parameters"
+
 
 class FileSpec(Protocol):
     """What names a file."""
@@ -41,8 +48,8 @@ class FileSpec(Protocol):
     def request(self) -> Request:
         """The request that draws it."""
 
-    def check(self, entries: Mapping[str, Entry]) -> int:
-        """Return the size in bytes of the data of a file with these entries; raise ``InvalidFile`` if it is another."""
+    def accept(self, header: Header) -> int:
+        """Return the size in bytes of the data of a file with this header; raise ``InvalidFile`` if it is another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +123,22 @@ class TensorSpec:
             **self.parameters,
         )
 
+    def accept(self, header: Header) -> int:
+        """Return the size in bytes of the data of a file with this header; raise ``InvalidFile`` if it is another."""
+        raise_first(self.mismatches(spec_of(header.metadata)), InvalidFile)
+        return self.check(header.entries)
+
+    def mismatches(self, spec: Mapping[str, Any]) -> Iterator[Mismatch]:
+        """Yield in what the spec of a file, or of a plan, is not as asked."""
+        tensors = spec["tensors"]
+        name = self.name or DEFAULT_NAME
+        if [*tensors] != [name]:
+            yield Mismatch("name", name, ", ".join(tensors))
+            return
+        asked = drawn(self.shape, self.bounds, dtype=self.dtype.name, seed=self.seed)
+        yield from mismatches({**asked, **recipe_of({**self.parameters, "scheme": self.scheme})}, tensors[name])
+        yield from mismatches({"generator": self.generator or DEFAULT_GENERATOR}, spec)
+
     def check(self, entries: Mapping[str, Entry]) -> int:
         """Return the size in bytes of the data of a file with these entries; raise ``InvalidFile`` if it is another."""
         expected = Entry(self.dtype.code, self.extent, 0, self.nbytes)
@@ -166,7 +189,7 @@ class ManifestSpec:
     @property
     def dtype(self) -> DType:
         """The dtype of all that do not say otherwise."""
-        return dtype_of(self.document["dtype"])
+        return dtype_of(self.document.get("dtype", DEFAULT_DTYPE))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -183,6 +206,53 @@ class ManifestSpec:
         """The request that draws the file."""
         return asking_for_manifest("init", self.document)
 
+    def accept(self, header: Header) -> int:
+        """Return the size in bytes of the data of a file with this header; raise ``InvalidFile`` if it is another."""
+        raise_first(self.mismatches(spec_of(header.metadata)), InvalidFile)
+        return self.check(header.entries)
+
+    def mismatches(self, spec: Mapping[str, Any]) -> Iterator[Mismatch]:
+        """Yield in what the spec of a file, or of a plan, is not as asked.
+
+        Which rule a tensor takes is the server's to say, so a tensor without a scheme may have that of any rule, and
+        any at all if there is a preset or a rule that leaves it to the module.
+        """
+        asked, tensors = self.document["tensors"], spec["tensors"]
+        if unlike := sorted(asked.keys() ^ tensors.keys()):
+            yield Mismatch(f"tensors.{unlike[0]}", asked.get(unlike[0]), tensors.get(unlike[0]))
+            return
+        rules = self._rules()
+        for name, fields in asked.items():
+            yield from mismatches(self._asked(fields), tensors[name], f"tensors.{name}")
+            if rules is not None and _needs_rule(fields):
+                yield from rules.mismatches(tensors[name], f"tensors.{name}")
+        yield from mismatches({"generator": self.document.get("generator", DEFAULT_GENERATOR)}, spec)
+
+    def _asked(self, fields: Mapping[str, Any]) -> dict[str, object]:
+        """Return what must hold of a tensor that was described by these fields."""
+        if "alias" in fields:
+            return dict(fields)
+        shape = tuple(fields["shape"])
+        bounds = bounds_of(fields["slice"], shape) if "slice" in fields else None
+        dtype = _dtype(fields, self.document)
+        asked = drawn(shape, bounds, dtype=dtype and dtype.name, seed=self._seed(fields))
+        left_open = _needs_rule(fields) or fields["scheme"] == RESET_PARAMETERS
+        return asked if left_open else {**asked, **recipe_of(fields)}
+
+    def _seed(self, fields: Mapping[str, Any]) -> object:
+        """Return the seed of a tensor, or those that it may have from a rule."""
+        common = self.document.get("seed", DEFAULT_SEED)
+        if "seed" in fields or not _needs_rule(fields):
+            return fields.get("seed", common)
+        return OneOf((common, *(rule["seed"] for rule in self.document.get("rules", ()) if "seed" in rule)))
+
+    def _rules(self) -> "Recipes | None":
+        """Return what the rules say, or None where they do not say it all."""
+        rules = self.document.get("rules", [])
+        if "preset" in self.document or any(rule.get("scheme") == RESET_PARAMETERS for rule in rules):
+            return None
+        return Recipes(rules)
+
     def check(self, entries: Mapping[str, Entry]) -> int:
         """Return the size in bytes of the data of a file with these entries; raise ``InvalidFile`` if it is another."""
         if unlike := sorted(entries.keys() ^ self.stored.keys()):
@@ -193,6 +263,11 @@ class ManifestSpec:
                 kind = expected.dtype.name if expected.dtype else "any dtype"
                 raise InvalidFile(f"{name}: expected {kind} of shape {list(expected.extent)}, got {entries[name]}")
         return _size(entries.values())
+
+
+def _needs_rule(fields: Mapping[str, Any]) -> bool:
+    """Whether a tensor of a manifest leaves its scheme to a rule."""
+    return "scheme" not in fields and "alias" not in fields
 
 
 def _size(entries: Iterable[Entry]) -> int:
@@ -212,11 +287,11 @@ def _extent(fields: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def _dtype(fields: Mapping[str, Any], document: Mapping[str, Any]) -> DType | None:
-    """Return the dtype of a tensor; None where a rule may have another."""
-    own = fields.get("scheme") not in {None, "reset_parameters"}
-    if "dtype" not in fields and not own and document.keys() & {"rules", "preset"}:
+    """Return the dtype of a tensor; None where a rule, or the tensor's module, may have another."""
+    by_rule = "scheme" not in fields and document.keys() & {"rules", "preset"}
+    if "dtype" not in fields and (by_rule or fields.get("scheme") == RESET_PARAMETERS):
         return None
-    return dtype_of(fields.get("dtype", document["dtype"]))
+    return dtype_of(fields.get("dtype", document.get("dtype", DEFAULT_DTYPE)))
 
 
 def sizes_of(shape: ShapeLike) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """Descriptions: what a file holds, tensor by tensor, without drawing it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Annotated, Any
@@ -7,24 +8,11 @@ from typing import Annotated, Any
 from pydantic import WithJsonSchema
 
 from weightwell_engine.catalogue import GeneratorEntry
-from weightwell_engine.fans import Fans
 from weightwell_engine.generators import Generator
-from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
-from weightwell_engine.moments import mean_std
+from weightwell_engine.laws import KINDS, Law
 from weightwell_engine.plan import Plan, PlannedTensor
-from weightwell_engine.schemes import FAN_OPTIONS, SCHEMES
+from weightwell_engine.schemes import SCHEMES
 from weightwell_engine.spec import Parameter, Spec, TensorSpec
-
-KINDS: dict[type[Law], str] = {
-    Constant: "constant",
-    Uniform: "uniform",
-    Normal: "normal",
-    TruncatedNormal: "truncated_normal",
-    Lattice: "lattice",
-    Sparse: "sparse",
-    Orthogonal: "orthogonal",
-}
-
 
 LawDescription = Annotated[
     dict[str, Any],
@@ -32,7 +20,7 @@ LawDescription = Annotated[
         {
             "type": "object",
             "required": ["kind", "words"],
-            "properties": {"kind": {"enum": list(KINDS.values())}, "words": {"type": "string"}},
+            "properties": {"kind": {"enum": list(KINDS)}, "words": {"type": "string"}},
         }
     ),
 ]
@@ -75,13 +63,18 @@ class AliasDescription:
 
 @dataclass(frozen=True, slots=True)
 class FileDescription:
-    """What a file holds. ``unused``: the places of the rules that match no tensor."""
+    """What a file holds.
+
+    ``unused``: the places of the rules that no tensor takes; of a preset's rules nothing is said.
+    ``unused_note``: the same in words; None if every rule is taken.
+    """
 
     etag: str
     generator: GeneratorEntry
     nbytes: int
     header_nbytes: int
     unused: tuple[int, ...]
+    unused_note: str | None
     tensors: dict[str, TensorDescription | AliasDescription]
 
 
@@ -92,13 +85,29 @@ def describe(spec: Spec, plan: Plan, generator: Generator) -> FileDescription:
         tensor.name: _tensor(tensor, planned[order]) for order, tensor in enumerate(spec.tensors)
     }
     tensors |= {alias: AliasDescription(target) for alias, target in spec.aliases}
-    return FileDescription(plan.etag, GeneratorEntry.of(generator), plan.nbytes, len(plan.header), spec.unused, tensors)
+    return FileDescription(
+        etag=plan.etag,
+        generator=GeneratorEntry.of(generator),
+        nbytes=plan.nbytes,
+        header_nbytes=len(plan.header),
+        unused=spec.unused,
+        unused_note=_unused(spec.unused),
+        tensors=tensors,
+    )
+
+
+def _unused(places: Sequence[int]) -> str | None:
+    """Return what to say of rules that no tensor takes."""
+    if not places:
+        return None
+    listed = ", ".join(f"rules.{place}" for place in places)
+    return f"no tensor takes {listed}: no name or module matches, or rules before take all that do"
 
 
 def _tensor(tensor: TensorSpec, planned: PlannedTensor) -> TensorDescription:
-    size = prod(tensor.shape)
-    mean, std = mean_std(planned.law, size)
-    fans = _fans(tensor)
+    law = planned.law
+    mean, std = law.mean_std(prod(tensor.shape))
+    fans = SCHEMES[tensor.scheme].fans(tensor.shape, tensor.parameters)
     return TensorDescription(
         shape=tensor.shape,
         slice=tensor.slice_text,
@@ -107,7 +116,7 @@ def _tensor(tensor: TensorSpec, planned: PlannedTensor) -> TensorDescription:
         scheme=tensor.scheme,
         parameters=dict(sorted(tensor.parameters.items())),
         rule=tensor.rule,
-        law={"kind": KINDS[type(planned.law)], **_numbers(planned.law), "words": words(planned.law, size)},
+        law={"kind": law.kind, **_numbers(law), "words": words(tensor, law)},
         mean=mean,
         std=std,
         fan_in=fans.given_in,
@@ -121,31 +130,12 @@ def _numbers(law: Law) -> dict[str, Any]:
     return {name: getattr(law, name) for name in law.__slots__}
 
 
-def _fans(tensor: TensorSpec) -> Fans:
-    """Return the fans that a scheme works with; of other schemes, those that the shape says."""
-    options: dict[str, Any] = {}
-    if SCHEMES[tensor.scheme].needs == "fans" and 0 not in tensor.shape:
-        options = {name: tensor.parameters[name] for name in FAN_OPTIONS if name in tensor.parameters}
-    return Fans.of(tensor.shape, **options)
-
-
-def words(law: Law, size: int) -> str:
-    """Return a law, of a tensor of so many elements, as somebody would say it; numbers have three digits."""
+def words(tensor: TensorSpec, law: Law) -> str:
+    """Return the law of a tensor as a phrase, with what its axes are taken for, unless they are ``[out, in]``."""
+    size = prod(tensor.shape)
     if not size:
         return "no elements"
-    match law:
-        case Constant(value):
-            return f"{value:.3g} everywhere"
-        case Uniform(low, high):
-            return f"uniform in [{low:.3g}, {high:.3g}]"
-        case Normal(mean, std):
-            return f"normal with mean {mean:.3g} and std {std:.3g}"
-        case TruncatedNormal(mean, std, low, high):
-            return f"normal with mean {mean:.3g} and std {std:.3g}, truncated to [{low:.3g}, {high:.3g}]"
-        case Lattice(value, _, _, counts):
-            return f"{value:.3g} at {prod(counts)} of {size} places, 0 at the others"
-        case Sparse(rows, _, zeros, std):
-            return f"normal with std {std:.3g}, but {zeros} of the {rows} elements of every column are 0"
-        case Orthogonal(rows, cols, gain, taps):
-            place = " in the middle of the kernel" if taps > 1 else ""
-            return f"{gain:.3g} times a random orthogonal matrix of {rows} x {cols}{place}"
+    axes = SCHEMES[tensor.scheme].axes(tensor.shape, tensor.parameters)
+    if axes is None or axes.parts == ("out", "in"):
+        return law.words(size)
+    return f"{law.words(size)}; axes are [{', '.join(axes.parts)}]"

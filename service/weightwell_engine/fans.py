@@ -1,46 +1,62 @@
 """Fan-in and fan-out: how many inputs feed an output of a layer, and how many outputs an input feeds."""
 
 from dataclasses import dataclass
-from math import prod, sqrt
+from math import sqrt
+from typing import Unpack
 
+from weightwell_engine.axes import Axes, Names, Shape
 from weightwell_engine.exceptions import InvalidSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Fans:
-    """The two fans of a weight, each at least 1, or None where the shape does not say and nobody said it either."""
+    """The two fans of a weight. One is None if it was not given and the shape has too few axes to count it."""
 
     given_in: int | None
     given_out: int | None
-    shape: tuple[int, ...]
+    shape: Shape
 
     @classmethod
     def of(
         cls,
-        shape: tuple[int, ...],
+        shape: Shape,
         *,
         fan_in: int | None = None,
         fan_out: int | None = None,
         groups: int = 1,
-        transposed: bool = False,
+        **names: Unpack[Names],
     ) -> "Fans":
-        """Return the fans of a weight that is laid out as torch lays it out: ``[out, in / groups, *kernel]``.
+        """Return the fans of a weight.
 
-        By default they are what ``torch.nn.init._calculate_fan_in_and_fan_out`` says. Torch sees only the shape: it is
-        off by a factor of ``groups`` in the fan-out of a grouped convolution (pytorch#23854), and swaps the fans of a
-        transposed one (pytorch#30079), whose layout is ``[in, out / groups, *kernel]``. Saying ``groups`` and
-        ``transposed`` gives the fans that the layer has; a given fan replaces what the shape says.
+        ``fan_in`` is the number of elements along the input axes, times the receptive field; ``fan_out`` is that along
+        the output axes, times the same. Axes of a batch count for neither. ``names`` say which axes are which, as
+        ``Axes.of`` reads them. The numbers are those of ``jax.nn.initializers.variance_scaling`` for the same axes.
 
-        Raises ``InvalidSpec`` for groups that do not divide the first dimension.
+        Without names they are those of ``torch.nn.init._calculate_fan_in_and_fan_out``. Torch sees only the shape: it
+        is off by a factor of ``groups`` in the fan-out of a grouped convolution (pytorch#23854), and swaps the fans of
+        a transposed one (pytorch#30079). ``groups`` and ``transposed`` give the fans that the layer has: the number of
+        all channels, which is that of the outputs, or of the inputs if transposed, is divided by ``groups``. A given
+        fan replaces the counted one.
+
+        Raises ``InvalidSpec`` for names that ``Axes.of`` refuses, for groups that do not divide the channels, and for
+        groups besides explicit axes.
         """
-        if len(shape) < 2:
+        axes = Axes.of(shape, **names)
+        if axes is None:
             return cls(fan_in, fan_out, shape)
-        if shape[0] % groups:
-            raise InvalidSpec("groups", got=groups, expected=f"a divisor of the first dimension, which is {shape[0]}")
-        receptive_field = prod(shape[2:])
-        along_0, along_1 = shape[0] // groups * receptive_field, shape[1] * receptive_field
-        inferred_in, inferred_out = (along_0, along_1) if transposed else (along_1, along_0)
-        return cls(fan_in or inferred_in, fan_out or inferred_out, shape)
+        if groups > 1 and (names.get("in_axis"), names.get("out_axis")) != (None, None):
+            expected = "1 besides in_axis and out_axis; give the fans of one group as fan_in and fan_out"
+            raise InvalidSpec("groups", got=groups, expected=expected)
+        inputs, outputs, field = (axes.size(each) for each in (axes.inputs, axes.outputs, axes.kernel))
+        channels, at = (inputs, axes.inputs) if axes.transposed else (outputs, axes.outputs)
+        if channels % groups:
+            where = "the first dimension" if at == (0,) else f"the size of axis {at[0]}"
+            raise InvalidSpec("groups", got=groups, expected=f"a divisor of {where}, which is {channels}")
+        if axes.transposed:
+            inputs //= groups
+        else:
+            outputs //= groups
+        return cls(fan_in or inputs * field, fan_out or outputs * field, shape)
 
     @property
     def fan_in(self) -> int:
@@ -71,6 +87,6 @@ class Fans:
         raise InvalidSpec(
             "shape",
             got=list(self.shape),
-            expected=f"2 or more dimensions, or an explicit {name}",
+            expected=f"2 or more dimensions besides batch_axis, or an explicit {name}",
             detail="Fan in and fan out can not be computed for tensor with fewer than 2 dimensions",
         )

@@ -1,44 +1,113 @@
-"""Laws: what the elements of a tensor are, once shape, fans and parameters have been settled.
+"""Laws: the distribution of a tensor's elements, once shape, fans and parameters are settled.
 
-A scheme ends in a law, and a generator knows laws only. Every index here is the flat row-major index into the *whole*
-tensor, so that a law needs no shape beside it, and means the same for every slice of the tensor.
+A scheme returns a law, and a generator draws laws only. Every index here is the flat row-major index into the *whole*
+tensor, so that a law needs no shape, and means the same for every slice of the tensor.
+
+Each law answers the questions that the rest of the engine asks of it: ``kind``, ``is_deterministic``,
+``mean_std(size)``, ``words(size)`` and ``extremes()``.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod, sqrt
+from typing import ClassVar, get_args
+
+from weightwell_engine import moments
+
+Extremes = tuple[tuple[str, float], ...]
+"""Numbers that the dtype must hold, each with the parameter of a scheme that it usually comes from."""
 
 
 @dataclass(frozen=True, slots=True)
 class Constant:
     """Every element is ``value``."""
 
+    kind: ClassVar[str] = "constant"
+    is_deterministic: ClassVar[bool] = True
+
     value: float
+
+    def mean_std(self, _size: int) -> tuple[float, float]:
+        """Return mean and standard deviation of an element picked at random, of a tensor of ``size`` elements."""
+        return self.value, 0.0
+
+    def words(self, _size: int) -> str:
+        """Return the law of a tensor of ``size`` elements as a phrase; numbers have three digits."""
+        return f"{self.value:.3g} everywhere"
+
+    def extremes(self) -> Extremes:
+        """Return the numbers that the dtype must hold."""
+        return (("val", self.value),)
 
 
 @dataclass(frozen=True, slots=True)
 class Uniform:
     """Independent draws from U[low, high]."""
 
+    kind: ClassVar[str] = "uniform"
+    is_deterministic: ClassVar[bool] = False
+
     low: float
     high: float
+
+    def mean_std(self, _size: int) -> tuple[float, float]:
+        """Return mean and standard deviation of an element."""
+        return self.low / 2 + self.high / 2, (self.high / 2 - self.low / 2) / sqrt(3.0)
+
+    def words(self, _size: int) -> str:
+        """Return the law as a phrase; numbers have three digits."""
+        return f"uniform in [{self.low:.3g}, {self.high:.3g}]"
+
+    def extremes(self) -> Extremes:
+        """Return the numbers that the dtype must hold: the bounds, and the distance between them."""
+        return ("a", self.low), ("b", self.high), ("b", self.high - self.low)
 
 
 @dataclass(frozen=True, slots=True)
 class Normal:
     """Independent draws from N(mean, std^2), std >= 0."""
 
+    kind: ClassVar[str] = "normal"
+    is_deterministic: ClassVar[bool] = False
+
     mean: float
     std: float
+
+    def mean_std(self, _size: int) -> tuple[float, float]:
+        """Return mean and standard deviation of an element."""
+        return self.mean, self.std
+
+    def words(self, _size: int) -> str:
+        """Return the law as a phrase; numbers have three digits."""
+        return f"normal with mean {self.mean:.3g} and std {self.std:.3g}"
+
+    def extremes(self) -> Extremes:
+        """Return the numbers that the dtype must hold."""
+        return ("mean", self.mean), ("std", self.std)
 
 
 @dataclass(frozen=True, slots=True)
 class TruncatedNormal:
     """Independent draws from N(mean, std^2) conditioned on [low, high]; the bounds are absolute, as in torch."""
 
+    kind: ClassVar[str] = "truncated_normal"
+    is_deterministic: ClassVar[bool] = False
+
     mean: float
     std: float
     low: float
     high: float
+
+    def mean_std(self, _size: int) -> tuple[float, float]:
+        """Return mean and standard deviation of an element, which are not those of the normal that is truncated."""
+        return moments.truncated_normal(self.mean, self.std, self.low, self.high)
+
+    def words(self, size: int) -> str:
+        """Return the law as a phrase; numbers have three digits."""
+        return f"{Normal(self.mean, self.std).words(size)}, truncated to [{self.low:.3g}, {self.high:.3g}]"
+
+    def extremes(self) -> Extremes:
+        """Return the numbers that the dtype must hold: not the bounds, which every generator clamps to its range."""
+        return ("mean", self.mean), ("std", self.std)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,34 +118,51 @@ class Lattice:
     ascend: ``(counts[1] - 1) * strides[1] < strides[0]`` whenever there is more than one ``i``.
     """
 
+    kind: ClassVar[str] = "lattice"
+    is_deterministic: ClassVar[bool] = True
+
     value: float
     first: int
     strides: tuple[int, int]
     counts: tuple[int, int]
 
-    def within(self, start: int, stop: int) -> Iterator[range]:
-        """Yield the points in ``[start, stop)``, as few progressions of indices."""
-        (outer, inner), (rows, points) = self.strides, self.counts
-        span = (points - 1) * inner
-        begin = max(0, -((self.first + span - start) // outer))
-        for i in range(begin, rows):
-            origin = self.first + i * outer
-            if origin >= stop:
-                return
-            j = max(0, -((origin - start) // inner))
-            k = min(points, -((origin - stop) // inner))
-            if j < k:
-                yield range(origin + j * inner, origin + k * inner, inner)
+    def mean_std(self, size: int) -> tuple[float, float]:
+        """Return mean and standard deviation of an element picked at random, of a tensor of ``size`` elements."""
+        share = prod(self.counts) / max(size, 1)
+        return self.value * share, abs(self.value) * sqrt(share * (1 - share))
+
+    def words(self, size: int) -> str:
+        """Return the law of a tensor of ``size`` elements as a phrase; numbers have three digits."""
+        return f"{self.value:.3g} at {prod(self.counts)} of {size} places, 0 at the others"
+
+    def extremes(self) -> Extremes:
+        """Return the numbers that the dtype must hold."""
+        return (("val", self.value),)
 
 
 @dataclass(frozen=True, slots=True)
 class Sparse:
     """A ``(rows, cols)`` matrix of N(0, std^2) in which ``zeros`` elements of every column, at random, are zero."""
 
+    kind: ClassVar[str] = "sparse"
+    is_deterministic: ClassVar[bool] = False
+
     rows: int
     cols: int
     zeros: int
     std: float
+
+    def mean_std(self, _size: int) -> tuple[float, float]:
+        """Return mean and standard deviation of an element picked at random."""
+        return 0.0, self.std * sqrt(1 - self.zeros / max(self.rows, 1))
+
+    def words(self, _size: int) -> str:
+        """Return the law as a phrase; numbers have three digits."""
+        return f"normal with std {self.std:.3g}, but {self.zeros} of the {self.rows} elements of every column are 0"
+
+    def extremes(self) -> Extremes:
+        """Return the numbers that the dtype must hold."""
+        return (("std", self.std),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +173,76 @@ class Orthogonal:
     zero: ``taps`` is 1 for a plain matrix, and the size of the receptive field for a delta-orthogonal kernel.
     """
 
+    kind: ClassVar[str] = "orthogonal"
+    is_deterministic: ClassVar[bool] = False
+
     rows: int
     cols: int
     gain: float
     taps: int = 1
     centre: int = 0
 
+    def mean_std(self, _size: int) -> tuple[float, float]:
+        """Return mean and standard deviation of an element picked at random.
 
-Law = Constant | Uniform | Normal | TruncatedNormal | Lattice | Sparse | Orthogonal
+        They follow from symmetry: the squares of a row, or of a column, sum to ``gain^2``.
+        """
+        return 0.0, abs(self.gain) / sqrt(max(self.rows, self.cols, 1) * self.taps)
+
+    def words(self, _size: int) -> str:
+        """Return the law as a phrase; numbers have three digits."""
+        place = " in the middle of the kernel" if self.taps > 1 else ""
+        return f"{self.gain:.3g} times a random orthogonal matrix of {self.rows} x {self.cols}{place}"
+
+    def extremes(self) -> Extremes:
+        """Return the numbers that the dtype must hold."""
+        return (("gain", self.gain),)
+
+
+@dataclass(frozen=True, slots=True)
+class OrthogonalStack:
+    """``count`` independent matrices, each that of an ``Orthogonal``, in a tensor whose axes are in any order.
+
+    The stack holds one ``Orthogonal`` tensor after the other: element ``(r, c)`` of matrix ``b`` is element
+    ``((b * rows + r) * cols + c) * taps + centre`` of the stack. The tensor is a transposed view of it: an element with
+    the index ``(x[0], x[1], ...)`` in axes of ``sizes`` is element ``x[0] * strides[0] + x[1] * strides[1] + ...`` of
+    the stack.
+    """
+
+    kind: ClassVar[str] = "orthogonal_stack"
+    is_deterministic: ClassVar[bool] = False
+
+    rows: int
+    cols: int
+    gain: float
+    taps: int
+    centre: int
+    count: int
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def each(self) -> Orthogonal:
+        """The law of a single matrix."""
+        return Orthogonal(self.rows, self.cols, self.gain, self.taps, self.centre)
+
+    def mean_std(self, size: int) -> tuple[float, float]:
+        """Return mean and standard deviation of an element picked at random."""
+        return self.each.mean_std(size)
+
+    def words(self, size: int) -> str:
+        """Return the law as a phrase; numbers have three digits."""
+        if self.count == 1:
+            return self.each.words(size)
+        place = " in the middle of each kernel" if self.taps > 1 else ""
+        what = f"{self.count} independent random orthogonal matrices of {self.rows} x {self.cols}"
+        return f"{self.gain:.3g} times {what}{place}"
+
+    def extremes(self) -> Extremes:
+        """Return the numbers that the dtype must hold."""
+        return self.each.extremes()
+
+
+Law = Constant | Uniform | Normal | TruncatedNormal | Lattice | Sparse | Orthogonal | OrthogonalStack
+
+KINDS: tuple[str, ...] = tuple(law.kind for law in get_args(Law))

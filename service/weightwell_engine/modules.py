@@ -1,8 +1,8 @@
-"""Modules: what torch.nn's own modules do to their tensors when nobody says otherwise, as schemes in numbers.
+"""Modules: how the modules of torch.nn initialize their own tensors by default, as schemes with parameters.
 
-A module is known by the name of its class, and a tensor by its own name in the module, its leaf: ``weight``,
-``bias_ih_l0``, ``running_var``. Where the law of a tensor depends on another one of the module, as that of a Linear's
-bias does on the fan-in of its weight, the other one's shape is taken from those that stand beside it.
+A module is known by the name of its class, and a tensor by its leaf, its own name in the module: ``weight``,
+``bias_ih_l0``, ``running_var``. The law of a Linear's bias depends on the fan-in of the weight. Where a law depends on
+another tensor of the module like this, that tensor's shape is among the ``shapes``.
 
 The numbers are those of torch's ``reset_parameters`` in torch's order of operations, so that ``generator=torch`` draws
 from them what torch does. Everything is as in torch 2.13, ``torch/nn/modules``.
@@ -25,14 +25,14 @@ _FIRST = "_l0"
 
 
 def own_fields(module: str, leaf: str, shapes: Shapes) -> Fields:
-    """Return the fields of a tensor's spec, ``scheme`` and parameters, that say what a module does to its tensor.
+    """Return the ``scheme`` and the parameters by which a module initializes one of its tensors.
 
     ``module`` is the name of a class of ``torch.nn``, ``leaf`` the name of the tensor in it, and ``shapes`` has the
-    whole shapes, by leaf, of the tensor and of those beside it. There is a ``dtype`` among the fields of a counter.
-    The row of an embedding that torch sets to zero for its ``padding_idx`` is drawn like the others: no shape tells it.
+    whole shapes of the module's tensors by leaf. The fields of a counter also have a ``dtype``. The row of an embedding
+    that torch sets to zero for its ``padding_idx`` is drawn like the others, since no shape tells which it is.
 
-    Raises ``InvalidSpec`` for a module that is not in the table, a leaf that it does not have, and a tensor whose law
-    depends on one that is not there.
+    Raises ``InvalidSpec`` for a module that is not in the table, for a leaf that it does not have, and for a tensor
+    whose law depends on one that is missing.
     """
     if module not in MODULES:
         raise _unknown(module)
@@ -47,11 +47,11 @@ def _unknown(module: str) -> InvalidSpec:
     like = did_you_mean(module.rpartition(".")[2], MODULES)
     expected = f"a class of torch.nn that has tensors of its own, one of {', '.join(MODULES)}"
     advice = f"; {like}" if like else ": give a scheme"
-    detail = f"what the module {module[:80]!r} does to its tensors is not known{advice}"
+    detail = f"unknown module {module[:80]!r}: torch.nn has none of this name that has tensors of its own{advice}"
     return InvalidSpec("module", got=module, expected=expected, detail=detail, hint=like or "give a scheme")
 
 
-# What torch does to a tensor -----------------------------------------------------------------------------------------
+# Initializations of torch --------------------------------------------------------------------------------------------
 
 
 def _zeros(_leaf: str, _shapes: Shapes) -> Fields:
@@ -63,7 +63,7 @@ def _ones(_leaf: str, _shapes: Shapes) -> Fields:
 
 
 def _no_batches(_leaf: str, _shapes: Shapes) -> Fields:
-    """Return how a counter begins: torch counts batches in a 64-bit integer."""
+    """Return the initialization of a counter of batches, which torch keeps in a 64-bit integer."""
     return {"scheme": "zeros", "dtype": "int64"}
 
 
@@ -89,7 +89,7 @@ def _kaiming_uniform(_leaf: str, _shapes: Shapes) -> Fields:
 
 
 def _uniform_by_fan_in(leaf: str, shapes: Shapes) -> Fields:
-    """Return the law of a bias, whose bound is 1/sqrt(fan_in) of the weight beside it."""
+    """Return the law of a bias, whose bound is 1/sqrt(fan_in) of the module's weight."""
     return _uniform(Fans.of(_beside(leaf, "weight", shapes)).fan_in)
 
 
@@ -99,7 +99,7 @@ def _uniform_by_columns(leaf: str, shapes: Shapes) -> Fields:
 
 
 def _uniform_by_hidden_size(gates: int) -> Initialization:
-    """Return how a recurrent tensor is initialized whose rows are those of its gates, ``(gates * hidden, ...)``."""
+    """Return the initialization of a recurrent tensor ``(gates * hidden, ...)``."""
     return lambda leaf, shapes: _uniform(_size(shapes[leaf], 0) // gates)
 
 
@@ -116,8 +116,10 @@ def _uniform(size: int) -> Fields:
 def _beside(leaf: str, other: str, shapes: Shapes) -> tuple[int, ...]:
     if other in shapes:
         return shapes[other]
-    detail = f"the law of a {leaf} depends on the shape of the {other} beside it: put that there too, or give a scheme"
-    raise InvalidSpec("scheme", got="reset_parameters", expected=f"beside the module's {other}", detail=detail)
+    detail = f"the law of a {leaf} depends on the shape of the module's {other}: add the {other}, or give a scheme"
+    raise InvalidSpec(
+        "scheme", got="reset_parameters", expected=f"another, or with the module's {other}", detail=detail
+    )
 
 
 def _size(shape: tuple[int, ...], dimension: int) -> int:
@@ -140,7 +142,7 @@ def _cell(gates: int, layer: str = "") -> dict[str, Initialization]:
     )
 
 
-# Every class of torch.nn that has tensors of its own, and what it does to each of them.
+# Every class of torch.nn that has tensors of its own, and how it initializes each of them.
 MODULES: dict[str, Mapping[str, Initialization]] = {
     "Linear": _FULLY_CONNECTED,
     "Bilinear": {"weight": _uniform_by_columns, "bias": _uniform_by_columns},
@@ -179,7 +181,7 @@ MODULES: dict[str, Mapping[str, Initialization]] = {
     "PReLU": {"weight": _quarter},
 }
 
-# A lazy module becomes the one that it is named after, as soon as it has shapes.
+# A lazy module becomes the one that it is named after when it gets its shapes.
 MODULES |= {
     f"Lazy{name}": MODULES[name]
     for kind, most in (("Linear", 0), ("Conv", 3), ("ConvTranspose", 3), ("BatchNorm", 3), ("InstanceNorm", 3))

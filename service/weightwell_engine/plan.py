@@ -1,36 +1,37 @@
 """Plans: a spec with every law, offset and byte count settled, before a number is drawn.
 
-The plan decides everything and generation decides nothing: whatever can be wrong with a request is found here.
+All that can be wrong with a request is found here, so that drawing has nothing left to decide.
 """
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
 from weightwell_engine.dtypes import DTYPES, DType
 from weightwell_engine.exceptions import InvalidSpec, TooLarge
-from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
+from weightwell_engine.laws import Constant, Lattice, Law
 from weightwell_engine.regions import Region, Runs
 from weightwell_engine.safetensors import Entry, header, layout
 from weightwell_engine.schemes import SCHEMES
 from weightwell_engine.spec import METADATA, Spec, TensorSpec
 
-# The safetensors library reads no longer header (its MAX_HEADER_SIZE).
+# The longest header, in bytes, that the safetensors library reads (its MAX_HEADER_SIZE).
 _MAX_HEADER = 100_000_000
 
-# What a plan that is only looked at may hold.
+# A limit in bytes for plans that are described and never drawn.
 UNLIMITED = 2**127
 
-# The number of elements and of bytes of a tensor must fit what every reader of the format counts in.
+# The largest number of elements or bytes of a tensor: readers of the format count in signed 64-bit integers.
 _MAX_COUNT = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedTensor:
-    """One tensor of a file: whose it is, what its elements are, and which of them are wanted.
+    """One tensor of a file: its name and seed, the law of its elements, and the region of it that is in the file.
 
-    ``order`` is its place among the tensors of the spec, and ``offset`` that of its first byte in the file's data.
+    ``order`` is its index among the tensors of the spec, and ``offset`` that of its first byte in the file's data.
     """
 
     name: str
@@ -54,7 +55,7 @@ class PlannedTensor:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The elements ``start ... stop - 1`` of the wanted region of a tensor."""
+    """The elements ``start ... stop - 1`` of the region of a tensor that is in the file."""
 
     tensor: PlannedTensor
     start: int
@@ -76,11 +77,12 @@ class Piece:
 
 @dataclass(frozen=True)
 class Plan:
-    """One virtual file: a header, the tensors in the order of the file, and what the bytes depend on.
+    """One virtual file: its header, and its tensors in the order of the file.
 
-    ``identity`` says which generator draws, in which version, and whatever else the numbers depend on. It is in the
-    header's metadata with the canonical spec, so the header determines every byte of the file, and its digest is the
-    file's ``etag``, its strong validator, quoted as HTTP wants it.
+    ``identity`` names the generator, its version, and all else that the numbers depend on. The header's metadata has it
+    and the canonical spec, so the header determines every byte of the file. Its digest is the file's ``etag``, a strong
+    validator in quotes, as HTTP has them. ``unused`` are the places of the rules that match no tensor: they say how the
+    file was asked for, not what it is.
     """
 
     generator: str
@@ -88,6 +90,7 @@ class Plan:
     header: bytes
     tensors: tuple[PlannedTensor, ...]
     etag: str
+    unused: tuple[int, ...] = ()
 
     @cached_property
     def nbytes(self) -> int:
@@ -100,7 +103,7 @@ class Plan:
         return sum(tensor.nbytes for tensor in self.tensors)
 
     def pieces(self, start: int, stop: int) -> Iterator[Piece]:
-        """Yield what the bytes ``start ... stop - 1`` of the data hold, both at multiples of 8 bytes or at the end."""
+        """Yield the pieces in bytes ``start ... stop - 1`` of the data; both are multiples of 8, or its end."""
         for tensor in self._between(start, stop):
             size = tensor.dtype.itemsize
             first = max(start - tensor.offset, 0) // size
@@ -109,7 +112,7 @@ class Plan:
                 yield Piece(tensor, first, last)
 
     def _between(self, start: int, stop: int) -> Iterator[PlannedTensor]:
-        # Bisected, because a range near the end of a file of many tensors must not cost a walk through all of them.
+        # A bisection, so that a range near the end of a file does not cost a walk through all of its tensors.
         low, high = 0, len(self.tensors)
         while low < high:
             middle = (low + high) // 2
@@ -121,38 +124,33 @@ class Plan:
             yield tensor
 
 
-class naming:  # noqa: N801 - reads as what it does: with naming(...)
-    """Name the tensor in the field of an ``InvalidSpec`` that is raised about it, if there are several tensors."""
-
-    __slots__ = ("_name",)
-
-    def __init__(self, name: str, *, several: bool):
-        self._name = name if several else None
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, InvalidSpec) and self._name is not None:
-            raise error.within(f"tensors.{self._name}") from None
+@contextmanager
+def errors_of_tensor(name: str, *, several: bool) -> Iterator[None]:
+    """Put the tensor's name before the field of an ``InvalidSpec``, if the file has several tensors."""
+    try:
+        yield
+    except InvalidSpec as error:
+        if not several:
+            raise
+        raise error.within(f"tensors.{name}") from None
 
 
 def make_plan(spec: Spec, identity: str, *, portable: bool, max_bytes: int) -> Plan:
-    """Settle a spec into a plan for the generator that calls itself ``identity``, with ``portable`` laws or torch's.
+    """Return the plan of a spec for the generator of an ``identity``, with ``portable`` laws or torch's.
 
-    Raises ``InvalidSpec`` for what no generator could draw, with the tensor's name in the field if there are several,
-    and ``TooLarge`` for a file of more than ``max_bytes``.
+    Raises ``InvalidSpec`` for a spec that no generator can draw, with the tensor's name in the field if there are
+    several, and ``TooLarge`` for a file with more than ``max_bytes`` of data.
     """
     several = len(spec.tensors) > 1
     laws: dict[tuple[object, ...], Law] = {}
     settled: dict[str, tuple[int, TensorSpec, Law, Region]] = {}
     for order, tensor in enumerate(spec.tensors):
-        # The layers of a model are alike, and tensors that took the same rule share its parameters.
-        alike = tensor.scheme, tensor.shape, tensor.dtype, tuple(sorted(tensor.parameters.items()))
-        with naming(tensor.name, several=several):
-            if alike not in laws:
-                laws[alike] = _law(tensor, portable)
-            settled[tensor.name] = order, tensor, laws[alike], _region(tensor)
+        # Layers of a model are alike: tensors that agree in all of this share a law.
+        key = tensor.scheme, tensor.shape, tensor.dtype, tuple(sorted(tensor.parameters.items()))
+        with errors_of_tensor(tensor.name, several=several):
+            if key not in laws:
+                laws[key] = _law(tensor, portable)
+            settled[tensor.name] = order, tensor, laws[key], _region(tensor)
     placed = layout(Entry(name, DTYPES[t.dtype], region.extent) for name, (_, t, _, region) in settled.items())
     check_size(sum(entry.nbytes for entry, _ in placed), max_bytes)
     # transformers and others load only files whose metadata names a format; "pt" is the layout of torch.
@@ -168,6 +166,7 @@ def make_plan(spec: Spec, identity: str, *, portable: bool, max_bytes: int) -> P
         header=head,
         tensors=tuple(_planned(*settled[entry.name], offset) for entry, offset in placed),
         etag=f'"{hashlib.sha256(head).hexdigest()[:32]}"',
+        unused=spec.unused,
     )
 
 
@@ -189,7 +188,7 @@ def _law(tensor: TensorSpec, portable: bool) -> Law:
     _check_count(tensor.shape, dtype)
     law = SCHEMES[tensor.scheme].law(tensor.shape, tensor.parameters, portable=portable)
     _check_representable(tensor, law, dtype)
-    return Constant(0.0) if 0 in tensor.shape else law  # nothing is drawn, so no generator has to be able to
+    return Constant(0.0) if 0 in tensor.shape else law  # a tensor without elements is drawn by every generator
 
 
 def _check_count(shape: tuple[int, ...], dtype: DType) -> None:
@@ -212,36 +211,22 @@ def _region(tensor: TensorSpec) -> Region:
 
 
 def _check_representable(tensor: TensorSpec, law: Law, dtype: DType) -> None:
-    """Refuse a law whose numbers do not fit the dtype, by the parameter where it is one and by the dtype where not."""
+    """Refuse a law with numbers beyond the dtype's range; name the parameter that has the number, or else the dtype."""
     if dtype.is_integer:
         _check_whole(law, dtype)
-    for field, value in _extremes(law):
+    for field, value in law.extremes():
         if abs(value) <= dtype.max:
             continue
         if tensor.parameters.get(field) == value:
             largest = f"{dtype.max:.0f}" if dtype.is_integer else f"{dtype.max:g}"
             raise InvalidSpec(field, got=value, expected=f"within +-{largest}, the range of {dtype.name}")
-        raise InvalidSpec("dtype", got=dtype.name, expected=f"one that holds {value:g}, which the law comes to")
+        raise InvalidSpec("dtype", got=dtype.name, expected=f"one that holds {value:g}, which this law needs")
 
 
 def _check_whole(law: Law, dtype: DType) -> None:
-    """Refuse a law whose numbers are not all whole."""
+    """Refuse a law whose numbers are not all integers."""
     if not isinstance(law, Constant | Lattice):
         expected = "a floating-point type, as this scheme draws fractions"
         raise InvalidSpec("dtype", got=dtype.name, expected=expected)
     if not law.value.is_integer():
-        raise InvalidSpec("dtype", got=dtype.name, expected=f"a type that holds {law.value!r}, which is no integer")
-
-
-def _extremes(law: Law) -> tuple[tuple[str, float], ...]:
-    match law:
-        case Constant(value) | Lattice(value):
-            return (("val", value),)
-        case Uniform(low, high):
-            return (("a", low), ("b", high), ("b", high - low))
-        case Normal(mean, std) | TruncatedNormal(mean, std):
-            return (("mean", mean), ("std", std))
-        case Sparse(std=std):
-            return (("std", std),)
-        case Orthogonal(gain=gain):
-            return (("gain", gain),)
+        raise InvalidSpec("dtype", got=dtype.name, expected=f"a type that holds {law.value!r}, which is not an integer")

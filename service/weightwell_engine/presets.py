@@ -1,35 +1,33 @@
 """Presets: how well-known code initializes its models, as rules by name.
 
-A preset is a function from parameters to rules. A rule is an object of a manifest's JSON form: which tensors, by
-``match`` (a glob) or ``regex``, then a scheme and its parameters; of several rules that match, the first holds. What a
-rule depends on and no name tells, such as the number of layers, is a parameter without a default.
+A preset is a function from parameters to rules. A rule is an object of a manifest's JSON form: a ``match`` (a glob) or
+a ``regex`` for the names of tensors, then a scheme and its parameters. Of several rules that match, the first applies.
+The number of layers and the like, which names do not tell, are parameters without a default.
 
-The rules name tensors, by the end of their names, since whatever wraps a model puts prefixes before them. They say
-nothing of tensors that the code they describe does not have: a tensor that no rule knows is an error, not a guess.
+Rules match the ends of names, since wrappers of a model put prefixes before them. They match no tensors that the
+described code does not have: a tensor without a rule is an error, not a guess.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import sqrt
-from sys import float_info
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Literal
 
 from annotated_types import Interval
 
-from weightwell_engine.exceptions import InvalidSpec, InvalidSpecs
 from weightwell_engine.schemes import Doc, SchemeParameter
 
 Rule = dict[str, object]
 Rules = Iterator[Rule]
 
-# Where a rule depends on the layer there is one for each, so this is also about how many rules a preset can have.
+# Some presets have a rule for each layer, so this also limits the number of rules.
 MAX_LAYERS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """One row of the table: what the preset describes, where that can be read, and what it must be told."""
+    """One row of the table: what the preset describes, its sources, its parameters, and the function."""
 
     name: str
     summary: str
@@ -38,63 +36,8 @@ class Preset:
     function: Callable[..., Rules]
 
     def rules(self, /, **parameters: object) -> tuple[Rule, ...]:
-        """Return the rules, first come first; raise ``InvalidSpec`` or ``InvalidSpecs`` for what they cannot be of."""
-        if errors := list(self._errors(parameters)):
-            raise errors[0] if len(errors) == 1 else InvalidSpecs(errors)
+        """Return the rules, in the order in which they apply. The parameters must be as their annotations say."""
         return tuple(self.function(**parameters))
-
-    def _errors(self, given: Mapping[str, object]) -> Iterator[InvalidSpec]:
-        known = {parameter.name: parameter for parameter in self.parameters}
-        for name in sorted(given.keys() - known.keys()):
-            yield self._unknown(name, given[name])
-        for name, parameter in known.items():
-            if name in given and not _is_allowed(parameter, given[name]):
-                yield InvalidSpec(f"preset.{name}", got=given[name], expected=_expected(parameter))
-            if name not in given and parameter.default is ...:
-                yield self._missing(parameter)
-
-    def _unknown(self, name: str, value: object) -> InvalidSpec:
-        names = ", ".join(parameter.name for parameter in self.parameters) or "none"
-        detail = f"preset.{name[:80]} is not a parameter of {self.name}, whose parameters are: {names}"
-        return InvalidSpec(f"preset.{name}", got=value, expected=f"one of its parameters: {names}", detail=detail)
-
-    def _missing(self, parameter: SchemeParameter) -> InvalidSpec:
-        detail = f"preset.{parameter.name} is missing, which {self.name} cannot know: {parameter.doc}"
-        return InvalidSpec(f"preset.{parameter.name}", got=None, expected="given", detail=detail)
-
-
-def _is_allowed(parameter: SchemeParameter, value: Any) -> bool:
-    kind, *conditions = get_args(parameter.annotation)
-    if value is None:
-        return parameter.default is None
-    if get_origin(kind) is Literal:
-        return value in get_args(kind)
-    if kind is bool or isinstance(value, bool):
-        return kind is bool and isinstance(value, bool)
-    if not isinstance(value, int if kind is int else (int, float)) or not abs(value) <= float_info.max:
-        return False
-    return all(_is_within(value, each) for each in conditions if isinstance(each, Interval))
-
-
-def _is_within(value: Any, interval: Interval) -> bool:
-    return (
-        (interval.ge is None or value >= interval.ge)
-        and (interval.gt is None or value > interval.gt)
-        and (interval.le is None or value <= interval.le)
-    )
-
-
-def _expected(parameter: SchemeParameter) -> str:
-    """Say what values a parameter can have."""
-    kind, *conditions = get_args(parameter.annotation)
-    if get_origin(kind) is Literal:
-        return f"one of {', '.join(get_args(kind))}"
-    if kind is bool:
-        return "true or false"
-    interval = next((each for each in conditions if isinstance(each, Interval)), None)
-    if kind is int and interval:
-        return f"an integer in [{interval.ge}, {interval.le}]"
-    return f"a finite number{' above zero' if interval else ''}{', or null' if parameter.default is None else ''}"
 
 
 PRESETS: dict[str, Preset] = {}
@@ -105,17 +48,11 @@ def preset(name: str, *references: str) -> Callable[[Callable[..., Rules]], Call
 
     def register(function: Callable[..., Rules]) -> Callable[..., Rules]:
         arguments = inspect.signature(function).parameters.values()
-        parameters = tuple(_parameter(argument) for argument in arguments)
+        parameters = tuple(map(SchemeParameter.of, arguments))
         PRESETS[name] = Preset(name, inspect.getdoc(function) or "", references, parameters, function)
         return function
 
     return register
-
-
-def _parameter(argument: inspect.Parameter) -> SchemeParameter:
-    doc = next(extra.text for extra in get_args(argument.annotation) if isinstance(extra, Doc))
-    default = ... if argument.default is argument.empty else argument.default
-    return SchemeParameter(argument.name, argument.annotation, doc, default)
 
 
 _SIZE = Interval(ge=1, le=2**31 - 1)
@@ -126,14 +63,14 @@ BaseWidth = Annotated[int, _SIZE, Doc("width at which the hyperparameters were f
 Std = Annotated[float, Interval(gt=0), Doc("standard deviation of the matrices that no other rule scales")]
 
 
-# What code bases call their modules ----------------------------------------------------------------------------------
+# The names of modules in code bases ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What the modules of a transformer are called, by the part that they play; each is a regex.
+    """The names of a transformer's modules, each a regex.
 
-    ``reading`` are the matrices that read the residual stream, and ``writing`` those that write back into it.
+    ``reading`` are the matrices that read the residual stream, and ``writing`` those that write into it.
     """
 
     embedding: str
@@ -284,7 +221,7 @@ _VIT_NORMS = r"norm|norm1|norm2|norm_pre|fc_norm|q_norm|k_norm"
 
 
 def _vit_tokens() -> Rules:
-    """Yield the rules for what is no module of a vision transformer, but a parameter of its own."""
+    """Yield the rules for the parameters of a vision transformer that belong to none of its modules."""
     yield {"regex": r"(.*\.)?pos_embed", "scheme": "trunc_normal", "std": 0.02}
     yield {"regex": r"(.*\.)?(cls|reg)_token", "scheme": "normal", "std": 1e-6}
 
@@ -326,7 +263,7 @@ def vit_jax(
 )
 def lora() -> Rules:
     """Initialize low-rank adapters as peft does, so that they begin as no change: A drawn, B zero."""
-    # Behind the name of a matrix stands that of its adapter, in a running model; in a file of adapters it does not.
+    # In a running model the name of a matrix ends with that of its adapter; in a file of adapters it does not.
     yield {"regex": r"(.*\.)?lora_A(\.[^.]+)?(\.weight)?", "scheme": "kaiming_uniform", "a": sqrt(5)}
     yield {"regex": r"(.*\.)?lora_B(\.[^.]+)?(\.weight|\.bias)?", "scheme": "zeros"}
     yield {"regex": r"(.*\.)?lora_embedding_A(\.[^.]+)?", "scheme": "zeros"}

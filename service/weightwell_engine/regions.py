@@ -1,7 +1,7 @@
-"""Regions: which elements of a tensor are wanted, as runs of the flat row-major index.
+"""Regions: slices of a tensor, as runs of the flat row-major index.
 
-A slice of a tensor is a rectangle. In the flat index of the whole tensor a rectangle is a set of equal runs at equal
-distances, which is the one shape that every generator understands.
+A slice is a rectangle. In the flat index of the whole tensor a rectangle is a set of equal runs at equal distances, and
+that is what generators draw.
 """
 
 from collections.abc import Iterator
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from math import ceil, prod
 from operator import sub
 
-# Below this many elements, drawing a run takes no longer than asking for one.
+# Elements of a short run: drawing one costs no more than the call.
 _SHORT = 4096
 
-# Elements of a cover at most, so that little memory is needed however little of it is wanted.
+# Largest number of elements of a cover, which bounds its memory.
 _COVER = 1 << 16
 
-Level = tuple[int, int]  # how many of a thing there are, and how far apart
+Level = tuple[int, int]  # a number of equal items, and the distance between neighbours
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +35,10 @@ class Runs:
 
 @dataclass(frozen=True, slots=True)
 class Cover:
-    """Runs that hold more than is wanted, because drawing all of it is quicker than picking out what is wanted.
+    """Runs of which only some elements are wanted: drawing all of them is faster than many short runs.
 
     Of every run the elements at ``i * stride + j * stride' + ...`` are picked, for the ``(size, stride)`` of ``picks``,
-    outermost first; and of what is picked from all of the runs, those from ``begin`` to ``end - 1`` are wanted.
+    outermost first. Of the elements picked from all runs, in order, those from ``begin`` to ``end - 1`` are wanted.
     """
 
     runs: Runs
@@ -81,7 +81,7 @@ class Region:
         return self.extent == self.shape
 
     def runs(self, start: int, stop: int) -> Iterator[Runs]:
-        """Yield the elements ``start ... stop - 1`` of the region, in its own row-major order, as few, large runs.
+        """Yield the elements ``start ... stop - 1`` of the region, in its row-major order, as few and large runs.
 
         ``0 <= start <= stop <= size``.
         """
@@ -98,9 +98,9 @@ class Region:
             start += end - begin
 
     def covers(self, start: int, stop: int) -> Iterator[Runs | Cover]:
-        """Yield the elements ``start ... stop - 1`` as ``runs`` does, but a cover where those would be many and short.
+        """Yield the elements ``start ... stop - 1`` as ``runs`` does, but a cover instead of many short runs.
 
-        A 2 x 2 crop of every 3 x 3 kernel has runs of 2 elements; it is drawn by the row of kernels.
+        A 2 x 2 crop of every 3 x 3 kernel has runs of 2 elements. Its cover is a row of whole kernels.
         """
         levels, first = self._levels()
         inner = _innermost(levels)
@@ -121,8 +121,8 @@ class Region:
     def _levels(self) -> tuple[list[Level], int]:
         """Collapse the rectangle into ``(size, stride)`` levels, outermost first, and the flat index of its corner.
 
-        A dimension that is taken whole merges into the one outside it, and one of which a single index is taken is no
-        level at all, so most slices end with one or two.
+        A dimension that is whole merges into the one outside it, and a single index of a dimension needs no level, so
+        most slices have one or two.
         """
         levels, first, stride = [(1, 1)], 0, 1
         for length, start, stop in reversed(list(zip(self.shape, self.starts, self.stops, strict=True))):
@@ -148,7 +148,7 @@ def _span(levels: list[Level]) -> int:
 
 
 def _offset(levels: list[Level], index: int) -> int:
-    """Return how far thing number ``index`` of these levels, outermost first, is from the first."""
+    """Return the distance of item ``index`` of these levels, outermost first, from item 0."""
     offset = 0
     for size, stride in reversed(levels):
         index, here = divmod(index, size)

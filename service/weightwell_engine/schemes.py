@@ -1,9 +1,9 @@
 """The scheme registry: every way to initialize a tensor, as a pure function from its geometry to a law.
 
-A scheme is a function. Its first argument, if it has one, is what it must know of the tensor: ``shape`` or ``fans``.
-Its keyword arguments are its parameters, under torch's names and with torch's defaults where torch has them; their
-annotations carry the intervals that are allowed and what they mean. Registered once, a scheme is in the HTTP models,
-the OpenAPI document, the catalogue and the parametrized tests.
+A scheme is a function. Its first argument, if it has one, is what it must know of the tensor: its ``shape``, its
+``fans``, or its ``axes``. Its keyword arguments are its parameters, under torch's names and with torch's defaults where
+torch has them; their annotations carry the intervals that are allowed and what they mean. Registered once, a scheme is
+in the HTTP models, the OpenAPI document, the catalogue and the parametrized tests.
 
 Laws must be the same everywhere, so everything here is ``+ - * /`` and ``sqrt``, and in torch's order of operations, so
 that torch draws the same numbers from the same law.
@@ -17,13 +17,23 @@ from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Gt, Interval
 
+from weightwell_engine.axes import Axes, Layout, Shape
 from weightwell_engine.exceptions import InvalidSpec
 from weightwell_engine.fans import Fans
-from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
+from weightwell_engine.laws import (
+    Constant,
+    Lattice,
+    Law,
+    Normal,
+    Orthogonal,
+    OrthogonalStack,
+    Sparse,
+    TruncatedNormal,
+    Uniform,
+)
 from weightwell_engine.nonlinearities import calculate_gain, nonlinearity
 from weightwell_engine.spec import Parameter
 
-Shape = tuple[int, ...]
 Unit = Literal["element", "column", "matrix"]
 
 GLOROT = "Glorot & Bengio 2010, Understanding the difficulty of training deep feedforward neural networks"
@@ -42,29 +52,42 @@ TRUNCATED_AT_2_STD = 0.87962566103423978
 
 @dataclass(frozen=True, slots=True)
 class Doc:
-    """What a parameter means, in a few words, carried in its annotation."""
+    """The meaning of a parameter, in a few words, as a part of its annotation."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class SchemeParameter:
-    """One parameter: its annotation with intervals, its meaning, and its default (``...`` where there is none)."""
+    """One parameter: its annotation with intervals, its meaning, and its default (``...`` where there is none).
+
+    A canonical spec spells out every default but those of parameters that are ``omitted``. They are younger than files
+    whose ETags must stay.
+    """
 
     name: str
     annotation: Any
     doc: str
     default: Any
+    omitted: bool = False
+
+    @classmethod
+    def of(cls, argument: inspect.Parameter) -> "SchemeParameter":
+        """Return the parameter of a function's argument, whose annotation has a ``Doc``."""
+        doc = next(extra.text for extra in get_args(argument.annotation) if isinstance(extra, Doc))
+        default = ... if argument.default is argument.empty else argument.default
+        return cls(argument.name, argument.annotation, doc, default)
 
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
     """One row of the registry.
 
-    ``ndim`` is the closed interval of dimensions that the scheme is defined for, and ``refusal`` is what torch says of
-    others. ``needs`` is "shape", "fans" or None: the one thing that the law depends on beside the parameters.
-    ``unit`` is what has to be drawn to have one element: a slice or a byte range costs the units that it touches.
-    ``has_gain`` says that it goes through ``calculate_gain``, whose last bit is not the same on every platform.
+    ``ndim`` is the closed interval of dimensions, batch axes not counted, that the scheme is defined for, and
+    ``refusal`` is what torch says of others. ``needs`` is "shape", "fans", "axes" or None: the one thing that the law
+    depends on besides the parameters. ``unit`` is what has to be drawn to have one element: a slice or a byte range
+    costs the units that it touches. ``has_gain``: the law goes through ``calculate_gain``, whose last bit is not the
+    same on every platform.
     """
 
     name: str
@@ -83,25 +106,51 @@ class Scheme:
     def law(self, shape: Shape, parameters: Mapping[str, Parameter], *, portable: bool) -> Law:
         """Return the law of a tensor; raise ``InvalidSpec`` where the scheme is not defined for it.
 
-        A tensor without elements has no values to be wrong: its law is a constant, whatever its fans. A ``portable``
-        law is the same on every machine; one that is not is torch's on this machine, to the last bit.
+        The law of a tensor without elements is a constant, whatever its fans. A ``portable`` law is the same on every
+        machine; one that is not is torch's on this machine, to the last bit.
         """
-        self._check_ndim(shape)
+        options, own = self._divided(parameters)
+        axes = self.axes(shape, parameters)
+        self._check_ndim(shape, batch=len(options.get("batch_axis", ())))
         if prod(shape) == 0 and self.needs == "fans":
             return Constant(0.0)
-        own = {
-            parameter.name: parameters[parameter.name] for parameter in self.parameters if parameter.name in parameters
-        }
-        if self.needs == "fans":
-            options: dict[str, Any] = {key: own.pop(key) for key in FAN_OPTIONS if key in own}
-            if self.has_gain:
-                own["portable"] = portable
-            return self.function(Fans.of(shape, **options), **own)
-        return self.function(shape, **own) if self.needs == "shape" else self.function(**own)
+        if self.has_gain:
+            own["portable"] = portable
+        match self.needs:
+            case "fans":
+                return self.function(Fans.of(shape, **options), **own)
+            case "axes":
+                return self.function(axes, **own)
+            case "shape":
+                return self.function(shape, **own)
+        return self.function(**own)
 
-    def _check_ndim(self, shape: Shape) -> None:
+    def axes(self, shape: Shape, parameters: Mapping[str, Parameter]) -> Axes | None:
+        """Return which axes of a tensor are which, for a scheme to which that matters; raises as ``Axes.of``."""
+        if self.needs not in OPTIONS:
+            return None
+        return Axes.of(shape, **{name: each for name, each in self._divided(parameters)[0].items() if name in AXES})
+
+    def fans(self, shape: Shape, parameters: Mapping[str, Parameter]) -> Fans:
+        """Return the fans that the law depends on, or for other schemes, those that the shape says.
+
+        A tensor without elements has no channels to divide into groups. Raises as ``Fans.of``.
+        """
+        options = self._divided(parameters)[0]
+        return Fans.of(shape, **{name: each for name, each in options.items() if name in AXES or 0 not in shape})
+
+    def _divided(self, parameters: Mapping[str, Parameter]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the options about axes and fans, and the scheme's own parameters."""
+        options = OPTIONS.get(self.needs, {})
+        own = {each.name for each in self.parameters} - options.keys()
+        return (
+            {name: value for name, value in parameters.items() if name in options},
+            {name: value for name, value in parameters.items() if name in own},
+        )
+
+    def _check_ndim(self, shape: Shape, *, batch: int) -> None:
         low, high = self.ndim
-        if low <= len(shape) <= (high or len(shape)):
+        if low <= len(shape) - batch <= (high or len(shape)):
             return
         expected = (
             f"{low} dimensions"
@@ -110,6 +159,8 @@ class Scheme:
             if high
             else f"{low} or more dimensions"
         )
+        if batch:
+            raise InvalidSpec("shape", got=list(shape), expected=f"{expected} besides batch_axis")
         raise InvalidSpec("shape", got=list(shape), expected=expected, detail=self.refusal)
 
 
@@ -130,7 +181,7 @@ def scheme(
     def register(function: Callable[..., Law]) -> Callable[..., Law]:
         arguments = inspect.signature(function).parameters.values()
         needs = next((a.name for a in arguments if a.kind is a.POSITIONAL_OR_KEYWORD), None)
-        parameters = tuple(_parameter(a) for a in arguments if a.kind is a.KEYWORD_ONLY and a.name != _PORTABLE)
+        own = [a for a in arguments if a.kind is a.KEYWORD_ONLY and a.name != _PORTABLE]
         name = function.__name__
         SCHEMES[name] = Scheme(
             name=name,
@@ -142,7 +193,7 @@ def scheme(
             refusal=refusal,
             unit=unit,
             needs=needs,
-            parameters=parameters + (tuple(FAN_OPTIONS.values()) if needs == "fans" else ()),
+            parameters=(*map(SchemeParameter.of, own), *OPTIONS.get(needs, {}).values()),
             function=function,
             has_gain=_PORTABLE in inspect.signature(function).parameters,
         )
@@ -152,34 +203,53 @@ def scheme(
     return register
 
 
-def _parameter(argument: inspect.Parameter) -> SchemeParameter:
-    doc = next(extra.text for extra in get_args(argument.annotation) if isinstance(extra, Doc))
-    default = ... if argument.default is argument.empty else argument.default
-    return SchemeParameter(argument.name, argument.annotation, doc, default)
+AxisList = Shape | None
+"""Annotation of a parameter that is one axis or a list of axes."""
 
 
-# What every scheme with fans takes beside its own parameters; Fans.of gives them their meaning.
-FAN_OPTIONS = {
-    option.name: option
-    for option in (
-        SchemeParameter(
-            "fan_in",
-            Annotated[int | None, Interval(ge=1, le=2**63 - 1)],
-            "replaces the fan-in that the shape says",
-            None,
-        ),
-        SchemeParameter(
-            "fan_out",
-            Annotated[int | None, Interval(ge=1, le=2**63 - 1)],
-            "replaces the fan-out that the shape says",
-            None,
-        ),
+def _named(*parameters: SchemeParameter) -> dict[str, SchemeParameter]:
+    return {parameter.name: parameter for parameter in parameters}
+
+
+# Options about axes, which every scheme with fans or axes has; Axes.of gives them their meaning.
+_AXIS_OPTIONS = _named(
+    SchemeParameter(
+        "layout",
+        Layout,
+        "order of the axes that in_axis, out_axis and batch_axis do not name: torch is [out, in, *kernel]; "
+        "jax, for Keras and Flax as well, is [*kernel, in, out]",
+        "torch",
+        omitted=True,
+    ),
+    SchemeParameter("in_axis", AxisList, "the axes of the inputs, such as 0 or -2; the layout's by default", None),
+    SchemeParameter("out_axis", AxisList, "the axes of the outputs, such as -1; the layout's by default", None),
+    SchemeParameter(
+        "batch_axis",
+        AxisList,
+        "axes that number independent weights, such as 0 for stacked experts",
+        (),
+        omitted=True,
+    ),
+)
+
+_Fan = Annotated[int | None, Interval(ge=1, le=2**63 - 1)]
+
+# The options of schemes besides their own parameters, by what their laws depend on.
+OPTIONS: dict[str | None, dict[str, SchemeParameter]] = {
+    "axes": _AXIS_OPTIONS,
+    # Fans.of gives them their meaning.
+    "fans": _named(
+        SchemeParameter("fan_in", _Fan, "replaces the fan-in that the shape says", None),
+        SchemeParameter("fan_out", _Fan, "replaces the fan-out that the shape says", None),
         SchemeParameter("groups", Annotated[int, Ge(1)], "groups of a grouped convolution", 1),
         SchemeParameter(
-            "transposed", bool, "whether the weight is a transposed convolution's, [in, out, *kernel]", False
+            "transposed", bool, "whether the weight is a transposed convolution's: in and out change places", False
         ),
-    )
+        *_AXIS_OPTIONS.values(),
+    ),
 }
+# Those of them that Axes.of reads.
+AXES = {*_AXIS_OPTIONS, "transposed"}
 
 Gain = Annotated[float, Ge(0), Doc("factor on the standard deviation; see /gain")]
 Factor = Annotated[float, Doc("factor on the matrix")]
@@ -254,6 +324,10 @@ def _centre(index: Shape, kernel: Shape) -> int:
     for position, size in zip(index, kernel, strict=True):
         flat = flat * size + position
     return flat
+
+
+# The schemes above draw nothing: their numbers follow from the index alone.
+FIXED = frozenset(SCHEMES)
 
 
 # Given laws ----------------------------------------------------------------------------------------------------------
@@ -391,7 +465,7 @@ def lecun_normal(fans: Fans) -> Law:
 
 
 def _gain(name: str, a: float, portable: bool) -> float:
-    """Return the gain of a rectifier; like torch, do not look at the slope of anything but a leaky one."""
+    """Return the gain of a nonlinearity; only leaky_relu has a slope, and torch ignores that of the others."""
     try:
         return calculate_gain(name, a if nonlinearity(name).param else None, portable=portable)
     except InvalidSpec as error:
@@ -413,21 +487,29 @@ def _uniform(std: float) -> Law:
     refusal="Only tensors with 2 or more dimensions are supported",
     unit="matrix",
 )
-def orthogonal(shape: Shape, *, gain: Factor = 1.0) -> Law:
-    """Fill with a random (semi-)orthogonal matrix: the first dimension by all the others, flattened."""
-    return Orthogonal(shape[0], prod(shape[1:]), gain)
+def orthogonal(axes: Axes, *, gain: Factor = 1.0) -> Law:
+    """Fill with a random (semi-)orthogonal matrix, or with one for each index of the batch: outputs by all the rest."""
+    return _matrices(axes, gain, axes.size(axes.inputs) * axes.size(axes.kernel))
 
 
 @scheme(formula="gain * Q at the centre of the kernel, zero elsewhere", references=(XIAO,), ndim=(3, 5), unit="matrix")
-def delta_orthogonal(shape: Shape, *, gain: Factor = 1.0) -> Law:
+def delta_orthogonal(axes: Axes, *, gain: Factor = 1.0) -> Law:
     """Fill a convolution so that it is a random orthogonal map of its channels; needs in <= out channels."""
-    rows, cols, *kernel = shape
+    rows, cols, kernel = axes.size(axes.outputs), axes.size(axes.inputs), axes.sizes(axes.kernel)
     if cols > rows:
-        raise InvalidSpec(
-            "shape", got=list(shape), expected="no more input channels (dim 1) than output channels (dim 0)"
-        )
-    centre = _centre(tuple((size - 1) // 2 for size in kernel), tuple(kernel))
-    return Orthogonal(rows, cols, gain, prod(kernel), centre)
+        expected = f"no more input channels than output channels, of which it has {cols} and {rows}"
+        raise InvalidSpec("shape", got=list(axes.shape), expected=expected)
+    centre = _centre(tuple((size - 1) // 2 for size in kernel), kernel)
+    return _matrices(axes, gain, cols, prod(kernel), centre)
+
+
+def _matrices(axes: Axes, gain: float, cols: int, taps: int = 1, centre: int = 0) -> Law:
+    """Return the law of orthogonal matrices, each of as many rows as there are outputs."""
+    law = Orthogonal(axes.size(axes.outputs), cols, gain, taps, centre)
+    count, (sizes, strides) = axes.size(axes.batch), axes.strides()
+    if count == 1 and len(sizes) == 1:
+        return law
+    return OrthogonalStack(law.rows, law.cols, gain, taps, centre, count, sizes, strides)
 
 
 @scheme(

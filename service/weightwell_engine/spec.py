@@ -1,15 +1,15 @@
-"""Specs: what was asked for, complete and checked field by field, before anything is known of how to draw it."""
+"""Specs: complete requests, checked field by field, before they are planned."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-Parameter = float | int | str | bool
+Parameter = float | int | str | bool | tuple[int, ...]
 
-# What a spec can name in its ``generator`` field, the default first.
+# The generators that a spec can name, the default first.
 GENERATORS = ("philox", "torch")
 
-# What the metadata of every file has. An alias is metadata as well, so it can have none of these names.
+# Keys of the metadata of every file. Aliases are keys there too, so none can have one of these names.
 METADATA = ("format", "weightwell", "generator", "spec")
 
 # The largest integer that every JSON reader keeps exactly (RFC 8259, section 6); larger ones are written as strings.
@@ -18,10 +18,11 @@ _EXACT_IN_JSON = 2**53 - 1
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One tensor: its whole ``shape``, the ``scheme`` by its own name and all its ``parameters``, and who draws it.
+    """One tensor: the ``shape`` of the whole, the ``scheme`` by its own name, and the scheme's ``parameters``.
 
     ``slice`` holds ``(start, stop)`` for every dimension, or is None for the whole tensor. ``seed`` is 0 ... 2^64-1.
-    ``rule`` is the path of the rule that the scheme was taken from, such as ``rules.0``: how it was said, not what.
+    ``rule`` is the path of the rule that the scheme was taken from, such as ``rules.0``. It changes nothing in the
+    file, so it is not compared.
     """
 
     name: str
@@ -34,7 +35,7 @@ class TensorSpec:
     rule: str | None = field(default=None, compare=False)
 
     def canonical(self) -> dict[str, object]:
-        """Return the fields as a JSON object in which every default is spelled out."""
+        """Return the fields as a JSON object. Defaults are spelled out, except those of ``omitted`` parameters."""
         fields: dict[str, object] = {
             "shape": list(self.shape),
             "scheme": self.scheme,
@@ -62,7 +63,8 @@ class Spec:
     """One file: tensors, in the order in which they were asked for, and the generator that draws them.
 
     ``aliases`` are pairs of a further name and the name of its tensor, sorted: tied weights, which are stored once.
-    ``unused`` are the places of the rules that no tensor took: how it was said, not what.
+    ``unused`` are the indices of the rules that no tensor took. They change nothing in the file, so they are not
+    compared.
     """
 
     generator: str

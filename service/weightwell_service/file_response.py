@@ -24,6 +24,9 @@ MEDIA_TYPE = "application/octet-stream"
 IMMUTABLE = "public, max-age=31536000, immutable"
 REVALIDATE = "no-cache"
 
+# Rules that a header field lists. More may not fit the buffers that common proxies have for the head of a response.
+MAX_UNUSED = 100
+
 
 # Bytes of a file that is drawn on the event loop, if its generator is instant: a thread and its wake-ups would take
 # longer than drawing it.
@@ -83,12 +86,14 @@ def _headers(file: VirtualFile) -> dict[str, str]:
     tensors = file.plan.tensors
     stem = tensors[0].name if len(tensors) == 1 else "weights"
     filename = re.sub(r"[^A-Za-z0-9._-]+", "_", stem)[:100]
+    unused = ", ".join(f"rules.{place}" for place in file.plan.unused[:MAX_UNUSED])
     return {
         "accept-ranges": "bytes",
         "cache-control": IMMUTABLE if file.generator.portable else REVALIDATE,
         "content-disposition": f'attachment; filename="{filename}.safetensors"',
         "etag": file.etag,
         "weightwell-generator": file.plan.identity,
+        **({"weightwell-unused-rules": unused} if unused else {}),
         "x-content-type-options": "nosniff",
     }
 

@@ -1,6 +1,7 @@
 """A server that answers as Weightwell does, from a table of bytes, and misbehaves where a test asks it to."""
 
 import asyncio
+import hashlib
 import json
 import socket
 import struct
@@ -19,8 +20,8 @@ import pytest
 
 import weightwell
 from weightwell.dtypes import DTYPES
+from weightwell.schemes import DEFAULTS, SCHEMES
 
-ETAG = '"one"'
 PERIOD = bytes(range(251))  # a prime: bytes that end up at a wrong offset, or twice, do not look right
 
 
@@ -63,20 +64,44 @@ def file_of(fields: Mapping[str, Any], *, padding: int = 0) -> bytes:
     """The safetensors file that the fields of a request for ``/init`` describe."""
     shape = fields["shape"]
     sizes = [int(n) for n in (shape.split(",") if isinstance(shape, str) else shape) if n != ""]
-    if "slice" in fields:
-        bounds = [map(int, part.split(":")) for part in fields["slice"].split(",")]
-        sizes = [stop - start for start, stop in bounds]
+    bounds = [[*map(int, part.split(":"))] for part in fields.get("slice", "").split(",") if part]
+    extent = [stop - start for start, stop in bounds] or sizes
     dtype = DTYPES[fields["dtype"]]
-    size = prod(sizes) * dtype.itemsize
+    size = prod(extent) * dtype.itemsize
     name = fields.get("name", "weight")
+    part = {} if extent == sizes else {"slice": fields["slice"]}
+    tensor = {**_recipe(fields), "shape": sizes, "dtype": dtype.name, "seed": int(fields.get("seed", 0)), **part}
+    spec = {"generator": fields.get("generator", "philox"), "tensors": {name: tensor}}
     header = json.dumps(
         {
-            "__metadata__": {"scheme": fields["scheme"]},
-            name: {"dtype": dtype.code, "shape": sizes, "data_offsets": [0, size]},
+            "__metadata__": {"format": "pt", "spec": json.dumps(spec)},
+            name: {"dtype": dtype.code, "shape": extent, "data_offsets": [0, size]},
         }
     ).encode()
     header += b" " * (-len(header) % 8 + padding)
     return len(header).to_bytes(8, "little") + header + pattern(size)
+
+
+def etag_of(file: bytes) -> str:
+    """The entity tag of a file, as Weightwell makes it."""
+    end = 8 + int.from_bytes(file[:8], "little")
+    return f'"{hashlib.sha256(file[:end]).hexdigest()[:32]}"'
+
+
+def _recipe(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The scheme and its parameters, with defaults and numbers."""
+    scheme = SCHEMES.get(fields["scheme"], fields["scheme"])
+    others = {"shape", "scheme", "seed", "dtype", "name", "generator", "slice"}
+    said = {key: _number(value) for key, value in fields.items() if key not in others}
+    parameters = {**DEFAULTS.get(scheme, {}), **said}
+    return {"scheme": scheme, **{key: value for key, value in parameters.items() if value is not None}}
+
+
+def _number(value: Any) -> Any:
+    try:
+        return float(value)
+    except ValueError:
+        return value
 
 
 class Faults:
@@ -120,12 +145,12 @@ class Faults:
     @staticmethod
     def without_ranges(asked: Asked, _answer: Answer) -> Answer:
         """The server knows no ranges."""
-        return Answer(200, file_of(asked.fields), {"ETag": ETAG})
+        return whole(file_of(asked.fields))
 
     @staticmethod
     def other_file(asked: Asked, _answer: Answer) -> Answer:
         """The server has been replaced by one that draws another file."""
-        return ranged(asked, Answer(200, file_of(asked.fields, padding=8), {"ETag": '"two"'}))
+        return ranged(asked, whole(file_of(asked.fields, padding=8)))
 
 
 class Server(Faults):
@@ -138,6 +163,7 @@ class Server(Faults):
     together = False
     pattern = staticmethod(pattern)
     file_of = staticmethod(file_of)
+    etag_of = staticmethod(etag_of)
 
     def __init__(self) -> None:
         self.requests: list[Asked] = []
@@ -209,7 +235,13 @@ def _read(stream: Any) -> Asked | None:
 def _answer(asked: Asked) -> Answer:
     """What Weightwell would answer."""
     if asked.path.endswith("/gain"):
-        return _json({"gain": 1.5} if "nonlinearity" in asked.fields else {"gains": {"relu": {"gain": 1.5}}})
+        gain = {
+            "nonlinearity": asked.fields.get("nonlinearity"),
+            "param": _number(asked.fields.get("param", 0)),
+            "gain": 1.5,
+        }
+        table = {"gains": {"relu": {"gain": 1.5}}}
+        return _json({"source": "torch", **(gain if "nonlinearity" in asked.fields else table)})
     if asked.path.endswith("/schemes"):
         parameters = [{"name": "mode", "default": "fan_in"}, {"name": "val"}]
         return _json({"schemes": [{"name": "ones", "summary": "Fill with ones.", "parameters": parameters}]})
@@ -218,18 +250,23 @@ def _answer(asked: Asked) -> Answer:
         return _json({"presets": [{"name": "gpt2", "summary": "As nanoGPT does.", "parameters": own}]})
     if not asked.path.endswith("/init"):
         return problem(404, title="Not Found")
-    return ranged(asked, Answer(200, file_of(asked.fields), {"ETag": ETAG, "Accept-Ranges": "bytes"}))
+    return ranged(asked, whole(file_of(asked.fields)))
 
 
-def ranged(asked: Asked, whole: Answer) -> Answer:
+def whole(file: bytes) -> Answer:
+    """The answer that is all of a file."""
+    return Answer(200, file, {"ETag": etag_of(file), "Accept-Ranges": "bytes"})
+
+
+def ranged(asked: Asked, answer: Answer) -> Answer:
     """The part of a file that a request wants."""
     wanted = asked.headers.get("range", "").removeprefix("bytes=")
-    if not wanted or asked.method != "GET" or asked.headers.get("if-range") not in {None, whole.headers["ETag"]}:
-        return whole
-    size = len(whole.body)
+    if not wanted or asked.method != "GET" or asked.headers.get("if-range") not in {None, answer.headers["ETag"]}:
+        return answer
+    size = len(answer.body)
     first, _, last = wanted.partition("-")
     start, stop = int(first), int(last) + 1 if last else size
-    part = replace(whole, status=206, body=whole.body[start:stop])
+    part = replace(answer, status=206, body=answer.body[start:stop])
     return part.with_headers(Content_Range=f"bytes {start}-{stop - 1}/{size}")
 
 
@@ -284,7 +321,10 @@ def fake() -> Iterator[Server]:
 
 
 class Client:
-    """Either client as a synchronous one that does not sleep: ``naps`` holds the seconds that it would have slept."""
+    """Either client as a synchronous one that does not sleep: ``naps`` holds the seconds that it would have slept.
+
+    Its clock shows nothing else, so that time passes in sleep alone.
+    """
 
     def __init__(self, kind: str, url: str, **options: Any):
         self.naps: list[float] = []
@@ -296,6 +336,7 @@ class Client:
         else:
             self._client = weightwell.AsyncClient(url, **options)
             self._client._sleep = self._nap
+        self._client._retry.clock = lambda: sum(self.naps)
 
     async def _nap(self, seconds: float) -> None:
         self.naps.append(seconds)

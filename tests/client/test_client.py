@@ -2,7 +2,9 @@
 
 import asyncio
 import io
+import json
 import pickle
+import re
 import socket
 import threading
 from collections.abc import Callable
@@ -182,8 +184,8 @@ def test_a_busy_server_is_asked_again_when_it_says(fake: "Server", connect: Conn
 
 
 def test_a_server_that_stays_busy_is_reported_with_its_own_words(fake: "Server", connect: Connect) -> None:
-    fake.faults.extend([fake.refuse(503, retry_after="1", detail="full house")] * 3)
-    client = connect(fake.url, retries=2)
+    fake.faults.extend([fake.refuse(503, retry_after="1", detail="full house")] * 9)
+    client = connect(fake.url, wait=3)
     with pytest.raises(weightwell.Busy, match="full house") as caught:
         client.init(3, "ones")
     assert caught.value.retry_after == 1.0
@@ -206,19 +208,48 @@ def test_an_answer_that_never_began_is_asked_for_again(fake: "Server", connect: 
 def test_nobody_there_is_said_with_the_address_and_without_the_credentials(connect: Connect) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    client = connect(f"http://ada:secret@127.0.0.1:{port}", retries=2)
+    client = connect(f"http://ada:secret@127.0.0.1:{port}")
     with pytest.raises(weightwell.ConnectionFailed, match=f"http://127.0.0.1:{port}") as caught:
         client.gain("relu")
     assert "secret" not in str(caught.value)
     assert isinstance(caught.value.__context__, httpx.ConnectError)
     assert str(caught.value.__context__) in str(caught.value)
-    assert len(client.naps) == 2
+    assert sum(client.naps) == pytest.approx(3)
+
+
+def test_a_server_that_has_answered_may_be_away_for_minutes(fake: "Server", connect: Connect) -> None:
+    client = connect(fake.url)
+    client.gain("relu")
+    fake.faults.extend([fake.silence] * 9)
+    client.gain("relu")
+    assert 25 < sum(client.naps) < 300
+
+
+def test_a_server_that_stays_away_is_given_up_after_minutes(fake: "Server", connect: Connect) -> None:
+    client = connect(fake.url)
+    client.gain("relu")
+    fake.faults.extend([fake.silence] * 99)
+    with pytest.raises(weightwell.TransportError, match="no answer came"):
+        client.gain("relu")
+    assert sum(client.naps) == pytest.approx(300)
+
+
+def test_a_wait_of_no_seconds_is_one_attempt(fake: "Server", connect: Connect) -> None:
+    fake.faults.append(fake.silence)
+    with pytest.raises(weightwell.TransportError, match="no answer came"):
+        connect(fake.url, wait=0).gain("relu")
+    assert len(fake.requests) == 1
+
+
+@pytest.mark.parametrize("wait", [-1, float("nan")])
+def test_a_wait_that_is_no_time_is_refused(connect: Connect, wait: float) -> None:
+    with pytest.raises(ValueError, match="wait must be a number of seconds, 0 or more, or None"):
+        connect("http://weights.test", wait=wait)
 
 
 def test_silence_before_the_answer_is_an_error_that_names_the_timeout(fake: "Server", connect: Connect) -> None:
     fake.faults.append(fake.stall(0))
-    fake.faults.append(fake.stall(0))
-    client = connect(fake.url, timeout=0.05, retries=1)
+    client = connect(fake.url, timeout=0.05, wait=0)
     with pytest.raises(weightwell.TimedOut, match="timeout="):
         client.init(SHAPE, "ones")
 
@@ -274,7 +305,7 @@ def test_a_broken_body_goes_on_where_it_broke(fake: "Server", connect: Connect, 
     client = connect(fake.url)
     assert bits(client.init(SHAPE, "ones")) == fake.pattern(SIZE)
     assert fake.requests[1].headers["range"] == f"bytes={sent}-"
-    assert fake.requests[1].headers["if-range"] == '"one"'
+    assert fake.requests[1].headers["if-range"] == fake.etag_of(fake.file_of(fake.requests[0].fields))
     assert len(client.naps) == 1
 
 
@@ -292,26 +323,27 @@ def test_a_body_that_stalls_goes_on_where_it_stalled(fake: "Server", connect: Co
 
 def test_every_byte_gained_renews_the_patience(fake: "Server", connect: Connect) -> None:
     fake.faults.extend([fake.cut(500)] * 10)
-    client = connect(fake.url, retries=1)
+    client = connect(fake.url, wait=1)
     assert bits(client.init(SHAPE, "ones")) == fake.pattern(SIZE)
     assert len(client.naps) == 10
     assert max(client.naps) <= 0.5
 
 
 def test_no_byte_gained_ends_the_patience(fake: "Server", connect: Connect) -> None:
-    fake.faults.extend([fake.cut(500), fake.cut(0), fake.cut(0)])
-    client = connect(fake.url, retries=2)
+    fake.faults.extend([fake.cut(500), *[fake.cut(0)] * 9])
+    client = connect(fake.url, wait=2)
     with pytest.raises(weightwell.TruncatedBody) as caught:
         client.init(SHAPE, "ones")
+    assert sum(client.naps) == pytest.approx(2)
     assert caught.value.received == 500
     assert caught.value.promised > SIZE
     assert pickle.loads(pickle.dumps(caught.value)).received == 500  # noqa: S301 - our own bytes
 
 
-def test_a_truncated_body_is_an_error_without_retries(fake: "Server", connect: Connect) -> None:
+def test_a_truncated_body_is_an_error_where_nothing_is_tried_again(fake: "Server", connect: Connect) -> None:
     fake.faults.append(fake.cut(8000))
     with pytest.raises(weightwell.TruncatedBody, match="after 8000 of"):
-        connect(fake.url, retries=0).init(SHAPE, "ones")
+        connect(fake.url, wait=0).init(SHAPE, "ones")
 
 
 def test_a_server_without_ranges_starts_over(fake: "Server", connect: Connect) -> None:
@@ -326,10 +358,11 @@ def test_a_file_that_has_become_another_starts_over(fake: "Server", connect: Con
 
 def test_starting_over_is_no_progress(fake: "Server", connect: Connect) -> None:
     fake.faults.append(fake.cut(5000))
-    fake.faults.extend([lambda asked, answer: fake.cut(5000)(asked, fake.without_ranges(asked, answer))] * 2)
+    fake.faults.extend([lambda asked, answer: fake.cut(5000)(asked, fake.without_ranges(asked, answer))] * 9)
+    client = connect(fake.url, wait=2)
     with pytest.raises(weightwell.TruncatedBody):
-        connect(fake.url, retries=2).init(SHAPE, "ones")
-    assert len(fake.requests) == 3
+        client.init(SHAPE, "ones")
+    assert sum(client.naps) == pytest.approx(2)
 
 
 @pytest.mark.parametrize("etag", ["", 'W/"one"'])
@@ -350,14 +383,16 @@ def test_a_broken_answer_to_a_post_starts_over(fake: "Server", connect: Connect)
     [
         {"ETag": '"two"'},
         {"ETag": 'W/"one"'},
-        {"Content_Range": "bytes 5001-8599/8600"},
-        {"Content_Range": "bytes 5000-8599/9000"},
-        {"Content_Range": "bytes */8600"},
+        {"Content_Range": "bytes 5001-{last}/{total}"},
+        {"Content_Range": "bytes 5000-{last}/9000"},
+        {"Content_Range": "bytes */{total}"},
         {"Content_Range": ""},
     ],
 )
 def test_the_rest_of_something_else_is_refused(fake: "Server", connect: Connect, wrong: dict[str, str]) -> None:
-    fake.faults.extend([fake.cut(5000), fake.change(**wrong)])
+    total = len(fake.file_of({"shape": "300,7", "scheme": "ones", "dtype": "float32"}))
+    headers = {key: value.format(last=total - 1, total=total) for key, value in wrong.items()}
+    fake.faults.extend([fake.cut(5000), fake.change(**headers)])
     with pytest.raises(weightwell.UnexpectedResponse, match="something else came"):
         connect(fake.url).init(SHAPE, "ones")
 
@@ -396,12 +431,110 @@ def test_a_body_without_a_length_is_refused(fake: "Server", connect: Connect) ->
         connect(fake.url).init(SHAPE, "ones")
 
 
-@pytest.mark.parametrize("other", [{"shape": "7,300"}, {"dtype": "float64"}, {"name": "bias"}])
-def test_a_file_of_another_tensor_is_refused(fake: "Server", connect: Connect, other: dict[str, str]) -> None:
-    asked = {"shape": "300,7", "scheme": "ones", "dtype": "float32", "name": "weight"}
-    fake.faults.append(fake.answer(200, fake.file_of({**asked, **other})))
+ASKED = {"shape": "300,7", "scheme": "kaiming_normal", "dtype": "float32", "seed": 42, "slice": "0:9,0:7", "a": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("field", "other", "got"),
+    [
+        ("shape", "7,300", [7, 300]),
+        ("slice", "0:8,0:7", "0:8,0:7"),
+        ("slice", "0:300,0:7", None),
+        ("dtype", "float16", "float16"),
+        ("seed", 43, 43),
+        ("name", "bias", "bias"),
+        ("scheme", "he_uniform", "kaiming_uniform"),
+        ("a", 0.1, 0.1),
+        ("mode", "fan_out", "fan_out"),  # which was left to its default
+        ("fan_in", 3, 3.0),
+        ("generator", "torch", "torch"),
+    ],
+)
+def test_the_answer_to_another_request_is_refused_by_the_field_that_differs(
+    fake: "Server", connect: Connect, field: str, other: object, got: object
+) -> None:
+    fake.faults.append(fake.answer(200, fake.file_of({**ASKED, field: other})))
+    client = connect(fake.url)
+    with pytest.raises(weightwell.InvalidFile, match=f"{field}: asked for .*, got {re.escape(repr(got))}"):
+        client.init(SHAPE, "he_normal", seed=42, slice="0:9", a=np.float64(0.2))
+    assert (len(fake.requests), client.naps) == (1, [])
+
+
+def test_values_are_compared_and_not_how_they_were_written(fake: "Server", connect: Connect) -> None:
+    client = connect(fake.url)
+    asked = {**ASKED, "scheme": "he_normal", "seed": 2**64 - 1, "a": 1.0, "groups": 2, "mode": "fan_out"}
+    fake.faults.append(fake.answer(200, fake.file_of(asked)))
+    client.init(SHAPE, "he_normal", seed=2**64 - 1, slice="0:9", a=1, groups="2", mode="FAN_OUT", fan_in=None)
+
+
+def test_a_scheme_that_only_the_server_knows_is_not_judged(fake: "Server", connect: Connect) -> None:
+    fake.faults.append(fake.answer(200, fake.file_of({"shape": "3", "scheme": "ones", "dtype": "float32"})))
+    connect(fake.url).init(3, "of_the_next_version")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        (None, "no Weightwell server has drawn it"),
+        ({"format": "pt"}, "no Weightwell server has drawn it"),
+        ({"spec": "{"}, "a spec that is not JSON"),
+        ({"spec": '{"tensors": []}'}, "none of Weightwell's"),
+        ({"spec": '{"tensors": {"weight": 3}}'}, "asked for .*, got 3"),
+    ],
+)
+def test_a_file_that_does_not_say_how_it_was_drawn_is_refused(
+    fake: "Server", connect: Connect, metadata: object, message: str
+) -> None:
+    tensor = {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}
+    header = json.dumps({"__metadata__": metadata, "weight": tensor}).encode()
+    fake.faults.append(fake.answer(200, len(header).to_bytes(8, "little") + header + bytes(12)))
+    with pytest.raises(weightwell.InvalidFile, match=message):
+        connect(fake.url).init(3, "ones")
+
+
+def test_the_etag_of_another_file_is_refused(fake: "Server", connect: Connect) -> None:
+    fake.faults.append(fake.change(ETag='"one"'))
+    with pytest.raises(weightwell.InvalidFile, match=r'the ETag of the answer is that of another file: .* got "one"'):
+        connect(fake.url).init(3, "ones", name="x" * 5000)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"nonlinearity": "tanh", "source": "torch"}, "nonlinearity: asked for 'leaky_relu'.*, got 'tanh'"),
+        ({"nonlinearity": "leaky_relu", "source": "quadrature"}, "source: asked for 'torch', got 'quadrature'"),
+        ({"nonlinearity": "leaky_relu", "source": "torch", "param": 0.1}, "param: asked for 0.2, got 0.1"),
+        ({"nonlinearity": "leaky_relu", "source": "torch", "param": None}, "param: asked for 0.2, got None"),
+        ({"schemes": []}, "nonlinearity: .*, got None"),
+    ],
+)
+def test_the_gain_of_another_request_is_refused(
+    fake: "Server", connect: Connect, answer: dict[str, Any], message: str
+) -> None:
+    fake.faults.append(fake.answer(200, json.dumps({"gain": 1.5, **answer}).encode()))
+    with pytest.raises(weightwell.UnexpectedResponse, match=message):
+        connect(fake.url).gain("leaky_relu", 0.2)
+
+
+def test_a_connection_that_brought_the_answer_to_another_request_is_not_used_again(
+    fake: "Server", connect: Connect
+) -> None:
+    client = connect(fake.url)
+    fake.faults.append(fake.answer(200, fake.file_of({**ASKED, "seed": 43})))
     with pytest.raises(weightwell.InvalidFile):
-        connect(fake.url).init(SHAPE, "ones", name="weight")
+        client.init(SHAPE, "he_normal", seed=42, slice="0:9", a=0.2)
+    fake.faults.append(fake.answer(200, b'{"nonlinearity": "tanh"}'))
+    with pytest.raises(weightwell.UnexpectedResponse):
+        client.gain("relu")
+    assert client.gain("relu") == 1.5
+    assert fake.connections == 3
+
+
+@pytest.mark.parametrize("verb", ["gains", "schemes"])
+def test_a_document_of_another_kind_is_refused(fake: "Server", connect: Connect, verb: str) -> None:
+    fake.faults.append(fake.answer(200, b'{"presets": []}'))
+    with pytest.raises(weightwell.UnexpectedResponse):
+        getattr(connect(fake.url), verb)()
 
 
 def test_an_answer_of_another_form_is_refused(fake: "Server", connect: Connect) -> None:
@@ -441,7 +574,7 @@ def test_a_failure_leaves_the_path_as_it_was(
         path.write_bytes(before)
     fake.faults.append(fake.cut(5000))
     with pytest.raises(weightwell.TruncatedBody):
-        connect(fake.url, retries=0).save(path, SHAPE, "ones")
+        connect(fake.url, wait=0).save(path, SHAPE, "ones")
     assert (path.read_bytes() if path.exists() else None) == before
 
 
@@ -449,7 +582,7 @@ def test_a_failure_leaves_the_path_as_it_was(
 def test_what_cannot_be_gone_on_with_is_not_kept(fake: "Server", connect: Connect, tmp_path: Path, etag: str) -> None:
     fake.faults.append(lambda asked, answer: fake.cut(5000)(asked, answer.with_headers(ETag=etag)))
     with pytest.raises(weightwell.TruncatedBody):
-        connect(fake.url, retries=0).save(tmp_path / "weight.safetensors", SHAPE, "ones")
+        connect(fake.url, wait=0).save(tmp_path / "weight.safetensors", SHAPE, "ones")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -496,7 +629,8 @@ def test_a_small_answer_has_no_bar(fake: "Server", connect: Connect, capsys: pyt
 
 def test_a_transport_without_a_network_works_as_well(connect: Connect, fake: "Server") -> None:
     def answer(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, content=fake.file_of(request.url.params), headers={"ETag": '"one"'})
+        file = fake.file_of(request.url.params)
+        return httpx.Response(200, content=file, headers={"ETag": fake.etag_of(file)})
 
     tensor = connect("http://weights.test", transport=httpx.MockTransport(answer)).init(SHAPE, "ones")
     assert bits(tensor) == fake.pattern(SIZE)

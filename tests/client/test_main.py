@@ -33,14 +33,18 @@ def run(fake: "Server", monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def test_a_gain_is_printed_to_its_last_digit(run: Run, fake: "Server", capsys: Output) -> None:
-    fake.faults.append(fake.answer(200, b'{"gain": 1.3867504905630728}'))
+    fake.faults.append(
+        fake.answer(200, b'{"source": "torch", "nonlinearity": "leaky_relu", "param": 0.2, "gain": 1.3867504905630728}')
+    )
     assert run("gain", "leaky_relu", "--param", "0.2") == 0
     assert capsys.readouterr().out == "1.3867504905630728\n"
     assert fake.requests[0].fields == {"nonlinearity": "leaky_relu", "param": "0.2"}
 
 
 def test_the_table_of_gains_is_printed_in_columns(run: Run, fake: "Server", capsys: Output) -> None:
-    fake.faults.append(fake.answer(200, b'{"gains": {"relu": {"gain": 1.4}, "sigmoid": {"gain": 1}}}'))
+    fake.faults.append(
+        fake.answer(200, b'{"source": "torch", "gains": {"relu": {"gain": 1.4}, "sigmoid": {"gain": 1}}}')
+    )
     assert run("gain") == 0
     assert capsys.readouterr().out == "relu     1.4\nsigmoid  1.0\n"
 
@@ -125,12 +129,12 @@ def test_a_refusal_is_one_line_and_its_exit_code_says_whose_fault_it_is(
     run: Run, fake: "Server", capsys: Output, status: int, code: int
 ) -> None:
     fake.faults.append(fake.refuse(status, detail="no\nway"))
-    assert run("gain", "relu", "--retries", "0") == code
+    assert run("gain", "relu", "--wait", "0") == code
     assert capsys.readouterr().err == f"weightwell: no way (HTTP {status})\n"
 
 
 def test_an_unreachable_server_is_one_line(run: Run, capsys: Output) -> None:
-    assert run("gain", "relu", "--retries", "0", "--url", "http://127.0.0.1:1") == 1
+    assert run("gain", "relu", "--wait", "0", "--url", "http://127.0.0.1:1") == 1
     error = capsys.readouterr().err
     assert error.startswith("weightwell: nobody answers at http://127.0.0.1:1 (")
     assert "start a server with `weightwell-service`" in error
@@ -172,7 +176,6 @@ def test_the_address_is_said_before_the_verb_or_after_it(
     run: Run, fake: "Server", monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
     monkeypatch.setenv("WEIGHTWELL_URL", "http://127.0.0.1:1")
-    fake.faults.append(fake.answer(200, b'{"gain": 1.5}'))
     assert run(*(argument.format(fake.url) for argument in arguments)) == 0
     assert len(fake.requests) == 1
 
@@ -288,9 +291,16 @@ def test_a_file_that_is_not_so_has_an_exit_code_of_its_own(real: Run, capsys: Ou
 def test_a_file_that_claims_nothing_is_asked_wrongly(real: Run, capsys: Output) -> None:
     safetensors.numpy.save_file({"w": np.zeros(3)}, "other.safetensors")
     assert real("verify", "other.safetensors") == 2
-    assert "did Weightwell make it?" in capsys.readouterr().err
+    assert "no Weightwell server has drawn it" in capsys.readouterr().err
 
 
 def test_a_file_that_is_not_there_is_one_line(real: Run, capsys: Output) -> None:
     assert real("verify", "nowhere.safetensors") == 1
     assert "No such file" in capsys.readouterr().err
+
+
+def test_a_rule_that_no_tensor_takes_is_told_on_a_line(real: Run, capsys: Output) -> None:
+    assert real("save", "model.json", "-o", "again.safetensors") == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [line for line in lines if line.startswith("weightwell: no tensor takes the rule {")]
+    assert '{"match": "*.unknown", "scheme": "ones"}' in lines[-1]

@@ -23,7 +23,15 @@ def test_a_float_reads_back_as_the_same_float(value: float) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(True, "true"), (False, "false"), (2**64 - 1, "18446744073709551615"), ((3, 4), "3,4"), ((), ""), ("a&b", "a&b")],
+    [
+        (True, "true"),
+        (False, "false"),
+        (2**64 - 1, "18446744073709551615"),
+        ((3, 4), "3,4"),
+        ((), ""),
+        ([0, -1], "0,-1"),
+        ("a&b", "a&b"),
+    ],
 )
 def test_a_field_has_the_text_that_the_server_reads(value: object, text: str) -> None:
     assert asking("init", field=value).fields == {"field": text}

@@ -93,6 +93,13 @@ def test_the_size_of_a_slice_is_its_own() -> None:
     assert spec.check({"weight": Entry("BF16", (2, 3), 0, 12)}) == 12
 
 
+def test_the_metadata_of_a_file_must_name_the_tensor() -> None:
+    tensor = {"shape": [3], "scheme": "ones", "dtype": "float32", "seed": 0}
+    spec = {"generator": "philox", "tensors": {"bias": tensor}}
+    (found,) = TensorSpec.of(3, "ones").mismatches(spec)
+    assert (found.field, found.asked, found.got) == ("name", "weight", "bias")
+
+
 # Manifests -----------------------------------------------------------------------------------------------------------
 
 TENSORS: dict[str, Any] = {
@@ -142,3 +149,77 @@ def test_a_file_of_other_tensors_is_refused(changes: dict[str, Entry | None], me
     entries = {name: entry for name, entry in {**ENTRIES, **changes}.items() if entry is not None}
     with pytest.raises(InvalidFile, match=message):
         manifest(preset="torch").check(entries)
+
+
+def drawn(**tensors: Any) -> dict[str, Any]:
+    """What the metadata of a file would say of the manifest, but for these tensors."""
+    common = {"scheme": "normal", "mean": 0.0, "std": 0.02, "dtype": "float32", "seed": 7}
+    made = {
+        "w": {"shape": [6, 3], "scheme": "ones", "dtype": "float32", "seed": 7, "slice": "2:4,0:3"},
+        "b": {"shape": [3], **common},
+        "n": {"shape": [], **common, "dtype": "int64"},
+        "t": {"alias": "w"},
+        **tensors,
+    }
+    return {"generator": "philox", "tensors": {name: each for name, each in made.items() if each is not None}}
+
+
+RULES = [
+    {"match": "b", "scheme": "normal", "std": 0.02, "seed": 8},
+    {"match": "*", "scheme": "he_normal", "mode": "fan_out"},
+]
+DRAWN = drawn()["tensors"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "tensors"),
+    [
+        ({"preset": "torch"}, {"b": {**DRAWN["b"], "scheme": "uniform", "dtype": "bfloat16"}}),
+        ({"rules": RULES}, {}),
+        ({"rules": RULES}, {"b": {**DRAWN["b"], "seed": 8}}),
+        ({"rules": RULES, "preset": "torch"}, {"b": {**DRAWN["b"], "std": 1.0}}),
+        ({"rules": [*RULES, {"module": "Linear", "scheme": "reset_parameters"}]}, {"b": {**DRAWN["b"], "std": 1.0}}),
+    ],
+)
+def test_a_rule_may_say_what_the_manifest_leaves_open(fields: Any, tensors: dict[str, Any]) -> None:
+    assert list(manifest(seed=7, **fields).mismatches(drawn(**tensors))) == []
+
+
+@pytest.mark.parametrize(
+    ("tensors", "field", "got"),
+    [
+        ({"b": None}, "tensors.b", None),
+        ({"x": DRAWN["b"]}, "tensors.x", DRAWN["b"]),
+        ({"w": {**DRAWN["w"], "shape": [3, 6]}}, "tensors.w.shape", [3, 6]),
+        ({"w": {**DRAWN["w"], "slice": "0:2,0:3"}}, "tensors.w.slice", "0:2,0:3"),
+        ({"w": {**DRAWN["w"], "seed": 8}}, "tensors.w.seed", 8),
+        ({"w": {**DRAWN["w"], "scheme": "zeros"}}, "tensors.w.scheme", "zeros"),
+        ({"n": {**DRAWN["n"], "dtype": "float32"}}, "tensors.n.dtype", "float32"),
+        ({"b": {**DRAWN["b"], "seed": 9}}, "tensors.b.seed", 9),
+        ({"b": {**DRAWN["b"], "std": 0.03}}, "tensors.b", {"scheme": "normal", "mean": 0.0, "std": 0.03}),
+        ({"b": {"alias": "w"}}, "tensors.b.shape", None),
+        ({"t": {"alias": "b"}}, "tensors.t.alias", "b"),
+        ({"t": DRAWN["w"]}, "tensors.t.alias", None),
+        ({"t": 3}, "tensors.t", 3),
+    ],
+)
+def test_a_file_of_another_manifest_is_told_by_the_first_field_that_differs(
+    tensors: dict[str, Any], field: str, got: object
+) -> None:
+    first = next(manifest(seed=7, rules=RULES).mismatches(drawn(**tensors)))
+    assert (first.field, first.got) == (field, got)
+
+
+def test_another_generator_is_told() -> None:
+    spec = {**drawn(), "generator": "torch"}
+    (first,) = manifest(seed=7, rules=RULES).mismatches(spec)
+    assert (first.field, first.asked, first.got) == ("generator", "philox", "torch")
+    assert list(manifest(seed=7, rules=RULES, generator="torch").mismatches(spec)) == []
+
+
+def test_a_tensor_that_is_left_to_its_module_may_have_a_dtype_of_its_own() -> None:
+    counter = {"shape": [], "scheme": "reset_parameters", "module": "BatchNorm1d"}
+    spec = ManifestSpec.of(Manifest({"n": counter}).document())
+    made = {"n": {"shape": [], "scheme": "zeros", "dtype": "int64", "seed": 0}}
+    assert list(spec.mismatches({"generator": "philox", "tensors": made})) == []
+    assert spec.check({"n": Entry("I64", (), 0, 8)}) == 8

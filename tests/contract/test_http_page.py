@@ -129,13 +129,21 @@ def is_default(said: str, default: object) -> bool:
     """Whether a cell of the table says what a default is: a word, or a number or truth value as JSON writes them."""
     if default is None or isinstance(default, str):
         return said == (default or "none")
-    return bool(json.loads(said) == default)
+    return bool(json.loads(said) == json.loads(json.dumps(default)))
 
 
 def test_the_table_has_every_field_of_every_scheme_and_its_default() -> None:
     said, fields = fields_of_the_page(), fields_of_the_service()
     assert set(said) == set(fields)
     assert [key for key, default in fields.items() if not is_default(said[key], default)] == []
+
+
+@pytest.mark.parametrize("row", rows("Layouts"), ids=lambda row: row[0])
+def test_the_fans_of_a_layout_are_what_the_page_says(row: list[str], http: httpx.Client) -> None:
+    _, shape, names, fans = row
+    query = f"shape={shape.strip('`')}&scheme=he_normal&{names.strip('`')}".rstrip("&")
+    found = http.get(f"/plan?{query}").json()["tensors"]["weight"]
+    assert f"{found['fan_in']}, {found['fan_out']}" == fans
 
 
 def test_the_table_names_every_dtype() -> None:

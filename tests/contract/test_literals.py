@@ -19,7 +19,7 @@ def choices(parameter: str) -> set[str]:
     annotations = [
         each.annotation for scheme in SCHEMES.values() for each in scheme.parameters if each.name == parameter
     ]
-    kinds = [get_args(annotation)[0] for annotation in annotations]
+    kinds = [each if get_origin(each) is Literal else get_args(each)[0] for each in annotations]
     return {word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)}
 
 
@@ -35,6 +35,7 @@ def choices(parameter: str) -> set[str]:
         (literals.GainSource, set(get_args(GainQuery.model_fields["source"].annotation))),
         (literals.Mode, choices("mode")),
         (literals.Distribution, choices("distribution")),
+        (literals.Layout, choices("layout")),
     ],
 )
 def test_a_literal_has_the_words_that_there_are(literal: Any, words: set[str]) -> None:

@@ -182,6 +182,7 @@ def test_plans_are_got_as_they_are_posted(http: httpx.Client) -> None:
 def test_a_plan_tells_the_rules_that_were_taken(http: httpx.Client) -> None:
     plan = planned(http, MODEL)
     assert plan["unused"] == [2]
+    assert plan["unused_note"].startswith("no tensor takes rules.2: ")
     assert plan["tensors"]["blocks.0.norm.bias"]["rule"] == "rules.0"
     assert plan["tensors"]["blocks.0.out.weight"]["rule"] == "rules.1"
     assert plan["tensors"]["shard.weight"]["rule"] == "preset.0"
@@ -296,3 +297,42 @@ def test_the_catalogue_of_presets_holds_each_with_what_it_takes_to_use_it(http: 
         asked = {"tensors": {}, "preset": preset["example"]["preset"]}
         assert http.post("/init", json=asked).status_code == 200
         assert http.post("/init", json={"tensors": {}, "rules": preset["example"]["rules"]}).status_code == 200
+
+
+# Rules that nothing takes --------------------------------------------------------------------------------------------
+
+
+def asked(http: httpx.Client, fields: Fields) -> Iterator[httpx.Response]:
+    """Ask for a file in every way that there is."""
+    etag = http.head("/init", params=linked(fields)).headers["etag"]
+    yield http.post("/init", json=fields)
+    yield http.get("/init", params=linked(fields))
+    yield http.head("/init", params=linked(fields))
+    yield http.get("/init", params=linked(fields), headers={"range": "bytes=9-99"})
+    yield http.get("/init", params=linked(fields), headers={"if-none-match": etag})
+
+
+def test_every_answer_names_the_rules_that_no_tensor_takes(http: httpx.Client) -> None:
+    answers = list(asked(http, MODEL))
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 206, 304]
+    assert {answer.headers["weightwell-unused-rules"] for answer in answers} == {"rules.2"}
+
+
+def test_where_every_rule_is_taken_nothing_is_named(http: httpx.Client) -> None:
+    fields = {**MODEL, "rules": MODEL["rules"][:2]}
+    assert not any("weightwell-unused-rules" in answer.headers for answer in asked(http, fields))
+    assert "weightwell-unused-rules" not in http.get("/init?shape=3&scheme=ones").headers
+    assert http.post("/plan", json=fields).json()["unused_note"] is None
+
+
+def test_a_header_names_no_more_rules_than_proxies_take(http: httpx.Client) -> None:
+    rules = [{"match": f"never{place}", "scheme": "ones"} for place in range(2000)]
+    fields = {"rules": [*rules[1:], {"match": "*", "scheme": "ones"}], "tensors": {"w": {"shape": [2]}}}
+    listed = http.post("/init", json=fields).headers["weightwell-unused-rules"]
+    assert listed.split(", ") == [f"rules.{place}" for place in range(100)]
+
+
+def test_rules_that_nothing_takes_change_neither_bytes_nor_etag(http: httpx.Client) -> None:
+    files = [http.post("/init", json={**MODEL, "rules": MODEL["rules"][:most]}) for most in (2, 3)]
+    assert files[0].content == files[1].content
+    assert files[0].headers["etag"] == files[1].headers["etag"]

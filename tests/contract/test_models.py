@@ -15,7 +15,7 @@ import weightwell
 from weightwell import Manifest
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def client(server: str) -> Iterator[weightwell.Client]:
     with weightwell.Client(server) as client:
         yield client

@@ -75,7 +75,7 @@ def test_the_table_of_modules_has_every_module_and_all_its_tensors() -> None:
     assert told == {name: set(leaves) for name, leaves in MODULES.items() if not name.startswith("Lazy")}
 
 
-@pytest.mark.parametrize("session", _SESSION.findall(PAGE), ids=["presets", "a preset as a start"])
+@pytest.mark.parametrize("session", _SESSION.findall(PAGE), ids=["presets", "a preset as a start", "axes"])
 def test_the_commands_print_what_the_page_says(session: tuple[str, str], server: str, tmp_path: Path) -> None:
     if not (shutil.which("curl") and shutil.which("jq")):
         pytest.skip("curl and jq are not installed, and the page uses them")

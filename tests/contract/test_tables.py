@@ -11,10 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import weightwell.streams
 from weightwell_engine.dtypes import DTYPES
 from weightwell_engine.nonlinearities import NONLINEARITIES
 from weightwell_engine.quadrature import ACTIVATIONS, activation_gain
-from weightwell_engine.schemes import SCHEMES
+from weightwell_engine.schemes import FIXED, SCHEMES
 from weightwell_engine.spec import GENERATORS
 
 
@@ -123,8 +124,11 @@ def test_the_catalogue_says_of_a_scheme_all_that_the_registry_says(http: httpx.C
     row = next(row for row in answer(http.get("/schemes"))["schemes"] if row["name"] == scheme.name)
     assert row["aliases"] == list(scheme.aliases)
     assert (row["dimensions"]["min"], row["dimensions"]["max"]) == scheme.ndim
-    told = {each["name"]: ... if each["required"] else each["default"] for each in row["parameters"]}
-    assert told == {parameter.name: parameter.default for parameter in scheme.parameters}
+    told = {each["name"]: None if each["required"] else each["default"] for each in row["parameters"]}
+    required = {each["name"] for each in row["parameters"] if each["required"]}
+    assert required == {parameter.name for parameter in scheme.parameters if parameter.default is ...}
+    defaults = {p.name: None if p.default is ... else p.default for p in scheme.parameters}
+    assert told == json.loads(json.dumps(defaults))
     assert all(each["description"] for each in row["parameters"])
 
 
@@ -149,3 +153,7 @@ def test_the_bare_address_says_what_can_be_asked(http: httpx.Client) -> None:
     commands = [line.split("'")[1] for line in hello.text.splitlines() if "curl" in line]
     assert len(commands) >= 3
     assert {http.get(url).status_code for url in commands} == {200}
+
+
+def test_the_client_knows_which_schemes_draw_nothing() -> None:
+    assert weightwell.streams.FIXED == FIXED

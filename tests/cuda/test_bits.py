@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -16,19 +16,21 @@ from weightwell_engine.generators.gpu import Gpu
 from weightwell_engine.generators.philox import cuda
 from weightwell_engine.generators.philox.cpu.checked import prepare
 from weightwell_engine.generators.philox.cuda.generator import CudaPhiloxGenerator
-from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
+from weightwell_engine.laws import (
+    Constant,
+    Lattice,
+    Law,
+    Normal,
+    Orthogonal,
+    OrthogonalStack,
+    Sparse,
+    TruncatedNormal,
+    Uniform,
+)
 from weightwell_engine.regions import Runs
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-KINDS: dict[str, type[Any]] = {
-    "constant": Constant,
-    "uniform": Uniform,
-    "normal": Normal,
-    "truncated_normal": TruncatedNormal,
-    "lattice": Lattice,
-    "sparse": Sparse,
-    "orthogonal": Orthogonal,
-}
+KINDS: dict[str, type[Any]] = {law.kind: law for law in get_args(Law)}
 CASES: list[dict[str, Any]] = [
     case for file in GOLDEN.glob("philox-v1*.json") for case in json.loads(file.read_text("utf-8"))
 ]
@@ -177,4 +179,7 @@ def test_the_columns_of_matrices_are_those_of_the_cpu(dtype: str, gpu: Gpu) -> N
     laws: list[Law] = [Orthogonal(200, 300, 1.3), Sparse(200, 300, 50, 0.1)]
     parts = [Part(law, dtype, 1, "weight", runs) for law in laws]
     parts.append(Part(Orthogonal(80, 32, 0.7, 3, 1), dtype, 1, "kernel", Runs(2, 11, 96, 79)))
+    parts.append(
+        Part(OrthogonalStack(80, 32, 0.7, 3, 1, 5, (3, 32, 400), (1, 3, 96)), dtype, 1, "k", Runs(9, 11, 96, 390))
+    )
     assert drawn(parts, gpu) == [part.on_cpu() for part in parts]

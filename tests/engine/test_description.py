@@ -7,11 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from weightwell_engine.description import KINDS, FileDescription, describe, words
+from weightwell_engine.description import FileDescription, describe
 from weightwell_engine.exceptions import InvalidSpec, InvalidSpecs
 from weightwell_engine.generators.devices import Cpu
 from weightwell_engine.generators.torch import TorchGenerator
-from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
 from weightwell_engine.parsing import read_document
 from weightwell_engine.plan import UNLIMITED, make_plan
 from weightwell_engine.schemes import SCHEMES
@@ -58,25 +57,52 @@ def test_a_tensor_is_told_in_numbers_and_in_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("law", "size", "text"),
+    ("fields", "words"),
     [
-        (Constant(0.25), 3, "0.25 everywhere"),
-        (Uniform(-0.0441941, 0.0441941), 3, "uniform in [-0.0442, 0.0442]"),
-        (Normal(0.0, 0.02), 3, "normal with mean 0 and std 0.02"),
-        (TruncatedNormal(0.0, 0.02, -2.0, 2.0), 3, "normal with mean 0 and std 0.02, truncated to [-2, 2]"),
-        (Lattice(1.0, 0, (12, 5), (1, 3)), 12, "1 at 3 of 12 places, 0 at the others"),
-        (Sparse(8, 3, 6, 0.1), 24, "normal with std 0.1, but 6 of the 8 elements of every column are 0"),
-        (Orthogonal(4, 16, 2.0), 64, "2 times a random orthogonal matrix of 4 x 16"),
-        (Orthogonal(4, 4, 1.0, 9, 4), 144, "1 times a random orthogonal matrix of 4 x 4 in the middle of the kernel"),
-        (Constant(0.0), 0, "no elements"),
+        ({"shape": [8, 6], "scheme": "normal"}, "normal with mean 0 and std 1"),
+        ({"shape": [8, 6, 2], "scheme": "normal"}, "normal with mean 0 and std 1"),
+        ({"shape": [8, 6], "scheme": "he_normal"}, "normal with mean 0 and std 0.577"),
+        ({"shape": [8], "scheme": "he_normal", "fan_in": 6}, "normal with mean 0 and std 0.577"),
+        (
+            {"shape": [8, 6, 3, 3], "scheme": "he_normal"},
+            "normal with mean 0 and std 0.192; axes are [out, in, kernel, kernel]",
+        ),
+        # A kernel of three axes is a convolution, as in torch, unless the request says what they are.
+        ({"shape": [6, 2, 4], "scheme": "he_normal"}, "normal with mean 0 and std 0.5; axes are [out, in, kernel]"),
+        (
+            {"shape": [6, 2, 4], "scheme": "he_normal", "in_axis": 0, "out_axis": [1, 2]},
+            "normal with mean 0 and std 0.577; axes are [in, out, out]",
+        ),
+        (
+            {"shape": [6, 8], "scheme": "he_normal", "layout": "jax"},
+            "normal with mean 0 and std 0.577; axes are [in, out]",
+        ),
+        (
+            {"shape": [5, 6, 8], "scheme": "orthogonal", "layout": "jax", "batch_axis": 0},
+            "1 times 5 independent random orthogonal matrices of 8 x 6; axes are [batch, in, out]",
+        ),
+        ({"shape": [0, 6, 8], "scheme": "he_normal", "batch_axis": 0}, "no elements"),
     ],
 )
-def test_a_law_is_said_as_somebody_would_say_it(law: Law, size: int, text: str) -> None:
-    assert words(law, size) == text
+def test_the_words_say_what_axes_are_taken_for_unless_they_are_out_and_in(fields: dict[str, Any], words: str) -> None:
+    assert tensor(**fields)["law"]["words"] == words
 
 
-def test_every_law_has_a_kind() -> None:
-    assert set(KINDS) == set(get_args(Law))
+def test_the_law_of_stacked_matrices_is_told_in_numbers() -> None:
+    found = tensor(shape=[5, 6, 8], scheme="orthogonal", layout="jax", batch_axis=0)
+    assert found["parameters"] == {"batch_axis": [0], "gain": 1.0, "layout": "jax"}
+    assert {key: value for key, value in found["law"].items() if key != "words"} == {
+        "kind": "orthogonal_stack",
+        "rows": 8,
+        "cols": 6,
+        "gain": 1.0,
+        "taps": 1,
+        "centre": 0,
+        "count": 5,
+        "sizes": [5, 6, 8],
+        "strides": [48, 1, 6],
+    }
+    assert found["std"] == pytest.approx(8**-0.5)
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -97,6 +123,10 @@ def test_every_scheme_is_told(name: str) -> None:
         ({"shape": [8], "scheme": "he_normal", "fan_in": 5}, (5, None)),
         ({"shape": [8, 6], "scheme": "normal"}, (6, 8)),
         ({"shape": [8, 6, 3], "scheme": "dirac", "groups": 2}, (18, 24)),
+        ({"shape": [8, 6, 5], "scheme": "he_normal", "in_axis": 0, "out_axis": [1, 2]}, (8, 30)),
+        ({"shape": [8, 6, 5], "scheme": "he_normal", "batch_axis": 0}, (5, 6)),
+        ({"shape": [3, 3, 6, 8], "scheme": "orthogonal", "layout": "jax"}, (54, 72)),
+        ({"shape": [5, 6], "scheme": "he_normal", "batch_axis": 0, "fan_in": 6}, (6, None)),
         ({"shape": [8], "scheme": "ones"}, (None, None)),
         ({"shape": [], "scheme": "ones"}, (None, None)),
         ({"shape": [3, 0], "scheme": "he_normal", "groups": 7}, (0, 3)),
@@ -119,6 +149,9 @@ def test_rules_are_told_by_their_paths() -> None:
     rules = [{"match": "x*", "scheme": "ones"}, {"match": "a*", "scheme": "ones"}]
     found = described(tensors={"a": {"shape": [1]}, "b": {"shape": [1], "scheme": "zeros"}}, rules=rules)
     assert found["unused"] == [0]
+    assert (
+        found["unused_note"] == "no tensor takes rules.0: no name or module matches, or rules before take all that do"
+    )
     assert [each["rule"] for each in found["tensors"].values()] == ["rules.1", None]
 
 

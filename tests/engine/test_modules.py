@@ -172,9 +172,7 @@ def test_layers_of_any_number_and_direction_are_known() -> None:
 
 @pytest.mark.parametrize("name", ["Linear", "Conv2d", "ConvTranspose1d", "LazyLinear", "Bilinear"])
 def test_a_bias_without_its_weight_says_what_to_do(name: str) -> None:
-    with pytest.raises(
-        InvalidSpec, match=r"depends on the shape of the weight beside it: put that there too"
-    ) as caught:
+    with pytest.raises(InvalidSpec, match=r"depends on the shape of the module's weight: add the weight") as caught:
         own_fields(name, "bias", {"bias": (5,)})
     assert caught.value.field == "scheme"
 

@@ -206,6 +206,30 @@ def test_an_alias_is_metadata_that_names_its_tensor() -> None:
     assert read_document(found["spec"].encode()) == tied
 
 
+# The digests of headers as they were before axes could be named.
+@pytest.mark.parametrize(
+    ("fields", "etag"),
+    [
+        ({"scheme": "he_normal"}, "41370ceb49ec61c8915c0fb1e71ae765"),
+        ({"scheme": "xavier_uniform", "groups": 2, "shape": [4, 6, 3]}, "0136ac99119417594a6851fef852e821"),
+        ({"scheme": "orthogonal", "shape": [4, 6, 3]}, "bcb83ef50bc4ade6fa4edf16d0adaa8f"),
+        ({"scheme": "delta_orthogonal", "shape": [6, 4, 3]}, "808d07072f57acae3ceec473f576386c"),
+    ],
+)
+def test_the_etag_of_a_spec_without_axes_is_what_it_was_before_there_were_any(
+    fields: dict[str, Any], etag: str
+) -> None:
+    assert posted(**fields).etag == f'"{etag}"'
+    named: dict[str, Any] = {"layout": "torch", "in_axis": None, "out_axis": None, "batch_axis": []}
+    assert posted(**fields, **named).header == posted(**fields).header
+
+
+@pytest.mark.parametrize("names", [{"layout": "jax"}, {"in_axis": 1}, {"batch_axis": 0}, {"batch_axis": [2, 0]}])
+def test_the_etag_changes_with_what_axes_are(names: dict[str, Any]) -> None:
+    fields = {"scheme": "he_normal", "shape": [4, 6, 3, 2]}
+    assert posted(**fields, **names).etag != posted(**fields).etag
+
+
 # Limits --------------------------------------------------------------------------------------------------------------
 
 
@@ -278,7 +302,7 @@ def test_a_number_that_follows_from_the_parameters_is_refused_by_the_dtype_that_
     parameters: dict[str, Any],
 ) -> None:
     with pytest.raises(
-        InvalidSpec, match=r"dtype must be one that holds .+, which the law comes to, got 'float32'"
+        InvalidSpec, match=r"dtype must be one that holds .+, which this law needs, got 'float32'"
     ) as caught:
         posted(**parameters)
     assert caught.value.field == "dtype"
@@ -293,7 +317,7 @@ def test_what_draws_fractions_has_no_whole_numbers(scheme: str) -> None:
 
 @pytest.mark.parametrize(("scheme", "fields"), [("constant", {"val": 0.5}), ("identity", {"gain": -1.5})])
 def test_a_whole_dtype_takes_no_other_number(scheme: str, fields: dict[str, float]) -> None:
-    with pytest.raises(InvalidSpec, match="which is no integer"):
+    with pytest.raises(InvalidSpec, match="which is not an integer"):
         posted(scheme=scheme, dtype="int64", **fields)
 
 

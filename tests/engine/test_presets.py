@@ -1,12 +1,11 @@
 import re
-from math import inf, nan, sqrt
+from math import sqrt
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weightwell_engine.exceptions import InvalidSpec, InvalidSpecs
 from weightwell_engine.presets import MAX_LAYERS, NAMES, PRESETS, Rule
 from weightwell_engine.schemes import SCHEMES
 
@@ -23,7 +22,6 @@ GIVEN: dict[str, dict[str, Any]] = {
     "lora": {},
     "mup": {"names": "llama", "width": 64, "base_width": 16, "readout": "plain"},
 }
-REQUIRED = [(name, parameter) for name, given in GIVEN.items() for parameter in given]
 
 
 def rule_of(preset: str, tensor: str, **parameters: Any) -> Rule:
@@ -64,53 +62,6 @@ def test_a_rule_is_a_condition_a_scheme_and_parameters_that_the_scheme_has(name:
             assert not fields
         else:
             assert fields <= {parameter.name for parameter in SCHEMES[str(rule["scheme"])].parameters}
-
-
-# Parameters ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("name", "parameter"), REQUIRED)
-def test_what_a_preset_cannot_know_must_be_given(name: str, parameter: str) -> None:
-    rest = {key: value for key, value in GIVEN[name].items() if key != parameter}
-    with pytest.raises(InvalidSpec, match=f"preset.{parameter} is missing, which {name} cannot know") as caught:
-        PRESETS[name].rules(**rest)
-    assert caught.value.field == f"preset.{parameter}"
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_a_parameter_that_a_preset_does_not_have_is_refused_with_those_that_it_has(name: str) -> None:
-    names = ", ".join(parameter.name for parameter in PRESETS[name].parameters) or "none"
-    with pytest.raises(InvalidSpec, match=f"is not a parameter of {name}, whose parameters are: {names}"):
-        PRESETS[name].rules(**GIVEN[name], depth=3)
-
-
-@pytest.mark.parametrize(
-    ("name", "parameter", "value", "expected"),
-    [
-        *(("gpt2", "layers", value, "an integer in [1, 1000]") for value in (0, -1, MAX_LAYERS + 1, 2.0, "12", True)),
-        *(("gpt2", "std", value, "a finite number above zero") for value in (0, -0.1, inf, nan, "0.02", False, None)),
-        ("megatron", "embedding_std", 0, "a finite number above zero, or null"),
-        ("gpt-neox", "width", 2**31, "an integer in [1, 2147483647]"),
-        ("torchtitan-llama3", "tied", 1, "true or false"),
-        ("torchtitan-llama3", "tied", "true", "true or false"),
-        ("vit-jax", "head_bias", inf, "a finite number"),
-        ("vit-jax", "head_bias", [0], "a finite number"),
-        ("mup", "names", "bert", f"one of {', '.join(NAMES)}"),
-        ("mup", "names", ["gpt2"], f"one of {', '.join(NAMES)}"),
-        ("mup", "readout", None, "one of plain, multiplied"),
-    ],
-)
-def test_a_value_that_a_parameter_cannot_have_is_refused(name: str, parameter: str, value: Any, expected: str) -> None:
-    with pytest.raises(InvalidSpec) as caught:
-        PRESETS[name].rules(**{**GIVEN[name], parameter: value})
-    assert (caught.value.field, caught.value.expected) == (f"preset.{parameter}", expected)
-
-
-def test_everything_that_is_wrong_is_told_at_once() -> None:
-    with pytest.raises(InvalidSpecs) as caught:
-        PRESETS["mup"].rules(names="gpt2", width=0, base="none")
-    fields = [error.field for error in caught.value.errors]
-    assert fields == ["preset.base", "preset.width", "preset.base_width", "preset.readout"]
 
 
 def test_what_is_optional_can_be_left_out() -> None:

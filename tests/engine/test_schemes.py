@@ -1,6 +1,7 @@
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import product
 from math import ceil, prod
 from typing import Any
 from unittest import mock
@@ -14,12 +15,23 @@ from hypothesis import strategies as st
 
 from weightwell_engine.exceptions import InvalidSpec
 from weightwell_engine.fans import Fans
-from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
+from weightwell_engine.laws import (
+    Constant,
+    Lattice,
+    Law,
+    Normal,
+    Orthogonal,
+    OrthogonalStack,
+    Sparse,
+    TruncatedNormal,
+    Uniform,
+)
 from weightwell_engine.nonlinearities import calculate_gain
-from weightwell_engine.schemes import ALIASES, FAN_OPTIONS, SCHEMES, TRUNCATED_AT_2_STD
+from weightwell_engine.schemes import ALIASES, FIXED, OPTIONS, SCHEMES, TRUNCATED_AT_2_STD
 
 TORCH = sorted(name[:-1] for name in vars(torch.nn.init) if name.endswith("_") and not name.startswith("_"))
 WITH_FANS = [name for name, scheme in SCHEMES.items() if scheme.needs == "fans"]
+WITH_AXES = [name for name, scheme in SCHEMES.items() if scheme.needs == "axes"]
 
 matrices = st.lists(st.integers(1, 64), min_size=2, max_size=5).map(tuple)
 kernels = st.lists(st.integers(1, 5), min_size=3, max_size=5).map(tuple)
@@ -48,8 +60,9 @@ def dense(lattice: Law, shape: tuple[int, ...]) -> np.ndarray:
     """Return the tensor that a lattice describes."""
     assert isinstance(lattice, Lattice)
     tensor = np.zeros(prod(shape))
-    for progression in lattice.within(0, tensor.size):
-        tensor[progression] = lattice.value
+    points = [range(count) for count in lattice.counts]
+    for i, j in product(*points):
+        tensor[lattice.first + i * lattice.strides[0] + j * lattice.strides[1]] = lattice.value
     return tensor.reshape(shape)
 
 
@@ -65,14 +78,18 @@ def test_every_initializer_of_torch_is_a_scheme() -> None:
 def test_a_scheme_has_the_parameters_and_the_defaults_of_torch(name: str) -> None:
     arguments = list(inspect.signature(getattr(torch.nn.init, f"{name}_")).parameters.values())
     theirs = {a.name: ... if a.default is a.empty else a.default for a in arguments[1:] if a.name != "generator"}
-    options = FAN_OPTIONS if SCHEMES[name].needs == "fans" else {}
+    options = OPTIONS.get(SCHEMES[name].needs, {})
     ours = {p.name: p.default for p in SCHEMES[name].parameters if p.name not in options}
     assert ours == theirs
 
 
-@pytest.mark.parametrize("name", WITH_FANS)
-def test_a_scheme_with_fans_takes_all_that_changes_them(name: str) -> None:
-    assert set(FAN_OPTIONS) <= {parameter.name for parameter in SCHEMES[name].parameters}
+@pytest.mark.parametrize("name", WITH_FANS + WITH_AXES)
+def test_a_scheme_with_fans_or_axes_takes_all_that_changes_them(name: str) -> None:
+    assert set(OPTIONS[SCHEMES[name].needs]) <= {parameter.name for parameter in SCHEMES[name].parameters}
+
+
+def test_whatever_is_orthogonal_has_axes() -> None:
+    assert WITH_AXES == ["orthogonal", "delta_orthogonal"]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
@@ -182,6 +199,37 @@ def test_a_transposed_layer_has_the_law_of_its_weight_the_other_way_round(name: 
     assert law(name, (6, 10, 3), transposed=True) == law(name, (10, 6, 3))
 
 
+@pytest.mark.parametrize(
+    ("shape", "names", "fans"),
+    [
+        ((10, 6, 3), {}, {"fan_in": 18, "fan_out": 30}),
+        ((3, 6, 10), {"layout": "jax"}, {"fan_in": 18, "fan_out": 30}),
+        ((12, 4, 5), {"in_axis": (0,), "out_axis": (1, 2)}, {"fan_in": 12, "fan_out": 20}),
+        ((7, 10, 6), {"batch_axis": (0,)}, {"fan_in": 6, "fan_out": 10}),
+        ((7, 6, 10), {"batch_axis": (-3,), "layout": "jax"}, {"fan_in": 6, "fan_out": 10}),
+    ],
+)
+@pytest.mark.parametrize("name", WITH_FANS)
+def test_a_law_has_the_variance_of_the_fans_by_axes(
+    name: str, shape: tuple[int, ...], names: dict[str, Any], fans: dict[str, Any]
+) -> None:
+    scale, promised = VARIANCES[name]
+    parameters: dict[str, Any] = {scale: 2.0} if scale else {}
+    found = variance(law(name, shape, **parameters, **names))
+    assert found == pytest.approx(promised(Fans.of((1, 1), **fans), 2.0), rel=1e-14)
+
+
+@pytest.mark.parametrize("mode", ["fan_in", "fan_out", "fan_avg"])
+@pytest.mark.parametrize("distribution", ["truncated_normal", "normal", "uniform"])
+def test_variance_scaling_is_that_of_jax_for_an_attention_projection(mode: str, distribution: str) -> None:
+    # jax.nn.initializers.variance_scaling(2.0, mode, distribution, in_axis=0, out_axis=(1, 2)) for (512, 8, 96): the
+    # variance is scale / n with n = 512, 768, or their mean.
+    expected = 2.0 / {"fan_in": 512, "fan_out": 768, "fan_avg": 640}[mode]
+    parameters: dict[str, Any] = {"mode": mode, "distribution": distribution, "in_axis": (0,), "out_axis": (1, 2)}
+    found = law("variance_scaling", (512, 8, 96), scale=2.0, **parameters)
+    assert variance(found) == pytest.approx(expected, rel=1e-14)
+
+
 @pytest.mark.parametrize("name", WITH_FANS)
 @pytest.mark.parametrize("shape", [(0,), (0, 0), (0, 3), (3, 0), (3, 3, 0)])
 def test_a_tensor_without_elements_needs_no_fans(name: str, shape: tuple[int, ...]) -> None:
@@ -260,6 +308,45 @@ def test_delta_orthogonal_has_its_matrix_at_the_centre_of_the_kernel(shape: tupl
     assert found == Orthogonal(rows, cols, 1.0, prod(kernel), int(centre))
 
 
+@pytest.mark.parametrize(
+    ("shape", "names", "expected"),
+    [
+        # What torch's layout is anyway has the law, and so the bits, that it has without names.
+        ((6, 4, 3), {"layout": "torch", "out_axis": (0,), "in_axis": (1,)}, Orthogonal(6, 12, 1.0)),
+        ((6, 4, 3), {"in_axis": (1, 2), "out_axis": (0,)}, Orthogonal(6, 12, 1.0)),
+        ((1, 6, 4), {"batch_axis": (0,)}, Orthogonal(6, 4, 1.0)),
+        ((4, 6), {"layout": "jax"}, OrthogonalStack(6, 4, 1.0, 1, 0, 1, (4, 6), (1, 4))),
+        ((3, 2, 4, 6), {"layout": "jax"}, OrthogonalStack(6, 24, 1.0, 1, 0, 1, (6, 4, 6), (1, 6, 24))),
+        ((5, 6, 4), {"batch_axis": (0,)}, OrthogonalStack(6, 4, 1.0, 1, 0, 5, (120,), (1,))),
+        ((5, 4, 6), {"batch_axis": (0,), "layout": "jax"}, OrthogonalStack(6, 4, 1.0, 1, 0, 5, (5, 4, 6), (24, 1, 4))),
+        ((12, 2, 4), {"in_axis": (0,), "out_axis": (1, 2)}, OrthogonalStack(8, 12, 1.0, 1, 0, 1, (12, 8), (1, 12))),
+        (
+            (12, 2, 4),
+            {"in_axis": (0,), "out_axis": (2,), "batch_axis": (1,)},
+            OrthogonalStack(4, 12, 1.0, 1, 0, 2, (12, 8), (1, 12)),
+        ),
+    ],
+)
+def test_orthogonal_is_outputs_by_all_the_others_but_the_batch(
+    shape: tuple[int, ...], names: dict[str, Any], expected: Law
+) -> None:
+    assert law("orthogonal", shape, **names) == expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "names", "expected"),
+    [
+        ((3, 4, 6), {"layout": "jax"}, OrthogonalStack(6, 4, 1.0, 3, 1, 1, (3, 4, 6), (1, 3, 12))),
+        ((2, 6, 4, 4), {"batch_axis": (0,)}, OrthogonalStack(6, 4, 1.0, 4, 1, 2, (192,), (1,))),
+        ((2, 6, 4, 3, 3, 3), {"batch_axis": (0,)}, OrthogonalStack(6, 4, 1.0, 27, 13, 2, (1296,), (1,))),
+    ],
+)
+def test_delta_orthogonal_has_its_matrices_at_the_centre_of_the_kernel_wherever_that_is(
+    shape: tuple[int, ...], names: dict[str, Any], expected: Law
+) -> None:
+    assert law("delta_orthogonal", shape, **names) == expected
+
+
 @given(st.integers(0, 50), st.floats(0, 1))
 def test_sparse_has_as_many_zeros_in_a_column_as_torch(rows: int, sparsity: float) -> None:
     found = law("sparse", (rows, 3), sparsity=sparsity)
@@ -309,6 +396,15 @@ def test_what_torch_refuses_is_refused_in_its_words(
         ("identity", (3,), {}, "shape"),
         ("delta_orthogonal", (3, 3), {}, "shape"),
         ("delta_orthogonal", (2, 3, 1), {}, "shape"),
+        ("delta_orthogonal", (3, 2, 1), {"in_axis": (0,), "out_axis": (1,)}, "shape"),
+        ("delta_orthogonal", (2, 3, 3), {"batch_axis": (0,)}, "shape"),
+        ("orthogonal", (3, 5), {"batch_axis": (0,)}, "shape"),
+        ("orthogonal", (3, 5), {"in_axis": (0,)}, "in_axis"),
+        ("orthogonal", (3, 5), {"batch_axis": (2,)}, "batch_axis"),
+        ("lecun_normal", (3, 5), {"batch_axis": (0,)}, "shape"),
+        ("lecun_normal", (3, 0), {"batch_axis": (2,)}, "batch_axis"),
+        ("xavier_normal", (4, 4), {"in_axis": (1,), "groups": 2}, "groups"),
+        ("xavier_normal", (4, 4), {"out_axis": (0,), "transposed": True}, "transposed"),
         ("lecun_normal", (3,), {}, "shape"),
         ("xavier_normal", (3, 3), {"groups": 2}, "groups"),
         ("kaiming_normal", (3, 3), {"a": 1e200}, "a"),
@@ -330,3 +426,16 @@ def test_the_slope_of_anything_but_a_leaky_rectifier_is_not_looked_at(nonlineari
     assert law("kaiming_normal", (3, 3), a=1e200, nonlinearity=nonlinearity) == law(
         "kaiming_normal", (3, 3), nonlinearity=nonlinearity
     )
+
+
+# Schemes that draw nothing -------------------------------------------------------------------------------------------
+
+
+def test_fixed_schemes_are_those_whose_laws_have_nothing_random() -> None:
+    needed: dict[str, Any] = {"val": 1.0, "sparsity": 0.5}
+    shapes = {"eye": (4, 4), "sparse": (4, 4)}
+    laws = {
+        name: law(name, shapes.get(name, (4, 4, 3)), **{key: value for key, value in needed.items() if key in own})
+        for name, own in ((name, {each.name for each in scheme.parameters}) for name, scheme in SCHEMES.items())
+    }
+    assert {name for name, each in laws.items() if isinstance(each, Constant | Lattice)} == FIXED

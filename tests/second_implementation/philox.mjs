@@ -473,7 +473,9 @@ function haar(g, round) {
   return q;
 }
 
+// The matrices of a stack, each of which is made of the normals that follow those of the matrices before it.
 function orthogonal(law, dtype, seed, name) {
+  const { rows, cols, taps, centre, count = 1 } = law;
   const carrier = carrierOf(dtype);
   const gaussian = words(seed, name, "gaussian");
   const low = words(seed, name, "low");
@@ -481,13 +483,28 @@ function orthogonal(law, dtype, seed, name) {
     float32: (i) => normal32(gaussian(i)),
     float64: (i) => normal64((BigInt(gaussian(i)) << 32n) | BigInt(low(i))),
   };
-  const g = matrix(law.rows, law.cols, (r, c) => normals[carrier](BigInt(r * law.cols + c)));
-  const q = haar(g, rounding[carrier]);
+  const drawn = (b) => matrix(rows, cols, (r, c) => normals[carrier](BigInt((b * rows + r) * cols + c)));
+  const q = Array.from({ length: count }, (_, b) => haar(drawn(b), rounding[carrier]));
   const element = settle(dtype, carrier, law.gain, 0, -Infinity, Infinity);
   return (index) => {
-    const place = Math.floor(Number(index) / law.taps);
-    if (Number(index) % law.taps !== law.centre) return 0n;
-    return element(q[Math.floor(place / law.cols)][place % law.cols]);
+    const at = Number(index);
+    if (at % taps !== centre) return 0n;
+    const place = Math.floor(at / taps);
+    const row = Math.floor(place / cols);
+    return element(q[Math.floor(row / rows)][row % rows][place % cols]);
+  };
+}
+
+// The elements of a stack, in a tensor whose axes are in another order.
+function orthogonalStack(law, dtype, seed, name) {
+  const element = orthogonal(law, dtype, seed, name);
+  return (index) => {
+    let [rest, at] = [Number(index), 0];
+    for (let axis = law.sizes.length - 1; axis >= 0; axis--) {
+      at += (rest % law.sizes[axis]) * law.strides[axis];
+      rest = Math.floor(rest / law.sizes[axis]);
+    }
+    return element(at);
   };
 }
 
@@ -499,6 +516,7 @@ function elements({ law, dtype, seed, name }) {
   if (law.kind === "lattice") return lattice(law, dtype);
   if (law.kind === "sparse") return sparse(law, dtype, seed, name);
   if (law.kind === "orthogonal") return orthogonal(law, dtype, seed, name);
+  if (law.kind === "orthogonal_stack") return orthogonalStack(law, dtype, seed, name);
   return independent(law, dtype, seed, name);
 }
 

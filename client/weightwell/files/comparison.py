@@ -1,6 +1,5 @@
 """Comparisons: a file on the disk against what a server says it should be."""
 
-import json
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,9 +9,10 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from weightwell.answers import spec_of
 from weightwell.exceptions import InvalidFile
 from weightwell.files import disk
-from weightwell.safetensors import PREFIX, Entry, entries_of, header_length
+from weightwell.safetensors import PREFIX, Entry, header_length, read_header
 from weightwell.transfers.destinations import blocks
 from weightwell.transfers.spans import Span
 
@@ -74,9 +74,9 @@ class Claim:
         try:
             self.size = os.fstat(self._descriptor).st_size
             self.head = self._head(path)
-            self.entries = entries_of(self.head[PREFIX:])
-            self.metadata = metadata_of(self.head)
-            self.document = _document(self.metadata)
+            header = read_header(self.head[PREFIX:])
+            self.entries, self.metadata = header.entries, header.metadata
+            self.document = spec_of(self.metadata)
         except InvalidFile as error:
             self.close()
             raise ValueError(f"{path} cannot be verified: {error}") from error
@@ -126,7 +126,11 @@ class Comparison:
     def open(self, head: bytes, _size: int, _etag: str | None) -> Sequence[Span]:
         """Compare the head; whatever may have come before does not count."""
         self._first = {}
-        self._remarks = [*self._length(), *_unlike(self._claim.metadata, metadata_of(head)), *self._layout()]
+        self._remarks = [
+            *self._length(),
+            *_unlike(self._claim.metadata, read_header(head[PREFIX:]).metadata),
+            *self._layout(),
+        ]
         if not self._remarks and head != self._claim.head:
             self._remarks.append("the header says the same in other words, or in another order")
         return ()
@@ -209,26 +213,6 @@ def first_difference(one: bytes, other: bytes) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle)
     return low
-
-
-def metadata_of(head: bytes) -> dict[str, Any]:
-    """Return the metadata in the head of a safetensors file; empty where there is none."""
-    members = json.loads(head[PREFIX:])
-    metadata = members.get("__metadata__")
-    return metadata if isinstance(metadata, dict) else {}
-
-
-def _document(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the spec in the metadata of a file."""
-    try:
-        document = json.loads(metadata["spec"])
-    except KeyError:
-        raise InvalidFile("its metadata does not say how it was made; did Weightwell make it?") from None
-    except (ValueError, TypeError, RecursionError):
-        raise InvalidFile("its metadata has a spec that is not JSON") from None
-    if not isinstance(document, dict) or not isinstance(document.get("tensors"), dict):
-        raise InvalidFile("its metadata has a spec that is none of Weightwell's")
-    return document
 
 
 def _unlike(claimed: Mapping[str, Any], made: Mapping[str, Any]) -> Iterator[str]:

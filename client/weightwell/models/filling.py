@@ -4,12 +4,14 @@ Whatever can be wrong with a module and a manifest is found by ``filling_of``, b
 the meta device, or not contiguous, gets memory of its own, which is put in its place when the file is complete.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from weightwell.models.modules import Slot, slots_of, tied_to
 from weightwell.models.pieces import Piece, Pieces
+from weightwell.models.places import Place, in_place_of
+from weightwell.models.reparametrized import Reparametrization
 from weightwell.models.shards import bounds_of_shard, is_sharded, local_of, with_local
 from weightwell.safetensors import PREFIX, entries_of
 from weightwell.slices import text_of
@@ -26,15 +28,15 @@ Reset = Callable[["nn.Module"], object]
 class Filling(Generic[M]):
     """Where the data of a file goes in a module; ``commit`` makes it the module's.
 
-    ``slots`` are the places of the file's tensors, by name, and ``names`` all names that each has in the module.
+    ``slots`` are the places of the file's tensors, by name, and ``ties`` all slots that have the same tensor.
     """
 
     parallel = True
 
-    def __init__(self, module: M, slots: Mapping[str, Slot], names: Mapping[str, Sequence[str]], device: Any):
+    def __init__(self, module: M, slots: Mapping[str, Slot], ties: Mapping[str, Sequence[Slot]], device: Any):
         self._module = module
         self._slots = slots
-        self._names = names
+        self._ties = ties
         self._device = device
         self._targets: dict[str, torch.Tensor] = {}
         self._memory: dict[str, torch.Tensor] = {}
@@ -43,7 +45,7 @@ class Filling(Generic[M]):
     def open(self, head: bytes, _size: int, _etag: str | None) -> tuple[()]:
         """Find memory for the tensors of a file with this head, which has been checked."""
         if not self._targets:  # starting over must not take the memory twice
-            self._targets = {name: _target(slot.tensor, self._device) for name, slot in self._slots.items()}
+            self._targets = {name: _target(slot, self._device) for name, slot in self._slots.items()}
             self._memory = {name: _contiguous(target) for name, target in self._targets.items()}
         entries = entries_of(head[PREFIX:]).items()
         self._pieces = Pieces(Piece(entry.start, entry.stop, self._memory[name]) for name, entry in entries)
@@ -54,14 +56,20 @@ class Filling(Generic[M]):
         return self._pieces.windows(start, stop)
 
     def commit(self) -> M:
-        """Return the module, with every tensor that has arrived in its place."""
+        """Return the module, with every tensor that has arrived in its place.
+
+        Raises ValueError for a tensor that is computed, where it cannot be what was drawn.
+        """
         import torch
 
         with torch.no_grad():
             for name, slot in self._slots.items():
                 self._complete(slot, self._targets[name], self._memory[name])
-            if state := self._materialized():
-                self._module.load_state_dict(state, strict=False, assign=True)
+            for name, slot in self._slots.items():
+                if slot.source is not None:
+                    _assign(slot, slot.source, self._targets[name])
+                elif slot.tensor.is_meta:
+                    self._materialize(slot, self._targets[name])
         return self._module
 
     def _complete(self, slot: Slot, target: "torch.Tensor", memory: "torch.Tensor") -> None:
@@ -74,34 +82,39 @@ class Filling(Generic[M]):
         if not slot.tensor.is_meta:
             torch.autograd.graph.increment_version(slot.tensor)
 
-    def _materialized(self) -> dict[str, "torch.Tensor"]:
-        """Return what takes the place of the tensors on the meta device, under all of their names."""
-        state: dict[str, torch.Tensor] = {}
-        for name, slot in self._slots.items():
-            if slot.tensor.is_meta:
-                tensor = _in_place_of(slot.tensor, with_local(slot.tensor, self._targets[name]))
-                state |= dict.fromkeys(self._names[name], tensor)
-        return state
+    def _materialize(self, slot: Slot, target: "torch.Tensor") -> None:
+        """Put a tensor in the place of one on the meta device, under all of its names."""
+        tensor = in_place_of(slot.tensor, with_local(slot.tensor, target))
+        for tied in self._ties[slot.name]:
+            # Each module by itself, as names in the state dict of the whole have the parts that wrappers put there.
+            tied.owner.load_state_dict({tied.leaf: tensor}, strict=False, assign=True)
 
 
 def filling_of(
-    module: M, spec: ManifestSpec, *, device: Any = None, reset_buffers: Reset | None = None
+    module: M, spec: ManifestSpec, *, device: Any = None, reset_buffers: Reset | None = None, prefix: str = ""
 ) -> tuple[ManifestSpec, Filling[M]]:
     """Return the spec with the module's own dtypes, and how the file of it fills the module.
 
-    Buffers on the meta device that are not asked for are computed here, by the modules that they belong to. Raises
-    ValueError, with the name of a tensor, where the module and the manifest do not fit.
+    The names in the spec are canonical, behind ``prefix``. Buffers on the meta device that are not asked for are
+    computed here, by the modules that they belong to. Raises ValueError, with the name of a tensor, where the module
+    and the manifest do not fit.
     """
-    slots = {slot.name: slot for slot in slots_of(module)}
+    slots = {slot.name: slot for slot in slots_of(module, prefix)}
     first = tied_to(list(slots.values()))
     asked = _asked(spec, {name: slot for name, slot in slots.items() if slot.persistent}, first)
+    given = {_key(slot.place) for slot in asked.values() if slot.source is None}
     for name, slot in asked.items():
         _check_fit(slot, spec.stored[name], spec)
-    left = _left_on_meta(slots.values(), device, {first[name] for name in asked}, first)
+        if slot.source is not None:
+            _check_source(slot, slot.source, given)
+            given |= {_key(place) for place in (*slot.source.originals, *slot.source.computed)}
+    covered = {first[name] for name in asked}
+    missing = [slot for slot in slots.values() if first[slot.name] not in covered and _key(slot.place) not in given]
+    left = _left_on_meta(slots.values(), missing, device)
     _compute_buffers(left, device, reset_buffers)
-    names = {name: [other for other in slots if first[other] == first[name]] for name in asked}
+    ties = {name: [other for other in slots.values() if first[other.name] == first[name]] for name in asked}
     stored = {name: Stored(spec.stored[name].extent, slot.dtype) for name, slot in asked.items()}
-    return replace(spec, stored=stored), Filling(module, asked, names, device)
+    return replace(spec, stored=stored), Filling(module, asked, ties, device)
 
 
 # What can be wrong ---------------------------------------------------------------------------------------------------
@@ -110,7 +123,7 @@ def filling_of(
 def _asked(spec: ManifestSpec, slots: Mapping[str, Slot], first: Mapping[str, str]) -> dict[str, Slot]:
     """Return the slots of a file's tensors; raise ValueError where they are not there, or tied in another way."""
     if unknown := [name for name in spec.names if name not in slots]:
-        raise ValueError(f"the module has no tensor named {unknown[0]!r}; it has {', '.join([*slots][:5])}, ...")
+        raise ValueError(_unknown(unknown[0], slots))
     for alias, target in spec.aliases.items():
         if first[alias] != first[target]:
             raise ValueError(f"{alias} is an alias of {target} in the manifest, and in the module it is not tied to it")
@@ -119,6 +132,14 @@ def _asked(spec: ManifestSpec, slots: Mapping[str, Slot], first: Mapping[str, st
         if (other := taken.setdefault(first[name], name)) != name:
             raise ValueError(f"{name} is tied to {other} in the module; in the manifest make it {{'alias': {other!r}}}")
     return {name: slots[name] for name in spec.stored}
+
+
+def _unknown(name: str, slots: Mapping[str, Slot]) -> str:
+    """Return what is wrong about a name that no tensor has."""
+    for slot in slots.values():
+        if slot.torch_name == name:
+            return f"{name!r} has the name of a wrapper in it: in a manifest that tensor is {slot.name!r}"
+    return f"the module has no tensor named {name!r}; it has {', '.join([*slots][:5])}, ..."
 
 
 def _check_fit(slot: Slot, expected: Stored, spec: ManifestSpec) -> None:
@@ -138,26 +159,36 @@ def _check_fit(slot: Slot, expected: Stored, spec: ManifestSpec) -> None:
     _check_memory(slot.name, tensor)
 
 
+def _check_source(slot: Slot, source: Reparametrization, given: Collection[object]) -> None:
+    """Raise ValueError for a tensor that is computed and cannot be given a value, or whose originals are given one."""
+    if any(_key(place) in given for place in source.originals):
+        raise ValueError(f"the manifest has {slot.name}, and what that is computed from as well; take one of them away")
+    try:
+        source.check()
+    except ValueError as error:
+        raise ValueError(f"{slot.name} is computed by {source.kind}: {error}") from None
+
+
 def _check_memory(name: str, tensor: "torch.Tensor") -> None:
     """Raise ValueError for a tensor that has no memory of its own for each of its elements."""
     import torch
 
     if hasattr(tensor, "__tensor_flatten__") or tensor.layout != torch.strided:
-        raise ValueError(f"{name} is a {type(tensor).__name__} ({tensor.layout}); only plain tensors are filled")
+        kind = f"{type(tensor).__name__} ({tensor.layout})"
+        cure = "fill the module before it is quantized or made sparse"
+        raise ValueError(f"{name} is a {kind}; only plain tensors are filled: {cure}")
     if any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True)):
         raise ValueError(f"{name} is an expanded tensor, whose elements share memory: make it contiguous first")
 
 
-def _left_on_meta(
-    slots: Collection[Slot], device: Any, covered: Collection[str], first: Mapping[str, str]
-) -> list[Slot]:
-    """Return the buffers on the meta device that are not asked for; raise ValueError for parameters."""
+def _left_on_meta(slots: Iterable[Slot], missing: Iterable[Slot], device: Any) -> list[Slot]:
+    """Return the buffers on the meta device among what is not asked for; raise ValueError for parameters."""
     import torch
 
     meta = [slot for slot in slots if slot.tensor.is_meta]
     if meta and (device is None or torch.device(device).type == "meta"):
         raise ValueError(f"{meta[0].name} is on the meta device; say where it shall be: device='cpu', device='cuda'")
-    left = [slot for slot in meta if first[slot.name] not in covered]
+    left = [slot for slot in missing if slot.tensor.is_meta and slot.source is None]
     for slot in left:
         if not slot.is_buffer:
             raise ValueError(f"{slot.name} is on the meta device, and the manifest does not ask for it: add it there")
@@ -186,12 +217,31 @@ def _compute_buffers(left: Sequence[Slot], device: Any, reset_buffers: Reset | N
 # Tensors -------------------------------------------------------------------------------------------------------------
 
 
-def _target(tensor: "torch.Tensor", device: Any) -> "torch.Tensor":
-    """Return what this rank holds of a tensor, with memory on ``device`` where it had none."""
+def _target(slot: Slot, device: Any) -> "torch.Tensor":
+    """Return what this rank holds of a tensor, with memory on ``device`` where it had none, or none of its own."""
     import torch
 
-    local = local_of(tensor)
+    local = local_of(slot.tensor)
+    if slot.source is not None:
+        return torch.empty(local.shape, dtype=local.dtype, device=device if local.is_meta else local.device)
     return torch.empty_like(local, device=device) if local.is_meta else local
+
+
+def _assign(slot: Slot, source: Reparametrization, value: "torch.Tensor") -> None:
+    """Give a tensor that is computed its value; raise ValueError where it cannot have it."""
+    try:
+        source.assign(value)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{slot.name} is computed by {source.kind}, and cannot be what was drawn: {error}. Draw it from another "
+            "law, or fill the module before it is parametrized. Other tensors of the module have been filled"
+        ) from error
+
+
+def _key(place: Place) -> tuple[int, str]:
+    """Return what tells places apart."""
+    owner, leaf = place
+    return id(owner), leaf
 
 
 def _contiguous(tensor: "torch.Tensor") -> "torch.Tensor":
@@ -199,17 +249,6 @@ def _contiguous(tensor: "torch.Tensor") -> "torch.Tensor":
     import torch
 
     return tensor if tensor.is_contiguous() else torch.empty_like(tensor, memory_format=torch.contiguous_format)
-
-
-def _in_place_of(old: "torch.Tensor", new: "torch.Tensor") -> "torch.Tensor":
-    """Return a tensor as the parameter or buffer that the old one was."""
-    from torch import nn
-
-    if not isinstance(old, nn.Parameter):
-        return new
-    parameter = nn.Parameter(new, requires_grad=old.requires_grad)
-    vars(parameter).update(vars(old))
-    return parameter
 
 
 def _clear_padding(slot: Slot, memory: "torch.Tensor") -> None:

@@ -60,20 +60,28 @@ class Manifest:
         seed: SeedLike = 0,
         dtype: object = None,
         generator: str | None = None,
+        prefix: str = "",
     ) -> "Manifest":
-        """Return what a torch module asks for: the names, shapes and dtypes of its state dict, and ``rules`` for them.
+        """Return what a torch module asks for: the names, shapes and dtypes of its tensors, and ``rules`` for them.
 
         ``rules``: a preset's name; or a list of rules; or a mapping of module types to schemes, such as
         ``{nn.Linear: "xavier_uniform"}``, where what is not mentioned is drawn as torch does. ``preset`` comes after
         the rules. Without either, everything is drawn as torch does.
         ``dtype``: of the floating-point tensors, instead of their own.
+        ``prefix``: the beginning of all names, such as ``"encoder"`` for ``encoder.0.weight``. Rules see whole names.
 
-        Tied parameters are drawn once. A DTensor asks for the shard that this rank holds. The buffers of torch's own
-        modules (running statistics) belong to it; those that other modules register hold what their constructors
-        compute, and are not asked for. Raises ValueError for a parameter that cannot be drawn.
+        Names are those of the state dict without the parts that wrappers put into them (``canonical_name``). Tied
+        parameters are drawn once. A DTensor asks for the shard that this rank holds. What a module computes, by a
+        weight norm or another parametrization, is asked for as the tensor that it was before. The buffers of torch's
+        own modules (running statistics) belong to it; those that other modules register hold what their constructors
+        compute, and are not asked for.
+
+        Raises ValueError for a parameter that cannot be drawn, where no tensor takes a scheme from a mapping of types,
+        and where nothing can be drawn because all is quantized. Warns (``UnusedRuleWarning``) of types that nothing
+        takes, and (``UnfilledWarning``) of weights that are not asked for because they are integers or packed.
         """
         recipe = Recipe.of(rules, preset)
-        common, tensors = recipe.entries(module, dtype)
+        common, tensors = recipe.entries(module, dtype, prefix)
         own = list(recipe.rules)
         return cls(tensors, rules=own, preset=recipe.preset, seed=seed, dtype=common, generator=generator)
 

@@ -1,13 +1,16 @@
-"""Modules: what a torch module's state dict holds.
+"""Modules: the tensors of a torch module, each under its canonical name.
 
 Nothing is imported from torch until there is a module to look at.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from weightwell.dtypes import DType, dtype_of
+from weightwell.models.names import Owner, joined, owners, wrapped_name
+from weightwell.models.places import Place, tensor_at
+from weightwell.models.reparametrized import Reparametrization, reparametrizations_of
 from weightwell.models.shards import is_sharded
 
 if TYPE_CHECKING:
@@ -17,22 +20,37 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One name of a state dict: a parameter or a buffer, and the module that it belongs to."""
+    """One canonical name: a parameter, a buffer or a tensor that is computed, and the module that it belongs to.
+
+    ``torch_name`` is the name in the state dict, with the parts that wrappers put into it. ``source`` says how the
+    tensor is computed, if it is; ``is_part`` that it is a part of how another one is.
+    """
 
     name: str
+    torch_name: str
     leaf: str
     owner: "nn.Module"
     tensor: "torch.Tensor"
     persistent: bool = True
+    source: Reparametrization | None = None
+    is_part: bool = False
+
+    @property
+    def place(self) -> Place:
+        """Where the tensor is, if it is not computed."""
+        return self.owner, self.leaf
 
     @property
     def is_buffer(self) -> bool:
         """Whether it is no parameter."""
-        return self.leaf in self.owner._buffers
+        owner, leaf = self.source.originals[-1] if self.source else self.place
+        return leaf in owner._buffers
 
     @property
     def is_drawn(self) -> bool:
         """Whether it is initialized: a parameter that can be trained, or a buffer that a module of torch's resets."""
+        if self.is_part:
+            return False
         if self.is_buffer:
             return self.persistent and torch_type(self.owner) is not None
         return self.tensor.is_floating_point() or self.tensor.is_complex()
@@ -46,18 +64,78 @@ class Slot:
             raise ValueError(f"{self.name} cannot be drawn: {error}") from None
 
 
-def slots_of(module: "nn.Module") -> Iterator[Slot]:
-    """Yield the parameters and buffers of a module in the order of its state dict, each under every name it has."""
+def slots_of(module: "nn.Module", prefix: str = "") -> list[Slot]:
+    """Return the tensors of a module in the order of its state dict, each under every canonical name that it has.
+
+    What is computed comes before the parameters of its module. ``prefix`` is put before all names, with a dot. Raises
+    ValueError for a tensor without a shape, for flat parameters, and for two tensors that have one name.
+    """
+    if not isinstance(prefix, str):
+        raise TypeError(f"prefix is the beginning of names, such as 'encoder', got {prefix!r}")
+    found: dict[str, Slot] = {}
+    for slot in _slots(module, prefix.removesuffix(".")):
+        if (other := found.setdefault(slot.name, slot)) is not slot:
+            raise ValueError(
+                f"{other.torch_name} and {slot.torch_name} are both named {slot.name} without the names of wrappers; "
+                "rename one of them"
+            )
+    return [*found.values()]
+
+
+def _slots(module: "nn.Module", prefix: str) -> Iterator[Slot]:
+    parts: set[tuple[int, str]] = set()
+    for owner in owners(module, prefix):
+        _check_gathered(owner)
+        for source in reparametrizations_of(owner.module):
+            places = (*source.originals, *source.computed, *source.kept)
+            parts.update((id(holder), leaf) for holder, leaf in places)
+            yield _slot(owner, source.leaf, _template(owner, source), source=source)
+        yield from _own_slots(owner, parts)
+
+
+def _own_slots(owner: Owner, parts: set[tuple[int, str]]) -> Iterator[Slot]:
+    """Yield the parameters and buffers of a module."""
     from torch.nn.parameter import is_lazy
 
-    for path, owner in module.named_modules(remove_duplicate=False):
-        prefix = f"{path}." if path else ""
-        hidden = owner._non_persistent_buffers_set
-        for leaf, tensor in (*owner._parameters.items(), *owner._buffers.items()):
-            if is_lazy(tensor):
-                raise ValueError(f"{prefix}{leaf} has no shape yet: run the module once, so that it can see its input")
-            if tensor is not None:
-                yield Slot(prefix + leaf, leaf, owner, tensor, leaf not in hidden)
+    holder = owner.module
+    hidden = holder._non_persistent_buffers_set
+    for leaf, tensor in (*holder._parameters.items(), *holder._buffers.items()):
+        if tensor is None:
+            continue
+        if is_lazy(tensor):
+            raise ValueError(
+                f"{joined(owner.path, leaf)} has no shape yet, as {type(holder).__name__} sees its input first: "
+                "run a forward pass of the module once, then fill it"
+            )
+        is_part = (id(holder), leaf) in parts
+        yield _slot(owner, leaf, tensor, persistent=leaf not in hidden, is_part=is_part)
+
+
+def _slot(owner: Owner, leaf: str, tensor: "torch.Tensor", **fields: Any) -> Slot:
+    return Slot(joined(owner.path, leaf), joined(owner.torch_path, leaf), leaf, owner.module, tensor, **fields)
+
+
+def _template(owner: Owner, source: Reparametrization) -> "torch.Tensor":
+    try:
+        return source.template()
+    except (RuntimeError, TypeError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"{joined(owner.path, source.leaf)} is computed by {source.kind}, which fails: {error}"
+        ) from error
+
+
+def _check_gathered(owner: Owner) -> None:
+    """Raise ValueError for an FSDP1 module whose parameters are not as the model has them, but one flat shard."""
+    if (inner := wrapped_name(owner.module)) != "_fsdp_wrapped_module":
+        return
+    handle, wrapped = getattr(owner.module, "_handle", None), owner.module._modules[inner]
+    flat = wrapped is not None and "_flat_param" in wrapped._parameters
+    if flat or (handle is not None and handle.is_sharded(handle.flat_param)):
+        raise ValueError(
+            f"the parameters of {owner.torch_path or 'the module'} are shards of one flat parameter "
+            "(FullyShardedDataParallel): fill the model inside of `with FullyShardedDataParallel.summon_full_params("
+            "model):`, or before it is wrapped, or use fully_shard"
+        )
 
 
 def torch_type(module: "nn.Module") -> str | None:
@@ -68,10 +146,42 @@ def torch_type(module: "nn.Module") -> str | None:
     return None
 
 
+def is_layer(module: "nn.Module") -> bool:
+    """Whether a module is a layer of torch with parameters of its own, such as a Linear, and not a model of layers."""
+    return torch_type(module) is not None and bool(module._parameters)
+
+
+def type_name(module: "nn.Module") -> str:
+    """Return the name of the type that torch has for a module, or else that of its own type.
+
+    Types that torch makes on the fly, of a module that is sharded or parametrized, stand for those that they are of.
+    """
+    made = ("torch.distributed.", "torch.nn.utils.parametrize")
+    own = (each for each in type(module).__mro__ if not each.__module__.startswith(made))
+    return torch_type(module) or next(own).__name__
+
+
 def tied_to(slots: Sequence[Slot]) -> dict[str, str]:
-    """Return for every name the first name of its tensor, which is its own unless it is tied."""
+    """Return for every name the first name of its tensor, which is its own unless it is tied.
+
+    Raises ValueError for a tensor that is computed from one that another module has as well.
+    """
+    plain = {_memory(slot.tensor): slot.name for slot in slots if not (slot.source or slot.is_part)}
     first: dict[object, str] = {}
-    return {slot.name: first.setdefault(_memory(slot.tensor), slot.name) for slot in slots}
+    return {slot.name: first.setdefault(_identity(slot, plain), slot.name) for slot in slots}
+
+
+def _identity(slot: Slot, plain: Mapping[object, str]) -> object:
+    """Return what two tensors have in common if they are one: their memory, or that of all they are computed from."""
+    if slot.source is None:
+        return _memory(slot.tensor)
+    originals = [_memory(tensor_at(place)) for place in slot.source.originals]
+    if shared := next((plain[each] for each in originals if each in plain), None):
+        raise ValueError(
+            f"{slot.name} is computed by {slot.source.kind} from a tensor that is tied to {shared}: untie them, or "
+            "fill the module before it is parametrized"
+        )
+    return tuple(originals)
 
 
 def _memory(tensor: "torch.Tensor") -> object:

@@ -7,15 +7,17 @@ Starting over is asking for the head again.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
 from weightwell.exceptions import InvalidFile, TransportError, UnexpectedResponse
 from weightwell.memory import Memory, allocate, populate
-from weightwell.safetensors import PREFIX, Entry, entries_of, header_length
+from weightwell.safetensors import PREFIX, Header, etag_of, header_length, read_header
 from weightwell.transfers.spans import Span
 
 BLOCK = 1 << 20  # bytes written to a file at once
+
+T = TypeVar("T")
 
 
 class Destination(Protocol):
@@ -23,8 +25,11 @@ class Destination(Protocol):
 
     parallel: bool
 
-    def head(self, total: int, etag: str | None) -> Iterator[memoryview]:
-        """Yield the windows of what must come first of a body of ``total`` bytes with this strong entity tag."""
+    def head(self, total: int, etag: str | None, tag: str | None) -> Iterator[memoryview]:
+        """Yield the windows of what must come first of a body of ``total`` bytes with this strong entity tag.
+
+        ``tag`` is the entity tag by which a part of the body can be asked for; None where it cannot be.
+        """
 
     def there(self) -> Sequence[Span]:
         """Return the spans of the body that need not come, now that its head is known."""
@@ -48,18 +53,28 @@ class DataDestination(Protocol):
         """Yield the windows of the bytes ``[start, stop)``; their lengths add up."""
 
 
-class Document:
-    """A JSON document in memory: all of it is head."""
+class Document(Generic[T]):
+    """A JSON document in memory: all of it is head.
+
+    ``read`` returns what is made of it, or raises ``UnexpectedResponse``: while the connection that brought it is still
+    in use, so that one that brings the wrong answers is not used again.
+    """
 
     parallel = False
 
-    def __init__(self) -> None:
-        self._body = bytearray()
+    def __init__(self, read: Callable[[Any], T]):
+        self._read = read
+        self._results: list[T] = []
 
-    def head(self, total: int, _etag: str | None) -> Iterator[memoryview]:
+    def head(self, total: int, _etag: str | None, _tag: str | None) -> Iterator[memoryview]:
         """Yield one window for all of it."""
-        self._body = bytearray(total)
-        yield memoryview(self._body)
+        body = bytearray(total)
+        yield memoryview(body)
+        try:
+            document = json.loads(body)
+        except ValueError as error:
+            raise UnexpectedResponse(f"expected a JSON document, got {bytes(body[:80])!r}") from error
+        self._results = [self._read(document)]
 
     def there(self) -> Sequence[Span]:
         """Return nothing: no part of a document is kept."""
@@ -69,28 +84,25 @@ class Document:
         """Yield nothing: nothing is left after the head."""
         return iter(())
 
-    def parsed(self) -> Any:
-        """Return the document; raise ``UnexpectedResponse`` where it is not JSON."""
-        try:
-            return json.loads(self._body)
-        except ValueError as error:
-            raise UnexpectedResponse(f"expected a JSON document, got {bytes(self._body[:80])!r}") from error
+    def result(self) -> T:
+        """Return what was made of the document, which has come."""
+        return self._results[0]
 
 
 class SafetensorsFile:
     """A safetensors file: its header is read and judged before its data is given a place.
 
-    ``check`` takes the entries of the header and returns the size of the data, or raises ``InvalidFile``.
+    ``accept`` takes the header and returns the size of the data, or raises ``InvalidFile``.
     """
 
-    def __init__(self, check: Callable[[Mapping[str, Entry]], int], data: DataDestination):
+    def __init__(self, accept: Callable[[Header], int], data: DataDestination):
         self.parallel = data.parallel
-        self._check = check
+        self._accept = accept
         self._data = data
         self._offset = 0  # of the data in the file
         self._there: Sequence[Span] = ()
 
-    def head(self, total: int, etag: str | None) -> Iterator[memoryview]:
+    def head(self, total: int, etag: str | None, tag: str | None) -> Iterator[memoryview]:
         """Yield the windows of the length of the header and of the header."""
         if total < PREFIX:
             raise InvalidFile(f"a body of {total} bytes is no safetensors file")
@@ -98,11 +110,18 @@ class SafetensorsFile:
         yield memoryview(prefix)
         header = bytearray(header_length(prefix, total))
         yield memoryview(header)
-        size = self._check(entries_of(header))
+        size = self._accepted(read_header(header))
         self._offset = PREFIX + len(header)
         if self._offset + size != total:
             raise InvalidFile(f"the header promises {self._offset + size} bytes, and the response {total}")
-        self._there = self._data.open(bytes(prefix + header), size, etag)
+        head = bytes(prefix + header)
+        if etag not in {None, own := etag_of(head)}:
+            raise InvalidFile(f"the ETag of the answer is that of another file: expected {own}, got {etag}")
+        self._there = self._data.open(head, size, tag)
+
+    def _accepted(self, header: Header) -> int:
+        """Return the size of the data of a file with this header; raise ``InvalidFile`` if it is another file."""
+        return self._accept(header)
 
     def there(self) -> Sequence[Span]:
         """Return the spans of the file of which the data is there."""

@@ -30,7 +30,7 @@ from weightwell.transfers.destinations import Destination
 from weightwell.transfers.growth import Growth
 from weightwell.transfers.progress import Progress
 from weightwell.transfers.response import check_range, check_whole, length_of, refusal, strong_etag
-from weightwell.transfers.retry import Retry
+from weightwell.transfers.retry import Failures, Retry
 from weightwell.transfers.shares import Share, Shares
 from weightwell.transfers.spans import Span, Spans
 
@@ -59,6 +59,7 @@ class Transfer:
         self.total = 0
         self.received = 0
         self.etag: str | None = None
+        self.unused_rules = ""  # as the server lists them
         self._progress = progress
         self._connections = connections
         self._lock = Lock()
@@ -69,7 +70,7 @@ class Transfer:
         self._latency = 0.0  # seconds before the first byte
         self._receivers: list[Receiver] = []
         self._most = 0  # what counts as progress when it is passed
-        self._changes = 0  # in a row
+        self._changes = Failures(retry)
 
     @property
     def complete(self) -> bool:
@@ -112,7 +113,7 @@ class Transfer:
             self._open = False
             self._latency = time.monotonic() - receiver.sent
             self._progress.start(total)
-        return self.destination.head(total, self.tag)
+        return self.destination.head(total, etag, self.tag)
 
     def open(self, position: int) -> Share:
         """Divide what follows the head, which ends at this position; return the share of what comes next."""
@@ -155,22 +156,22 @@ class Transfer:
             return True
 
     def start_over(self, error: FileChanged) -> float:
-        """Return the seconds to wait before all is asked for anew; raise ``error`` if that has happened too often."""
-        self._changes += 1
-        wait = self.retry.wait(self._changes)
-        if wait is None:
+        """Return the seconds to wait before all is asked for anew; raise ``error`` if that has gone on for too long."""
+        pause = self._changes.pause()
+        if pause is None:
             raise error
-        logger.warning("%s; starting over in %.1f s", error, wait)
+        logger.warning("%s; starting over %s", error, pause)
         self._receivers.clear()
         self._open = False
-        return wait
+        return pause.seconds
 
     def _count(self, count: int) -> bool:
         self.received += count
         self._progress.advance(count)
         if self.received <= self._most:
             return False
-        self._most, self._changes = self.received, 0
+        self._most = self.received
+        self._changes.forget()
         return True
 
     def _skip(self, count: int) -> None:
@@ -207,7 +208,7 @@ class Receiver:
         self._windows: Iterator[memoryview] = iter(())
         self._window = memoryview(b"")
         self._promised = 0  # where the body of this attempt ends
-        self._failures = 0  # in a row
+        self._failures = Failures(transfer.retry)
 
     @property
     def remaining(self) -> int:
@@ -243,6 +244,7 @@ class Receiver:
     def begin(self, response: httpx.Response) -> None:
         """Judge the head of a response; raise unless it brings what is missing. The body of an error must be read."""
         transfer = self._transfer
+        transfer.retry.answered = True
         if response.is_error:
             raise refusal(response)
         if response.status_code == 206 and self.asked and transfer.tag:
@@ -250,6 +252,7 @@ class Receiver:
             check_range(response, start=start, stop=self._promised, total=transfer.total, etag=transfer.tag)
         else:
             check_whole(response)
+            transfer.unused_rules = response.headers.get("Weightwell-Unused-Rules", "")
             self._promised = length_of(response)
             self._windows = transfer.start(self._promised, strong_etag(response), self)
             self._window = memoryview(b"")
@@ -266,7 +269,7 @@ class Receiver:
         self._window = self._window[count:]
         self.position += count
         if self._transfer.count(count):
-            self._failures = 0
+            self._failures.forget()
         self._refill()
 
     def feed(self, chunk: bytes) -> None:
@@ -292,16 +295,14 @@ class Receiver:
 
         Raises what came of it all where there are no others.
         """
-        self._failures += 1
-        retry_after = getattr(error, "retry_after", None)
-        wait = self._transfer.retry.wait(self._failures, retry_after) if self._passing(error) else None
-        if wait is not None:
-            logger.warning("%s; trying again in %.1f s", self._described(error), wait)
-        elif isinstance(error, FileChanged) or not self._transfer.leave(self, self._share, self.position):
+        pause = self._failures.pause(getattr(error, "retry_after", None)) if self._passing(error) else None
+        if pause is not None:
+            logger.warning("%s; trying again %s", self._described(error), pause)
+            return pause.seconds
+        if isinstance(error, FileChanged) or not self._transfer.leave(self, self._share, self.position):
             self._give_up(error)
-        else:
-            logger.warning("%s; going on with fewer connections", self._described(error))
-        return wait
+        logger.warning("%s; going on with fewer connections", self._described(error))
+        return None
 
     def _refill(self) -> None:
         """Go on to the next window when one is full, running what the destination does with the full one."""

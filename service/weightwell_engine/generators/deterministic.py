@@ -1,13 +1,7 @@
-"""The laws that need no random numbers: constants, and functions of the index. They are the same for all generators."""
+"""Deterministic laws: constants, and functions of the index. They are the same for all generators."""
 
 from weightwell_engine.generators.philox.cpu import laws as cpu
-from weightwell_engine.laws import Constant, Lattice, Law
 from weightwell_engine.plan import Piece
-
-
-def is_deterministic(law: Law) -> bool:
-    """Whether ``fill`` of this module can draw the law."""
-    return isinstance(law, Constant | Lattice)
 
 
 def fill(piece: Piece, out: memoryview) -> None:

@@ -23,8 +23,8 @@ from weightwell_engine.dtypes import DTYPES, DType
 from weightwell_engine.exceptions import UnsupportedSpec
 from weightwell_engine.generators import DrawingStopped, deterministic, places
 from weightwell_engine.generators.devices import Device
-from weightwell_engine.laws import Law, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
-from weightwell_engine.plan import Piece, Plan, PlannedTensor, naming
+from weightwell_engine.laws import Law, Normal, Orthogonal, OrthogonalStack, Sparse, TruncatedNormal, Uniform
+from weightwell_engine.plan import Piece, Plan, PlannedTensor, errors_of_tensor
 
 # Elements of a block. On the CPU torch fills normals in groups of 16, and draws the last 16 again where the size is no
 # multiple of 16; so blocks that are multiples of 16, the last of them at least 16 long, draw what one call would.
@@ -40,7 +40,7 @@ _PATIENCE = 100
 _STATE = 2 * 5056
 
 # Working copies of the whole tensor beside the result, at the peak of torch's own algorithm.
-_COPIES = {TruncatedNormal: 5, Orthogonal: 5, Sparse: 2, Uniform: 2, Normal: 2}
+_COPIES = {TruncatedNormal: 5, Orthogonal: 5, OrthogonalStack: 6, Sparse: 2, Uniform: 2, Normal: 2}
 
 
 class TorchGenerator:
@@ -64,7 +64,7 @@ class TorchGenerator:
     def check(self, plan: Plan) -> None:
         """Raise ``UnsupportedSpec`` for what torch has no kernel for or would not end with, and for several seeds."""
         for tensor in plan.tensors:
-            with naming(tensor.name, several=len(plan.tensors) > 1):
+            with errors_of_tensor(tensor.name, several=len(plan.tensors) > 1):
                 self._check(tensor, seed=plan.tensors[0].seed)
 
     def _check(self, tensor: PlannedTensor, *, seed: int) -> None:
@@ -113,7 +113,7 @@ class TorchGenerator:
             return TorchDrawing(plan, self.device, self._place)
 
     def _resident(self, tensor: PlannedTensor) -> int:
-        if _is_streamed(tensor, self._place) or deterministic.is_deterministic(tensor.law):
+        if _is_streamed(tensor, self._place) or tensor.law.is_deterministic:
             return 0
         return prod(tensor.region.shape) * tensor.dtype.itemsize * _COPIES[type(tensor.law)]
 
@@ -157,7 +157,7 @@ class TorchDrawing:
                 self._fill(piece, place)
 
     def _fill(self, piece: Piece, out: memoryview) -> None:
-        if deterministic.is_deterministic(piece.tensor.law):
+        if piece.tensor.law.is_deterministic:
             deterministic.fill(piece, out)
             return
         target = torch.frombuffer(out, dtype=getattr(torch, piece.tensor.dtype.name))
@@ -206,7 +206,7 @@ class TorchDrawing:
 
     def _draw(self, tensor: PlannedTensor) -> Iterator[_Block]:
         """Yield a tensor block by block, as the generators draw it."""
-        if deterministic.is_deterministic(tensor.law):
+        if tensor.law.is_deterministic:
             return
         for start, stop in _bounds(tensor, self._place):
             values = torch.empty(stop - start, dtype=getattr(torch, tensor.dtype.name), device=self._place)
@@ -248,6 +248,12 @@ class _Generators:
                 matrix = torch.empty(rows, cols, dtype=values.dtype, device=values.device)
                 torch.nn.init.orthogonal_(matrix, gain, generator=self._main)
                 values.zero_().view(rows, cols, taps)[:, :, centre] = matrix
+            case OrthogonalStack(sizes=sizes, strides=strides):
+                stack = torch.empty_like(values)
+                for matrix in stack.chunk(law.count):
+                    go_on()
+                    self.draw(law.each, matrix, go_on)
+                values.view(sizes).copy_(stack.as_strided(sizes, strides))
             case Sparse(rows, cols, zeros, std):
                 matrix = values.normal_(0, std, generator=self._main).view(rows, cols)
                 for column in range(cols):
@@ -284,9 +290,9 @@ def _wanted(values: torch.Tensor, tensor: PlannedTensor) -> torch.Tensor:
 
 def _dtypes(law: Law) -> tuple[str, ...]:
     """Return the dtypes in which torch can draw a law."""
-    if deterministic.is_deterministic(law):
+    if law.is_deterministic:
         return tuple(DTYPES)
-    return _FLOATS[:2] if isinstance(law, Orthogonal) else _FLOATS
+    return _FLOATS[:2] if isinstance(law, Orthogonal | OrthogonalStack) else _FLOATS
 
 
 def _ends(law: TruncatedNormal, dtype: DType) -> bool:

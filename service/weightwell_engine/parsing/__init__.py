@@ -1,8 +1,9 @@
-"""Parsing: what JSON, or fields in text, may say, and the spec that it means. Pydantic is used here.
+"""Parsing: from JSON, or from fields in text, to a spec. Pydantic is used here.
 
-fields      the values of a name, a shape, a seed or a slice
-models      the fields of a tensor, a rule and a manifest; one model for every scheme
+fields      the values of a name, a shape, a seed, a slice or a list of axes
+models      the fields of a tensor, a rule and a manifest; a model for every scheme and every preset
 rules       which tensors a rule matches
+scales      which tensors a rule for any tensor must not draw at random
 manifest    from models to specs
 reading     from documents to specs
 """

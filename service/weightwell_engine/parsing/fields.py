@@ -1,4 +1,4 @@
-"""Fields: what a name, a shape, a seed or a slice can be, in a query string and in JSON, and how OpenAPI says it."""
+"""Fields: the values of names, shapes, seeds, slices and axes, in query strings and in JSON, with their JSON Schema."""
 
 import re
 from collections.abc import Callable
@@ -18,7 +18,9 @@ MAX_DIMENSIONS = 64
 MAX_SIZE = 2**63 - 1
 
 _DIGITS = re.compile(r"\d{1,20}", re.ASCII)
-# Possessive, so that no length of blanks makes it try again.
+_AXIS = re.compile(r"-?\d{1,2}", re.ASCII)
+_AXES = "an axis, such as 0 or -1, or a list of different axes, as [0, 1], or 0,1 in a query"
+# Possessive quantifiers, so that long blanks do not make it backtrack.
 _BOUNDS = re.compile(r"\s*+(\d{0,20})\s*+:\s*+(\d{0,20})\s*+", re.ASCII)
 
 
@@ -39,6 +41,23 @@ def _shape(value: object) -> tuple[int, ...]:
     return tuple([_size(part) for part in parts])
 
 
+def _axes(value: object) -> tuple[int, ...]:
+    """Read ``0``, ``[0, 1]``, ``"0"`` or ``"0,1"``: different axes, of which negative ones are counted from the end."""
+    parts = [] if value == "" else value.split(",", MAX_DIMENSIONS) if isinstance(value, str) else value
+    axes = [_axis(part) for part in parts] if isinstance(parts, list) else [_axis(parts)]
+    if len(set(axes)) < len(axes):
+        raise ValueError(_AXES)
+    return tuple(sorted(axes))
+
+
+def _axis(value: object) -> int:
+    if isinstance(value, str) and _AXIS.fullmatch(value.strip()):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not -MAX_DIMENSIONS <= value < MAX_DIMENSIONS:
+        raise ValueError(_AXES)
+    return value
+
+
 def _seed(value: object) -> int:
     if isinstance(value, str) and _DIGITS.fullmatch(value):
         value = int(value)
@@ -57,7 +76,7 @@ def _slice(value: object) -> tuple[tuple[int, int | None], ...]:
 
 
 def read_name(value: object) -> str:
-    """Read the name of a tensor; raise ``ValueError`` with what it can be."""
+    """Read the name of a tensor; raise ``ValueError`` with what is allowed."""
     if not _is_text(value) or value == "__metadata__":
         raise ValueError(f"1 to {MAX_NAME} Unicode characters, and not __metadata__, which the file format reserves")
     return str(value)
@@ -100,6 +119,11 @@ Shape = Annotated[
         maxItems=MAX_DIMENSIONS,
         examples=[[512, 784]],
     ),
+]
+_AN_AXIS = {"type": "integer", "minimum": -MAX_DIMENSIONS, "maximum": MAX_DIMENSIONS - 1}
+Axes = Annotated[
+    tuple[int, ...],
+    *_field(_axes, anyOf=[_AN_AXIS, {"type": "array", "items": _AN_AXIS, "uniqueItems": True}]),
 ]
 Seed = Annotated[
     int,

@@ -1,4 +1,4 @@
-"""Manifests: from what is said of many tensors, some of it by rules, to what each of them is."""
+"""Manifests: from tensors, rules and presets to the spec of each tensor."""
 
 import json
 from collections import defaultdict
@@ -12,6 +12,7 @@ from weightwell_engine.modules import own_fields
 from weightwell_engine.parsing.fields import DEFAULT_DTYPE, DEFAULT_SEED, read_name
 from weightwell_engine.parsing.models import (
     ENTRIES,
+    PRESET_PARAMETERS,
     RESET_PARAMETERS,
     RULES,
     Alias,
@@ -24,12 +25,13 @@ from weightwell_engine.parsing.models import (
     validate,
 )
 from weightwell_engine.parsing.rules import Condition, Matcher
+from weightwell_engine.parsing.scales import scale_of
 from weightwell_engine.presets import PRESETS
-from weightwell_engine.schemes import ALIASES
+from weightwell_engine.schemes import ALIASES, FIXED
 from weightwell_engine.spec import METADATA, Parameter, Spec, TensorSpec
 
-# Who sent so much that is wrong need not know how much more there is, which takes time to find.
-_ENOUGH_ERRORS = 1000
+# Stop collecting errors here: finding more takes time, and nobody reads them.
+_MAX_ERRORS = 1000
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -38,10 +40,9 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a tensor is drawn, by its own word or by that of the rule at the path ``rule``.
+    """The scheme of a tensor, from the tensor itself or from the rule at the path ``rule``.
 
-    The scheme ``reset_parameters`` stands for what the tensor's own module does. ``dtype`` and ``seed`` are None where
-    nothing is said of them.
+    The scheme ``reset_parameters`` is that of the tensor's module. ``dtype`` and ``seed`` are None if not given.
     """
 
     scheme: str
@@ -53,7 +54,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A recipe for the tensors of which a condition holds."""
+    """A recipe for the tensors that a condition matches."""
 
     condition: Condition
     recipe: Recipe
@@ -66,7 +67,7 @@ def read_single(model: Single) -> Spec:
 
 
 def read_manifest(fields: Mapping[str, Any]) -> Spec:
-    """Return the spec that a manifest means; raise ``InvalidSpec``, ``InvalidSpecs`` or ``TooLarge`` if none."""
+    """Return the spec of a manifest; raise ``InvalidSpec``, ``InvalidSpecs`` or ``TooLarge`` if it has none."""
     manifest = validate(Manifest, fields)
     errors: list[InvalidSpec] = []
     own = _each("rules", enumerate(manifest.rules), partial(_rule, "rules"), errors)
@@ -90,14 +91,14 @@ def read_manifest(fields: Mapping[str, Any]) -> Spec:
 def _each(
     prefix: str, items: Iterable[tuple[K, V]], read: Callable[[K, V], R], errors: list[InvalidSpec]
 ) -> dict[K, R]:
-    """Read every item, and add whatever is wrong with it to the errors, with its path, until there are enough."""
+    """Read every item; add its errors, with its path, to ``errors``, and stop when there are too many."""
     made = {}
     for key, value in items:
         try:
             made[key] = read(key, value)
         except (InvalidSpec, InvalidSpecs) as error:
             errors += [each.within(f"{prefix}.{key}") for each in error.errors]
-            if len(errors) >= _ENOUGH_ERRORS:
+            if len(errors) >= _MAX_ERRORS:
                 break
     return made
 
@@ -107,7 +108,7 @@ def _raise_any(errors: Sequence[InvalidSpec]) -> None:
         raise InvalidSpecs(errors)
 
 
-# What is said --------------------------------------------------------------------------------------------------------
+# Reading entries, rules and presets ----------------------------------------------------------------------------------
 
 
 def _entry(name: str, fields: object) -> Entry | Alias:
@@ -131,13 +132,17 @@ def _rule(prefix: str, place: int, fields: object) -> Rule:
 
 
 def _preset_rules(choice: tuple[str, dict[str, object]] | None) -> Sequence[dict[str, object]]:
-    """Return the rules of a preset, as a manifest could state them."""
+    """Return the rules of a preset, in the form that they have in a manifest."""
     if choice is None:
         return ()
     name, parameters = choice
     if name not in PRESETS:
         raise InvalidSpec("preset", got=name, expected=f"one of {', '.join(PRESETS)}", hint=_preset_hint(name))
-    return PRESETS[name].rules(**parameters)
+    try:
+        model = validate(PRESET_PARAMETERS[name], parameters)
+    except (InvalidSpec, InvalidSpecs) as error:
+        raise InvalidSpecs([each.within("preset") for each in error.errors]) from None
+    return PRESETS[name].rules(**dict(model))
 
 
 def _preset_hint(name: str) -> str | None:
@@ -156,11 +161,11 @@ def _check_alias(name: str, target: str, tensors: Mapping[str, object], aliases:
         raise InvalidSpec("alias", got=target, expected="the name of a tensor that is drawn", detail=detail)
 
 
-# What it means -------------------------------------------------------------------------------------------------------
+# Applying rules ------------------------------------------------------------------------------------------------------
 
 
 class Recipes:
-    """Finds the recipe of a tensor: its own, that of the first of the rules that holds, or its module's."""
+    """Finds the recipe of a tensor: its own, or that of the first rule that matches, or its module's."""
 
     def __init__(self, rules: Sequence[Rule], tensors: Mapping[str, Entry], aliases: Mapping[str, str]):
         self._rules = rules
@@ -168,7 +173,7 @@ class Recipes:
         self._aliases = aliases
         self._own: dict[str, Recipe] = {}
         self.taken: set[int] = set()
-        """The places of the rules that were taken so far."""
+        """The indices of the rules that tensors took so far."""
 
     def of(self, name: str, entry: Entry) -> Recipe:
         """Return the recipe of a tensor; raise ``InvalidSpec`` if there is none."""
@@ -184,21 +189,37 @@ class Recipes:
             detail = f"scheme is missing, and {why}: give the tensor a scheme, or add a rule, such as {example}"
             raise InvalidSpec("scheme", got=None, expected="given, or a rule that matches the tensor", detail=detail)
         self.taken.add(place)
-        return self._rules[place].recipe
+        recipe = self._rules[place].recipe
+        if recipe.scheme not in FIXED and recipe.scheme != RESET_PARAMETERS:
+            self._check_scale(name, entry, place)
+        return recipe
+
+    def _check_scale(self, name: str, entry: Entry, place: int) -> None:
+        """Refuse a scale that would be drawn at random by a rule that is not about it."""
+        siblings = self._siblings[name.rpartition(".")[0]]
+        scale = scale_of(name, ndim=len(entry.shape), module=entry.module, siblings=siblings)
+        rule = self._rules[place]
+        if scale is None or rule.condition.module is not None:
+            return
+        if all(self._matcher.matches(place, other) for other in scale.others):
+            expected = "a rule of its own, or a scheme"
+            detail = (
+                f"{rule.recipe.rule} would draw {scale.words[:160]} at random ({rule.recipe.scheme}), and it is a rule "
+                f"for any tensor: put a rule before it, such as {json.dumps(scale.cure)}, or give the tensor a scheme"
+            )
+            raise InvalidSpec("scheme", got=rule.recipe.scheme, expected=expected, detail=detail)
 
     def _by_module(self, name: str, entry: Entry, recipe: Recipe) -> Recipe:
-        """Return the recipe of a module for one of its own tensors, which may say of a dtype that it must be this."""
+        """Return the recipe of a module for one of its own tensors, which may require a dtype."""
         if entry.module is None:
-            detail = (
-                f'{RESET_PARAMETERS} is what a module does: give the tensor its module, such as "Linear", or a scheme'
-            )
+            detail = f'{RESET_PARAMETERS} needs the module of the tensor: add a module, such as "Linear", or a scheme'
             raise InvalidSpec("module", got=None, expected="the type of the tensor's module", detail=detail)
         prefix, _, leaf = name.rpartition(".")
         own = self._settled(own_fields(entry.module, leaf, self._siblings[prefix]))
         return replace(recipe, scheme=own.scheme, parameters=own.parameters, dtype=own.dtype or recipe.dtype)
 
     def _settled(self, fields: Mapping[str, object]) -> Recipe:
-        """Return what a module says of a tensor, the same for the same; layers are alike."""
+        """Return the recipe of a module's fields, from a cache: many layers are alike."""
         key = repr(fields)
         if key not in self._own:
             model = validate(of_scheme(fields, RULES), fields)
@@ -222,7 +243,7 @@ class Recipes:
 
 
 def _tensor(name: str, model: Tensor, recipe: Recipe, dtype: str, seed: int) -> TensorSpec:
-    """Return the spec of a tensor, with the ``dtype`` and ``seed`` of all that do not say otherwise."""
+    """Return the spec of a tensor, with default ``dtype`` and ``seed``."""
     return TensorSpec(
         name=name,
         shape=model.shape,
@@ -238,7 +259,7 @@ def _tensor(name: str, model: Tensor, recipe: Recipe, dtype: str, seed: int) -> 
 def _bounds(
     given: tuple[tuple[int, int | None], ...] | None, shape: tuple[int, ...]
 ) -> tuple[tuple[int, int], ...] | None:
-    """Return where a slice starts and stops in every dimension, or None where that is all of the tensor."""
+    """Return where a slice starts and stops in every dimension, or None for the whole tensor."""
     if given is None:
         return None
     if len(given) > len(shape):

@@ -1,8 +1,8 @@
-"""Models: what a request may say, in pydantic.
+"""Models: the fields of a request, in pydantic.
 
-There is a model for every scheme, made from the registry, so that a parameter is accepted by the schemes that have it
-and by no other; a query string and a JSON body are read by the same models, the one leniently, since all that it holds
-is text, the other strictly.
+Every scheme and every preset has a model of its own, made from the registry, which accepts its parameters and no
+others. A query string and a JSON body are read by the same models: the query leniently, since its values are text, the
+body strictly.
 """
 
 import re
@@ -17,6 +17,7 @@ from weightwell_engine.parsing.fields import (
     DEFAULT_DTYPE,
     DEFAULT_NAME,
     DEFAULT_SEED,
+    Axes,
     DTypeName,
     GeneratorName,
     Glob,
@@ -29,10 +30,11 @@ from weightwell_engine.parsing.fields import (
     Slice,
 )
 from weightwell_engine.parsing.rules import MAX_RULES
-from weightwell_engine.schemes import ALIASES, SCHEMES, SchemeParameter
+from weightwell_engine.presets import PRESETS
+from weightwell_engine.schemes import ALIASES, SCHEMES, AxisList, SchemeParameter
 from weightwell_engine.spec import GENERATORS, Parameter
 
-# What stands in the place of a scheme and means the one that the tensor's own module has for it.
+# Stands in the place of a scheme, for the one that the tensor's own module has.
 RESET_PARAMETERS = "reset_parameters"
 
 
@@ -43,7 +45,7 @@ class Model(BaseModel):
 
 
 class Tensor(Model):
-    """What every tensor may say, whatever its scheme."""
+    """The fields of a tensor of any scheme."""
 
     shape: Annotated[Shape, Field(description="sizes of the whole tensor, [] for a scalar")]
     dtype: Annotated[DTypeName | None, Field(description="element type, by torch's name; float32 by default")] = None
@@ -73,7 +75,7 @@ class Alias(Model):
 
 
 class Rule(Model):
-    """Which tensors without a scheme of their own are initialized how; at least one condition."""
+    """A scheme for tensors that have none: a condition, by name or module, and the scheme with its parameters."""
 
     match: Annotated[
         Glob | None, Field(description="a glob for the whole name: * is any text, dots as well, ? a character")
@@ -87,7 +89,7 @@ class Rule(Model):
 
 
 class Manifest(Model):
-    """A file of many tensors; what is said here holds for all that do not say otherwise."""
+    """A file of many tensors; ``dtype``, ``seed`` and ``generator`` are defaults for all of them."""
 
     tensors: dict[str, Any]
     rules: Annotated[
@@ -111,10 +113,17 @@ def _with_scheme(base: type[M], names: Iterable[str], doc: str, parameters: Iter
     scheme, *aliases = names
     literal: Any = Literal[(scheme, *aliases)]
     fields: dict[str, Any] = {"scheme": (Annotated[literal, Field(description="how the tensor is initialized")], ...)}
-    fields |= {
-        each.name: (Annotated[each.annotation, Field(description=each.doc)], each.default) for each in parameters
-    }
-    return create_model(f"{base.__name__}_{scheme}", __base__=base, __doc__=doc, **fields)
+    return create_model(f"{base.__name__}_{scheme}", __base__=base, __doc__=doc, **fields, **_fields(parameters))
+
+
+def _fields(parameters: Iterable[SchemeParameter]) -> dict[str, Any]:
+    """Return the fields of a model that has these parameters."""
+    return {each.name: (Annotated[_annotation(each), Field(description=each.doc)], each.default) for each in parameters}
+
+
+def _annotation(parameter: SchemeParameter) -> Any:
+    """Return the annotation by which pydantic reads a parameter: a list of axes is text in a query."""
+    return Axes | None if parameter.annotation == AxisList else parameter.annotation
 
 
 def _models(base: type[M]) -> dict[str, type[M]]:
@@ -126,11 +135,15 @@ def _models(base: type[M]) -> dict[str, type[M]]:
     }
 
 
-_RESET_DOC = "Initialize as the module does that the tensor belongs to, in torch.nn: its reset_parameters."
+_RESET_DOC = "Initialize as the tensor's own module of torch.nn does, by its reset_parameters."
 
 SINGLES = _models(Single)
 ENTRIES = {**_models(Entry), RESET_PARAMETERS: _with_scheme(Entry, [RESET_PARAMETERS], _RESET_DOC)}
 RULES = {**_models(Rule), RESET_PARAMETERS: _with_scheme(Rule, [RESET_PARAMETERS], _RESET_DOC)}
+PRESET_PARAMETERS = {
+    name: create_model(f"Preset_{name}", __base__=Model, **_fields(preset.parameters))
+    for name, preset in PRESETS.items()
+}
 
 
 def of_scheme(fields: Mapping[str, object], models: Mapping[str, type[M]]) -> type[M]:
@@ -149,16 +162,20 @@ def of_scheme(fields: Mapping[str, object], models: Mapping[str, type[M]]) -> ty
 
 
 def scheme_of(model: Model) -> tuple[str, dict[str, Parameter]]:
-    """Return the scheme, by its own name, of a model that has one, and all its parameters."""
+    """Return the scheme of a model, by its own name, and the parameters that a canonical spec has."""
     said: str = model.scheme  # type: ignore[attr-defined]
     name = ALIASES.get(said, said)
     parameters = SCHEMES[name].parameters if name in SCHEMES else ()
-    values = {parameter.name: getattr(model, parameter.name) for parameter in parameters}
-    return name, {key: value for key, value in values.items() if value is not None}
+    values: dict[str, Parameter] = {}
+    for parameter in parameters:
+        value = getattr(model, parameter.name)
+        if value is not None and not (parameter.omitted and value == parameter.default):
+            values[parameter.name] = value
+    return name, values
 
 
 def schema_of(parameter: SchemeParameter) -> dict[str, Any]:
-    """Return what JSON Schema says of a parameter, with its default where it has one."""
+    """Return the JSON Schema of a parameter, with its default if it has one."""
     default = {} if parameter.default is ... else {"default": parameter.default}
     return {"description": parameter.doc, **default, **TypeAdapter(parameter.annotation).json_schema()}
 
@@ -179,22 +196,25 @@ def validate(model: type[M], fields: Mapping[str, Any], *, strings: bool = False
 
 _QUOTED = re.compile(r"'([^']*)'")
 
-# What JSON calls what Python calls otherwise.
+# The names of types in JSON, where pydantic's messages have Python's.
 _IN_JSON = {"dict_type": "an object", "list_type": "a list"}
 
 
 def _invalid(error: Any, model: type[BaseModel]) -> InvalidSpec:
     """Translate one of pydantic's errors into field, got and expected."""
-    field = ".".join(str(part) for part in error["loc"]) or "body"
+    field = ".".join(str(part) for part in error["loc"]) or ("''" if error["loc"] else "body")
     match error["type"]:
         case "extra_forbidden":
-            known = ", ".join(model.model_fields) + ("; and parameters beside a scheme" if model is Entry else "")
+            known = ", ".join(model.model_fields) + ("; and parameters besides a scheme" if model is Entry else "")
             hint = did_you_mean(error["loc"][-1], model.model_fields)
-            detail = f"{field} is not a field here; {f'{hint} ' if hint else ''}the fields are {known}"
-            expected = f"one of the fields {known}"
+            fields = f"the fields are {known}" if known else "there are none"
+            detail = f"{field} is not a field here; {f'{hint} ' if hint else ''}{fields}"
+            expected = f"one of the fields {known}" if known else "absent"
             return InvalidSpec(field, got=error["input"], expected=expected, detail=detail, hint=hint)
         case "missing":
-            return InvalidSpec(field, got=None, expected="given", detail=f"{field} is missing")
+            meaning = model.model_fields[field].description
+            detail = f"{field} is missing: {meaning}" if meaning else f"{field} is missing"
+            return InvalidSpec(field, got=None, expected="given", detail=detail)
         case "value_error":
             return InvalidSpec(field, got=error["input"], expected=str(error["ctx"]["error"]))
         case "literal_error":

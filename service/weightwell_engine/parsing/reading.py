@@ -1,4 +1,4 @@
-"""Reading: from JSON, or from fields in text, to the spec that they mean."""
+"""Reading: from a JSON document, or from fields in text, to a spec."""
 
 import json
 from collections import Counter
@@ -12,15 +12,15 @@ from weightwell_engine.spec import Spec
 # Fields that only a manifest has.
 _MANIFEST = ("tensors", "rules", "preset")
 
-# Objects, and lists: a tensor is an object with a list in it. Each costs kilobytes to read, and millions of empty ones
-# would take seconds.
+# The most objects, or lists, of a document. A tensor is an object with a list in it, and takes kilobytes to read;
+# millions of empty ones would take seconds.
 _MAX_PARTS = 2**17
 
 
 def read_document(text: bytes) -> Spec:
-    """Return the spec that a JSON document means: of one tensor, or of a manifest of many.
+    """Return the spec of a JSON document: of one tensor, or of a manifest of many.
 
-    Raises ``MalformedDocument``, ``InvalidSpec`` or ``InvalidSpecs`` if it means none, and ``TooLarge`` for too many
+    Raises ``MalformedDocument``, ``InvalidSpec`` or ``InvalidSpecs`` if it has none, and ``TooLarge`` for too many
     tensors and for rules that take too long.
     """
     fields = _parse_json(text)
@@ -30,7 +30,7 @@ def read_document(text: bytes) -> Spec:
 
 
 def read_fields(fields: Mapping[str, object]) -> Spec:
-    """Return the spec that a parsed JSON object means; raises as ``read_document``."""
+    """Return the spec of a parsed JSON object; raises as ``read_document``."""
     if any(field in fields for field in _MANIFEST):
         return read_manifest(fields)
     return read_single(validate(of_scheme(fields, SINGLES), fields))
@@ -60,7 +60,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number, and no parameter may have that value")
+    raise ValueError(f"{name} is not a JSON number, and no parameter can have that value")
 
 
 def _kind(value: object) -> str:

@@ -1,7 +1,7 @@
-"""Rules: which tensors a rule is for, and which of several rules comes first.
+"""Rules: which tensors a rule matches, and which of several rules comes first.
 
-Patterns come from strangers, so they are matched by RE2, whose time is linear in the name whatever the pattern: all
-patterns at once, in one automaton, of which globs are a part (Cox 2010, https://swtch.com/~rsc/regexp/regexp3.html).
+Patterns come from strangers, so RE2 matches them, in time linear in the name whatever the pattern. All patterns of a
+manifest, globs among them, are one automaton (Cox 2010, https://swtch.com/~rsc/regexp/regexp3.html).
 """
 
 import re
@@ -14,17 +14,17 @@ import re2
 
 from weightwell_engine.exceptions import InvalidSpec, TooLarge
 
-# Rules of a manifest, those of a preset not counted.
+# The most rules of a manifest, not counting those of a preset.
 MAX_RULES = 2000
 
-# Instructions of all patterns together, of which each has about as many as characters.
+# The most instructions of all patterns together; a pattern has about as many as characters.
 MAX_PROGRAM = 2**17
 
-# Seconds of a processor that may be spent on finding the rules of one manifest's tensors. A thousand tensors and a
-# hundred rules take a fiftieth of that; patterns that are made to be slow could take hours.
+# The most CPU seconds to find the rules of one manifest's tensors. A thousand tensors and a hundred rules take a
+# fiftieth of that; malicious patterns could take hours.
 MAX_SECONDS = 4.0
 
-# For a single pattern: enough for 20,000 instructions, and compiled in milliseconds.
+# Options of a single pattern: memory for 20,000 instructions, which compile in milliseconds.
 _SINGLE = re2.Options()
 _SINGLE.log_errors = False
 _SINGLE.max_mem = 2**18
@@ -38,20 +38,20 @@ _MEMBER = re.compile(r"(.)-(.)|(.)", re.DOTALL)
 
 _ANYTHING = "(?s:.*)"
 
-# The module of the pattern that is there to be found, and of no tensor.
-_NOBODYS = ""
+# The module of the sentinel pattern, which is that of no tensor.
+_NO_MODULE = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Which tensors a rule is for: a ``pattern`` for the whole name, in RE2's syntax, and a type of ``module``."""
+    """The tensors that a rule matches: a ``pattern`` of the whole name, in RE2's syntax, and a type of ``module``."""
 
     pattern: str
     module: str | None = None
 
     @classmethod
     def of(cls, match: str | None, regex: str | None, module: str | None) -> "Condition":
-        """Return the condition that a rule states; raise ``InvalidSpec`` if it states none, or what cannot be."""
+        """Return the condition of a rule; raise ``InvalidSpec`` if it has none, or if it is not valid."""
         if match is not None and regex is not None:
             raise InvalidSpec("regex", got=regex, expected="absent where there is a match")
         if match is None and regex is None and module is None:
@@ -63,44 +63,51 @@ class Condition:
             re2.compile(regex, _SINGLE)
         except re2.error as error:
             reason = error.args[0].decode(errors="replace")
-            detail = f"regex must be a regular expression as RE2 has them, got {regex[:80]!r}: {reason[:80]}"
-            expected = (
-                "a regular expression in RE2's syntax, which has no backreferences and looks neither ahead nor back"
-            )
+            detail = f"regex must be a regular expression in RE2's syntax, got {regex[:80]!r}: {reason[:80]}"
+            expected = "a regular expression in RE2's syntax, which has no backreferences and no lookaround"
             raise InvalidSpec("regex", got=regex, expected=expected, detail=detail) from None
         return cls(regex, module)
 
 
 class Matcher:
-    """Finds the first of some conditions that holds for a tensor; raises ``TooLarge`` if that takes too long."""
+    """Finds the first of some conditions that matches a tensor; raises ``TooLarge`` if that takes too long."""
 
     def __init__(self, conditions: Sequence[Condition]):
-        self._modules = [*(condition.module for condition in conditions), _NOBODYS]
+        self._modules = [*(condition.module for condition in conditions), _NO_MODULE]
         self._automaton = _automaton(tuple(condition.pattern for condition in conditions))
         self._deadline = time.thread_time() + MAX_SECONDS
 
     def first(self, name: str, module: str | None) -> int | None:
-        """Return the place of the first condition that holds for a tensor, or None."""
-        if time.thread_time() > self._deadline:
-            raise TooLarge(f"to match the rules takes over {MAX_SECONDS:g} s; use simpler ones, or split the manifest")
-        found = self._automaton.Match(name)
-        if not found:  # not even the last pattern, which is there to be found
-            raise TooLarge("to match the rules takes too much memory; use simpler ones, or split the manifest")
+        """Return the index of the first condition that matches a tensor, or None."""
         allowed = (None, module)
-        return min([place for place in found if self._modules[place] in allowed], default=None)
+        return min([place for place in self._matching(name) if self._modules[place] in allowed], default=None)
+
+    def matches(self, place: int, name: str) -> bool:
+        """Return whether the pattern of a condition matches a name."""
+        return place in self._matching(name)
+
+    def _matching(self, name: str) -> Sequence[int]:
+        """Return the indices of the conditions whose patterns match a name."""
+        if time.thread_time() > self._deadline:
+            raise TooLarge(f"matching the rules takes over {MAX_SECONDS:g} s; use simpler ones, or split the manifest")
+        found = self._automaton.Match(name)
+        if not found:  # not even the sentinel
+            raise TooLarge("matching the rules takes too much memory; use simpler ones, or split the manifest")
+        places: Sequence[int] = found
+        return places
 
 
 @lru_cache(8)
 def _automaton(patterns: tuple[str, ...]) -> re2.Set:
-    """Return what matches all patterns at once, and after them one that everything matches.
+    """Return the automaton of all patterns, and after them a sentinel that matches every name.
 
-    RE2 says of an automaton that outgrew its memory that nothing matches.
+    The sentinel tells "no match" from RE2 running out of memory, which then reports that nothing matches.
     """
     automaton, size = re2.Set.FullMatchSet(_ALL), 0
     for pattern in patterns:
         size += re2.compile(pattern, _SINGLE).programsize
         if size > MAX_PROGRAM:
-            raise TooLarge(f"the patterns of all rules make more than {MAX_PROGRAM} steps; use fewer or simpler ones")
+            raise TooLarge(f"the patterns of all rules have over {MAX_PROGRAM} instructions; use fewer or simpler ones")
         automaton.Add(pattern)
     automaton.Add(_ANYTHING)
     try:
@@ -111,7 +118,7 @@ def _automaton(patterns: tuple[str, ...]) -> re2.Set:
 
 
 def translate(glob: str) -> str:
-    """Return the regular expression of a glob, which means what it means to Python's ``fnmatchcase``."""
+    """Return the regular expression of a glob, with the meaning that it has in Python's ``fnmatchcase``."""
     return "".join(_translated(piece) for piece in _PIECE.finditer(glob))
 
 
@@ -130,7 +137,7 @@ def _translated(piece: re.Match[str]) -> str:
 
 
 def _members(text: str) -> Iterable[str]:
-    """Yield the characters and ranges of a set; a range that ends before it begins holds nothing."""
+    """Yield the characters and ranges of a set; a range that ends before it begins is empty."""
     for low, high, single in _MEMBER.findall(text):
         if single or low <= high:
             yield re2.escape(single) or f"{re2.escape(low)}-{re2.escape(high)}"

@@ -112,11 +112,18 @@ _LINKED: Schema = {
 
 
 def flat(schema: Schema) -> Schema:
-    """Return a property's schema without its title, its default and its null, none of which a query can say."""
+    """Return a property's schema without its title, its default and its null, none of which a query can say.
+
+    A list is text in a query, its items separated by commas.
+    """
     kept = {key: value for key, value in schema.items() if key not in ("title", "default")}
     alternatives = [each for each in kept.pop("anyOf", []) if each != {"type": "null"}]
+    if any(each.get("type") == "array" for each in alternatives):
+        return kept | _LIST
     return kept | (alternatives[0] if len(alternatives) == 1 else {"anyOf": alternatives} if alternatives else {})
 
+
+_LIST: Schema = {"type": "string", "pattern": "^(-?[0-9]{1,2}(,-?[0-9]{1,2})*)?$"}
 
 CONDITIONS: list[Schema] = [
     {"name": name, "in": "header", "required": False, "description": text, "schema": {"type": "string"}}

@@ -14,6 +14,10 @@ FILE_HEADERS = {
     "Accept-Ranges": _header("ranges of bytes can be asked for", enum=["bytes"]),
     "Cache-Control": _header("immutable where the generator is portable; otherwise to be revalidated"),
     "Weightwell-Generator": _header("the generator, its version, and what else the numbers depend on"),
+    "Weightwell-Unused-Rules": _header(
+        "the rules of the request that no tensor takes, at most the first 100; absent if there are none",
+        pattern=r"^rules\.\d+(, rules\.\d+)*$",
+    ),
 }
 _CONTENT_RANGE = {"Content-Range": _header("which bytes of how many", pattern=r"^bytes (\d+-\d+|\*)/\d+$")}
 _BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}

@@ -16,6 +16,7 @@ class Scale(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(4))
+        self.matrix = nn.Parameter(torch.ones(2, 2))
         self.register_buffer("mask", torch.ones(4, dtype=torch.bool))
         self.register_buffer("angles", torch.ones(4), persistent=False)
 
@@ -38,7 +39,7 @@ def test_a_manifest_has_the_names_and_shapes_of_the_state_dict_in_its_order(devi
 
 def test_a_tensor_knows_the_type_in_torch_that_its_module_is_of() -> None:
     tensors = Manifest.from_module(nn.Sequential(Rows(2, 3), Scale())).tensors
-    assert [each["module"] for each in tensors.values()] == ["Linear", "Linear", "Scale"]
+    assert [each["module"] for each in tensors.values()] == ["Linear", "Linear", "Scale", "Scale"]
 
 
 def test_tied_parameters_are_asked_for_once() -> None:
@@ -80,19 +81,21 @@ def test_another_dtype_is_for_floating_point_tensors_only() -> None:
 
 
 def test_buffers_that_constructors_compute_are_not_asked_for() -> None:
-    assert [*Manifest.from_module(Scale()).tensors] == ["scale"]
+    assert [*Manifest.from_module(Scale()).tensors] == ["scale", "matrix"]
 
 
-def test_a_parametrized_module_is_asked_for_by_the_names_of_its_state_dict() -> None:
-    model = parametrizations.weight_norm(nn.Linear(3, 4))
+def test_parameters_in_lists_and_dictionaries_have_the_names_of_their_places() -> None:
+    model = nn.ModuleDict({"list": nn.ParameterList([torch.zeros(2)]), "dict": nn.ParameterDict({"a": torch.zeros(3)})})
     tensors = Manifest.from_module(model).tensors
-    assert [*tensors] == [*model.state_dict()]
-    assert tensors["bias"]["module"] == "Linear"
+    assert {name: (each["shape"], each["module"]) for name, each in tensors.items()} == {
+        "list.0": ([2], "ParameterList"),
+        "dict.a": ([3], "ParameterDict"),
+    }
 
 
-def test_parameters_that_cannot_be_trained_are_not_asked_for() -> None:
-    numbers = nn.Parameter(torch.zeros(3, dtype=torch.int8), requires_grad=False)
-    assert Manifest.from_module(nn.ParameterList([numbers])).tensors == {}
+def test_a_parametrized_module_of_ones_own_is_of_the_same_type() -> None:
+    tensors = Manifest.from_module(parametrizations.weight_norm(Scale(), "matrix")).tensors
+    assert [(name, each["module"]) for name, each in tensors.items()] == [("matrix", "Scale"), ("scale", "Scale")]
 
 
 def test_a_parameter_that_nobody_draws_is_named() -> None:
@@ -101,6 +104,17 @@ def test_a_parameter_that_nobody_draws_is_named() -> None:
 
 
 def test_a_parameter_without_a_shape_is_named() -> None:
-    model = nn.Sequential(nn.LazyLinear(3))
-    with pytest.raises(ValueError, match=r"0\.weight has no shape yet: run the module once"):
+    model = nn.Sequential(nn.LazyLinear(3), nn.LazyBatchNorm1d())
+    with pytest.raises(
+        ValueError, match=r"0\.weight has no shape yet, as LazyLinear sees its input first: run a forward"
+    ):
         Manifest.from_module(model)
+    model(torch.zeros(2, 4))
+    tensors = Manifest.from_module(model).tensors
+    assert tensors["0.weight"] == {"shape": [3, 4], "module": "Linear"}
+    assert tensors["1.running_mean"] == {"shape": [3], "module": "BatchNorm1d"}
+
+
+def test_a_buffer_without_a_shape_is_named() -> None:
+    with pytest.raises(ValueError, match=r"running_mean has no shape yet, as LazyBatchNorm1d sees"):
+        Manifest.from_module(nn.LazyBatchNorm1d(affine=False))

@@ -3,8 +3,10 @@
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
+import weightwell
 from weightwell import Manifest
 from weightwell.models.recipes import Recipe
 
@@ -98,8 +100,62 @@ def test_the_nearest_type_holds_whatever_the_order() -> None:
     )
 
 
-def test_a_type_that_is_not_there_is_passed_over() -> None:
-    assert schemes(nn.Linear(2, 2), {nn.Conv2d: {"anything": "ones"}}) == {}
+@pytest.mark.parametrize(
+    ("types", "unused"),
+    [
+        ({nn.Conv2d: "ones"}, "Conv2d"),
+        ({nn.Conv2d: {"anything": "ones"}, nn.Embedding: "ones"}, "Conv2d, Embedding"),
+        ({nn.ReLU: "ones"}, "ReLU"),
+    ],
+)
+def test_a_mapping_of_which_no_tensor_takes_anything_is_refused(types: Any, unused: str) -> None:
+    message = f"no tensor takes the scheme of {unused}; the types of modules with tensors are BatchNorm1d, Linear"
+    with pytest.raises(ValueError, match=message):
+        Manifest.from_module(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.BatchNorm1d(2)), types)
+
+
+def tied() -> nn.Module:
+    model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5, bias=False))
+    model[1].weight = model[0].weight
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "types", "unused"),
+    [
+        (network(), {nn.Linear: "ones", nn.Embedding: "ones"}, "Embedding"),
+        (nn.Sequential(Rows(2, 2)), {nn.Linear: "ones", Rows: "eye"}, "Linear"),
+        (tied(), {nn.Embedding: "normal", nn.Linear: "ones"}, "Linear"),
+    ],
+    ids=["no such module", "only a subclass", "only an alias"],
+)
+def test_a_type_whose_scheme_no_tensor_takes_is_named_by_a_warning(model: nn.Module, types: Any, unused: str) -> None:
+    with pytest.warns(weightwell.UnusedRuleWarning, match=f"no tensor takes the scheme of {unused};") as caught:
+        Manifest.from_module(model, types)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_a_scheme_for_a_tensor_that_some_modules_lack_is_no_mistake() -> None:
+    types = {nn.Linear: {"weight": "eye", "bias": "zeros"}}
+    assert [*schemes(nn.Sequential(nn.Linear(2, 2, bias=False)), types)] == ["0.weight"]
+
+
+class ScaleNorm(nn.Module):
+    """A norm of somebody's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+
+
+@pytest.mark.parametrize(("norm", "kind"), [(nn.LayerNorm(3), "LayerNorm"), (ScaleNorm(), "ScaleNorm")])
+def test_a_random_scheme_for_any_module_does_not_draw_norms(norm: nn.Module, kind: str) -> None:
+    model = nn.Sequential(nn.Linear(3, 3), norm)
+    with pytest.raises(ValueError, match=rf"1\.weight: normal for any module would draw the weight of a {kind}"):
+        Manifest.from_module(model, {nn.Module: "normal"})
+    types: dict[type, Any] = {nn.Module: "normal", type(norm): "ones"}
+    assert schemes(model, types)["1.weight"] == {"scheme": "ones"}
+    assert schemes(model, {nn.Module: "zeros"})["1.weight"] == {"scheme": "zeros"}
 
 
 def test_a_mapping_of_types_may_have_another_preset_than_torchs() -> None:

@@ -1,6 +1,7 @@
 """The core without any I/O: whatever the pieces, the breaks and the restarts, the bytes end up in their places."""
 
 import io
+import json
 import logging
 from random import Random
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weightwell.exceptions import FileChanged, InvalidFile, TransportError, TruncatedBody, UnexpectedResponse
+from weightwell.safetensors import etag_of
 from weightwell.spec import TensorSpec
 from weightwell.transfers import growth, shares
 from weightwell.transfers import transfer as transfers
@@ -19,17 +21,28 @@ from weightwell.transfers.retry import Retry
 from weightwell.transfers.spans import Span
 from weightwell.transfers.transfer import Receiver, Transfer
 
+
+def file_of(shape: list[int], data: bytes) -> bytes:
+    """The file of a tensor of ones."""
+    tensor = {"shape": shape, "scheme": "ones", "dtype": "float32", "seed": 0}
+    metadata = {"spec": json.dumps({"generator": "philox", "tensors": {"weight": tensor}})}
+    entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, len(data)]}
+    header = json.dumps({"__metadata__": metadata, "weight": entry}).encode()
+    return len(header).to_bytes(8, "little") + header + data
+
+
 SPEC = TensorSpec.of((5, 7), "ones")
 DATA = bytes(range(140))
-HEADER = b'{"weight":{"dtype":"F32","shape":[5,7],"data_offsets":[0,140]}}'
-FILE = len(HEADER).to_bytes(8, "little") + HEADER + DATA
+FILE = file_of([5, 7], DATA)
 HEAD = len(FILE) - len(DATA)
+ETAG = etag_of(FILE[:HEAD])
 REQUEST = httpx.Request("GET", "http://weights.test/init")
 
 
-def transfer_of(data: DataDestination, retries: int = 100, connections: int = 1) -> Transfer:
-    progress = Progress("", wanted=False)
-    return Transfer(SPEC.request, SafetensorsFile(SPEC.check, data), Retry(retries), progress, connections)
+def transfer_of(data: DataDestination, wait: float | None = 1000, connections: int = 1) -> Transfer:
+    """A transfer in a world where no time passes."""
+    progress, retry = Progress("", wanted=False), Retry(wait, clock=lambda: 0.0)
+    return Transfer(SPEC.request, SafetensorsFile(SPEC.accept, data), retry, progress, connections)
 
 
 def sole(transfer: Transfer) -> Receiver:
@@ -40,7 +53,7 @@ def sole(transfer: Transfer) -> Receiver:
     return receiver
 
 
-def answer(receiver: Receiver, *, ranges: bool = True, etag: str = '"one"') -> bytes:
+def answer(receiver: Receiver, *, ranges: bool = True, etag: str = ETAG) -> bytes:
     """Answer the next request of a receiver; return the body."""
     headers = {"ETag": etag}
     asked = receiver.message["headers"].get("Range", "")
@@ -130,10 +143,9 @@ def test_a_file_shorter_than_its_header_promises_is_refused() -> None:
 
 def test_a_tensor_without_elements_is_complete_with_its_header() -> None:
     spec = TensorSpec.of((0, 3), "ones")
-    header = b'{"weight":{"dtype":"F32","shape":[0,3],"data_offsets":[0,0]}}'
-    file = len(header).to_bytes(8, "little") + header
+    file = file_of([0, 3], b"")
     memory = InMemory()
-    transfer = Transfer(spec.request, SafetensorsFile(spec.check, memory), Retry(), Progress("", wanted=False))
+    transfer = Transfer(spec.request, SafetensorsFile(spec.accept, memory), Retry(), Progress("", wanted=False))
     receiver = sole(transfer)
     receiver.begin(httpx.Response(200, headers={"Content-Length": str(len(file))}, request=REQUEST))
     receiver.feed(file)
@@ -142,12 +154,11 @@ def test_a_tensor_without_elements_is_complete_with_its_header() -> None:
 
 
 def test_an_empty_document_is_no_document() -> None:
-    document = Document()
+    document = Document(lambda answer: answer)
     receiver = sole(Transfer(SPEC.request, document, Retry(), Progress("", wanted=False)))
     receiver.begin(httpx.Response(200, headers={"Content-Length": "0"}, request=REQUEST))
-    receiver.end()
     with pytest.raises(UnexpectedResponse):
-        document.parsed()
+        receiver.end()
 
 
 # What is there already -----------------------------------------------------------------------------------------------
@@ -260,7 +271,7 @@ def test_a_receiver_that_gives_up_leaves_its_range_to_the_others() -> None:
 
 @pytest.mark.usefixtures("small")
 def test_the_last_receiver_that_gives_up_says_why() -> None:
-    transfer = transfer_of(InMemory(), retries=0, connections=2)
+    transfer = transfer_of(InMemory(), wait=0, connections=2)
     first, second = began(transfer, 2)
     assert first.wait_after(broken()) is None
     with pytest.raises(TransportError):
@@ -283,9 +294,11 @@ def test_a_file_that_changes_under_several_starts_over_for_all() -> None:
 
 
 def test_a_file_that_changes_every_time_is_an_error() -> None:
-    transfer = transfer_of(InMemory(), retries=2)
-    for _ in range(2):
+    transfer = transfer_of(InMemory(), wait=100)
+    for now in (0.0, 99.0):
+        transfer.retry.clock = lambda now=now: now  # type: ignore[misc]
         transfer.start_over(FileChanged("again"))
+    transfer.retry.clock = lambda: 100.0
     with pytest.raises(FileChanged, match="again"):
         transfer.start_over(FileChanged("again"))
 
@@ -344,8 +357,9 @@ def test_what_would_only_happen_again_is_not_tried_again(error: Exception) -> No
 
 def test_a_wait_is_announced_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="weightwell"):
-        wait = sole(transfer_of(InMemory())).wait_after(httpx.ConnectError("refused", request=REQUEST))
+        wait = sole(transfer_of(InMemory(), wait=None)).wait_after(httpx.ConnectError("refused", request=REQUEST))
     assert caplog.messages == [
-        "no server answers at http://weights.test (refused); start it there, or correct base_url; "
-        f"trying again in {wait:.1f} s"
+        "nobody answers at http://weights.test (refused): start a server with `weightwell-service`, or give the "
+        "address of one: base_url=, --url or WEIGHTWELL_URL; "
+        f"trying again in {wait:.1f} s, for up to 3 s more; wait= sets this"
     ]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from weightwell_engine.dtypes import DTYPES, FLOATS
 from weightwell_engine.generators import deterministic
-from weightwell_engine.laws import Constant, Lattice, Law, Normal, Uniform
+from weightwell_engine.laws import Constant, Lattice, Law
 from weightwell_engine.plan import Piece, PlannedTensor
 from weightwell_engine.regions import Region
 
@@ -28,16 +28,6 @@ def filled(law: Law, region: Region, start: int, stop: int, dtype: str) -> np.nd
     data = bytearray(b"\xff" * piece.nbytes)
     deterministic.fill(piece, memoryview(data))
     return np.frombuffer(data, NUMPY[dtype])
-
-
-@pytest.mark.parametrize("law", [Constant(0.5), Lattice(1.0, 0, (9, 4), (1, 3))])
-def test_constants_and_lattices_need_no_generator(law: Law) -> None:
-    assert deterministic.is_deterministic(law)
-
-
-@pytest.mark.parametrize("law", [Normal(0.0, 0.0), Uniform(1.0, 1.0)])
-def test_what_is_random_needs_one_even_without_width(law: Law) -> None:
-    assert not deterministic.is_deterministic(law)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

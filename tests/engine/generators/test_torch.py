@@ -295,6 +295,42 @@ def test_a_truncated_normal_that_torch_finishes_is_torch_s(parameters: Fields, d
     assert identical(one(shape=[99], scheme="trunc_normal", dtype=dtype, **parameters), expected)
 
 
+@pytest.mark.parametrize(
+    ("scheme", "shape", "order", "names"),
+    [
+        ("orthogonal", (5, 9, 6), (0, 1, 2), {"batch_axis": 0}),
+        ("orthogonal", (9, 6), (1, 0), {"layout": "jax"}),
+        ("orthogonal", (5, 6, 9), (0, 2, 1), {"batch_axis": 0, "layout": "jax"}),
+        ("orthogonal", (3, 2, 4, 5), (3, 2, 0, 1), {"layout": "jax"}),
+        ("orthogonal", (7, 3, 4), (1, 2, 0), {"in_axis": 0, "out_axis": 2, "batch_axis": 1}),
+        ("delta_orthogonal", (2, 3, 4, 6), (3, 2, 0, 1), {"layout": "jax"}),
+        ("delta_orthogonal", (2, 6, 4, 3), (0, 1, 2, 3), {"batch_axis": 0}),
+    ],
+)
+@pytest.mark.parametrize("dtype", DRAWABLE[:2])
+def test_orthogonal_matrices_are_drawn_one_after_the_other_and_laid_out_as_the_axes_say(
+    scheme: str, shape: tuple[int, ...], order: tuple[int, ...], names: Fields, dtype: str
+) -> None:
+    """``order`` has the axes in the order batch, out, in, kernel."""
+    generator, sizes = seeded(3), tuple(shape[axis] for axis in order)
+    count = sizes[0] if "batch_axis" in names else 1
+    stacked = [local(scheme, sizes[-len(sizes) + ("batch_axis" in names) :], dtype, generator) for _ in range(count)]
+    expected = torch.stack(stacked).view(sizes).permute(*torch.tensor(order).argsort().tolist())
+    found = one(shape=shape, scheme=scheme, dtype=dtype, seed=3, **names)
+    assert identical(found, expected)
+    assert identical(one(shape=shape, scheme=scheme, dtype=dtype, seed=3, slice="1:", **names), expected[1:])
+
+
+def test_a_law_by_the_fans_of_another_layout_is_torch_s_by_the_fans_of_the_other_shape() -> None:
+    ours = one(shape=[6, 4], scheme="kaiming_uniform", layout="jax", seed=3)
+    assert identical(ours.view(4, 6), local("kaiming_uniform", (4, 6), "float32", seeded(3)))
+
+
+def test_stacked_matrices_are_refused_in_the_dtypes_in_which_a_matrix_is() -> None:
+    with pytest.raises(UnsupportedSpec, match="in bfloat16; ask for one of float32, float64, or for another generator"):
+        plan(shape=[2, 4, 3], scheme="orthogonal", batch_axis=0, dtype="bfloat16")
+
+
 def test_tensors_of_different_seeds_cannot_come_from_one_generator() -> None:
     tensors = {"a": {"shape": [3], "scheme": "normal", "seed": 1}, "b": {"shape": [3], "scheme": "normal", "seed": 2}}
     with pytest.raises(UnsupportedSpec, match="give the seed once, beside tensors") as caught:

@@ -1,5 +1,5 @@
 import json
-from math import sqrt
+from math import inf, sqrt
 from time import process_time
 from typing import Any
 
@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weightwell_engine.exceptions import InvalidSpec, InvalidSpecs
+from weightwell_engine.laws import Orthogonal, OrthogonalStack
 from weightwell_engine.parsing import read_document
 from weightwell_engine.parsing.rules import MAX_RULES
 from weightwell_engine.plan import make_plan
-from weightwell_engine.presets import PRESETS
+from weightwell_engine.presets import MAX_LAYERS, PRESETS
 from weightwell_engine.schemes import ALIASES, SCHEMES
 from weightwell_engine.spec import METADATA, Spec, TensorSpec
 
@@ -19,6 +20,10 @@ Fields = dict[str, Any]
 
 NORMAL = {"scheme": "normal", "std": 0.02}
 EVERYTHING = {"match": "*", **NORMAL}
+
+
+# Values for the parameters of presets that have no default.
+EXAMPLE: Fields = {"layers": 2, "width": 512, "base_width": 256, "names": "llama", "readout": "plain"}
 
 
 def manifest(tensors: Fields, **fields: Any) -> Spec:
@@ -147,7 +152,7 @@ def test_the_rule_that_is_proposed_matches_the_tensor(name: str) -> None:
 
 def test_a_parameter_has_a_scheme_to_belong_to() -> None:
     found = errors({"a": {"shape": [1], "std": 0.1}}, rules=[EVERYTHING])
-    assert "and parameters beside a scheme" in found["tensors.a.std"]
+    assert "and parameters besides a scheme" in found["tensors.a.std"]
 
 
 @pytest.mark.parametrize(
@@ -233,11 +238,76 @@ def test_a_preset_without_required_parameters_may_be_its_name_alone() -> None:
         ({"name": "gpt2", "layers": "2"}, "preset.layers"),
         ({"name": "gpt2", "layers": 2, "width": 3}, "preset.width"),
         ({"name": "gpt2", "layers": 2, "self": 3}, "preset.self"),
-        ({"name": "gpt2", "layers": 2, "": 3}, "preset."),
+        ({"name": "gpt2", "layers": 2, "": 3}, "preset.''"),
     ],
 )
 def test_a_preset_that_cannot_be_is_refused_by_its_field(preset: object, field: str) -> None:
     assert list(errors({}, preset=preset)) == [field]
+
+
+# What each preset must be told.
+GIVEN: dict[str, Fields] = {
+    name: {each.name: EXAMPLE[each.name] for each in preset.parameters if each.default is ...}
+    for name, preset in PRESETS.items()
+}
+
+
+def preset_errors(name: str, **parameters: Any) -> dict[str, InvalidSpec]:
+    """Return what is wrong with a preset that has all that it must be told and these parameters, by field."""
+    text = json.dumps({"tensors": {}, "preset": {"name": name, **GIVEN[name], **parameters}})
+    with pytest.raises(InvalidSpecs) as caught:
+        read_document(text.replace("Infinity", "1e999").encode())
+    return {error.field: error for error in caught.value.errors}
+
+
+@pytest.mark.parametrize(("name", "parameter"), [(name, each) for name, given in GIVEN.items() for each in given])
+def test_a_preset_says_what_it_must_be_told(name: str, parameter: str) -> None:
+    [doc] = [each.doc for each in PRESETS[name].parameters if each.name == parameter]
+    rest = {key: value for key, value in GIVEN[name].items() if key != parameter}
+    assert errors({}, preset={"name": name, **rest}) == {
+        f"preset.{parameter}": f"preset: {parameter} is missing: {doc}"
+    }
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_parameter_that_a_preset_does_not_have_is_refused_with_those_that_it_has(name: str) -> None:
+    known = ", ".join(parameter.name for parameter in PRESETS[name].parameters)
+    fields = f"the fields are {known}" if known else "there are none"
+    assert preset_errors(name, colour=3)["preset.colour"].detail == f"preset: colour is not a field here; {fields}"
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter", "value", "expected"),
+    [
+        *(("gpt2", "layers", value, "greater than or equal to 1") for value in (0, -1)),
+        ("gpt2", "layers", MAX_LAYERS + 1, "less than or equal to 1000"),
+        *(("gpt2", "layers", value, "a valid integer") for value in (2.0, "12", True)),
+        *(("gpt2", "std", value, "greater than 0") for value in (0, -0.1)),
+        ("gpt2", "std", inf, "a finite number"),
+        *(("gpt2", "std", value, "a valid number") for value in ("0.02", False, None)),
+        ("megatron", "embedding_std", 0, "greater than 0"),
+        ("gpt-neox", "width", 2**31, "less than or equal to 2147483647"),
+        *(("torchtitan-llama3", "tied", value, "a valid boolean") for value in (1, "true")),
+        ("vit-jax", "head_bias", inf, "a finite number"),
+        ("vit-jax", "head_bias", [0], "a valid number"),
+        *(("mup", "names", value, "'gpt2', 'llama', 'megatron', 'torchtitan' or 'gpt-neox'") for value in ("bert", 5)),
+        ("mup", "readout", None, "'plain' or 'multiplied'"),
+    ],
+)
+def test_a_value_that_a_preset_cannot_take_is_refused(name: str, parameter: str, value: Any, expected: str) -> None:
+    found = preset_errors(name, **{parameter: value})
+    assert {field: error.expected for field, error in found.items()} == {f"preset.{parameter}": expected}
+
+
+def test_everything_that_is_wrong_with_a_preset_is_told_at_once() -> None:
+    found = errors({}, preset={"name": "mup", "names": "gpt2", "width": 0, "base": "none"})
+    assert set(found) == {"preset.base", "preset.width", "preset.base_width", "preset.readout"}
+
+
+def test_a_preset_takes_null_where_that_is_its_default() -> None:
+    tensors = {"embedding.word_embeddings.weight": {"shape": [3, 2]}}
+    said = {"name": "megatron", "layers": 2}
+    assert manifest(tensors, preset={**said, "embedding_std": None}) == manifest(tensors, preset=said)
 
 
 def test_an_unknown_preset_is_told_what_there_is_and_what_is_near() -> None:
@@ -308,6 +378,39 @@ def test_a_counter_is_an_integer_whatever_the_other_tensors_are() -> None:
 def test_what_no_module_does_is_refused_with_the_name_of_the_tensor(name: str, fields: Fields, field: str) -> None:
     found = errors({name: {"shape": [3], **fields}, "other": {"shape": [1], "scheme": "ones"}}, preset="torch")
     assert list(found) == [f"tensors.{name}.{field}"]
+
+
+# Axes ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_rule_names_axes_of_tensors_of_any_rank_from_the_end() -> None:
+    rules = [{"match": "*", "scheme": "lecun_normal", "in_axis": -2, "out_axis": -1}]
+    tensors = {"dense.kernel": {"shape": [6, 8]}, "conv.kernel": {"shape": [3, 3, 6, 8]}}
+    dense, conv = make_plan(manifest(tensors, rules=rules), "", portable=True, max_bytes=2**40).tensors
+    variances = {each.name: each.law.mean_std(1)[1] ** 2 for each in (dense, conv)}
+    assert variances == pytest.approx({"dense.kernel": 1 / 6, "conv.kernel": 1 / 54})
+
+
+def test_a_rule_of_stacked_experts_says_which_axis_numbers_them() -> None:
+    rules = [{"match": "*.experts.*", "scheme": "orthogonal", "batch_axis": 0}, {"match": "*", "scheme": "orthogonal"}]
+    tensors = {"mlp.experts.w1": {"shape": [4, 6, 3]}, "mlp.conv": {"shape": [4, 6, 3]}}
+    conv, experts = make_plan(manifest(tensors, rules=rules), "", portable=True, max_bytes=2**40).tensors
+    assert (experts.name, experts.law) == ("mlp.experts.w1", OrthogonalStack(6, 3, 1.0, 1, 0, 4, (72,), (1,)))
+    assert (conv.name, conv.law) == ("mlp.conv", Orthogonal(4, 18, 1.0))
+
+
+def test_the_preset_of_torch_draws_convolutions_as_torch_does_whatever_its_rules_could_say() -> None:
+    tensors = {"weight": {"shape": [4, 3, 2], "module": "Conv1d"}}
+    assert not {"layout", "in_axis", "out_axis", "batch_axis"} & set(only(tensors, preset="torch").parameters)
+
+
+def test_axes_that_do_not_fit_are_refused_by_the_name_of_the_tensor() -> None:
+    rules = [{"match": "*", "scheme": "he_normal", "in_axis": 0, "out_axis": [1, 2]}]
+    tensors = {"query.kernel": {"shape": [6, 2, 4]}, "output.kernel": {"shape": [8, 6]}}
+    with pytest.raises(InvalidSpec) as caught:
+        make_plan(manifest(tensors, rules=rules), "", portable=True, max_bytes=2**40)
+    assert caught.value.field == "tensors.output.kernel.out_axis"
+    assert caught.value.detail == "tensors.output.kernel: out_axis must be axes of the shape, from -2 to 1, got 2"
 
 
 # Aliases -------------------------------------------------------------------------------------------------------------

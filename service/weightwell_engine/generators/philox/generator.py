@@ -8,8 +8,8 @@ from typing import Generic, TypeVar
 
 from weightwell_engine.exceptions import UnsupportedSpec
 from weightwell_engine.generators.philox.specification.keys import VERSION
-from weightwell_engine.laws import Orthogonal, Sparse
-from weightwell_engine.plan import Plan, PlannedTensor, naming
+from weightwell_engine.laws import Orthogonal, OrthogonalStack, Sparse
+from weightwell_engine.plan import Plan, PlannedTensor, errors_of_tensor
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ class PhiloxGenerator(ABC):
         """Raise ``UnsupportedSpec`` for a sparse matrix whose rows a mask cannot number."""
         for tensor in plan.tensors:
             if isinstance(tensor.law, Sparse) and tensor.law.rows > _MAX_ROWS:
-                with naming(tensor.name, several=len(plan.tensors) > 1):
+                with errors_of_tensor(tensor.name, several=len(plan.tensors) > 1):
                     expected = "at most 2^32 rows where columns are sparse"
                     raise UnsupportedSpec("shape", got=tensor.law.rows, expected=expected)
 
@@ -70,4 +70,4 @@ class Laws(Generic[T]):
 
 def is_matrix(tensor: PlannedTensor) -> bool:
     """Whether a tensor is drawn with the help of what is kept of the whole matrix."""
-    return isinstance(tensor.law, Sparse | Orthogonal)
+    return isinstance(tensor.law, Sparse | Orthogonal | OrthogonalStack)

@@ -4,30 +4,23 @@ import json
 from dataclasses import fields
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from weightwell_engine.dtypes import DTYPES, FLOATS
 from weightwell_engine.generators.philox.cpu.checked import prepare
 from weightwell_engine.generators.philox.specification.keys import VERSION
-from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
+from weightwell_engine.laws import Law
 from weightwell_engine.regions import Runs
 
 GOLDEN = Path(__file__).parents[3] / "golden"
 FILES = {
     "philox-v1.json": "97032225c5ff29d221b16753c59f4097dc1075f56367f4e98ec871a63b00d737",
     "philox-v1-orthogonal.json": "c0e19f341218b73ceaf5c7ce3ce2d907b9a688d0acaa17784965a4f156c6a7d9",
+    "philox-v1-axes.json": "395237e8a7e51702f61e648d03518524d552fc6ca55dee3d93ab052ccbc986b0",
 }
-KINDS: dict[str, type[Any]] = {
-    "constant": Constant,
-    "uniform": Uniform,
-    "normal": Normal,
-    "truncated_normal": TruncatedNormal,
-    "lattice": Lattice,
-    "sparse": Sparse,
-    "orthogonal": Orthogonal,
-}
+KINDS: dict[str, type[Any]] = {law.kind: law for law in get_args(Law)}
 CASES: list[dict[str, Any]] = [case for file in FILES for case in json.loads((GOLDEN / file).read_text("utf-8"))]
 
 

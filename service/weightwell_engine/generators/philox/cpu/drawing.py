@@ -8,12 +8,13 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from weightwell_engine.generators import DrawingStopped, places
+from weightwell_engine.generators.philox.cpu import orthogonal_stack
 from weightwell_engine.generators.philox.cpu.checked import Prepared, prepare
 from weightwell_engine.generators.philox.cpu.laws import Columns
 from weightwell_engine.generators.philox.cpu.orthogonal import nbytes
 from weightwell_engine.generators.philox.generator import Laws
 from weightwell_engine.generators.philox.specification.formats import UNSIGNED, Patterns
-from weightwell_engine.laws import Orthogonal, Sparse
+from weightwell_engine.laws import Orthogonal, OrthogonalStack, Sparse
 from weightwell_engine.plan import Piece, PlannedTensor
 from weightwell_engine.regions import Cover, Runs
 
@@ -29,6 +30,8 @@ def resident(tensor: PlannedTensor, threads: int) -> int:
         case Orthogonal(rows, cols):
             arithmetic = max(tensor.dtype.itemsize, 4)
             return nbytes(rows, cols, arithmetic, threads) + rows * cols * (arithmetic + tensor.dtype.itemsize)
+        case OrthogonalStack() as law:
+            return orthogonal_stack.nbytes(law, tensor.dtype, threads)
     return 0
 
 

@@ -17,12 +17,13 @@ from weightwell_engine.exceptions import InvalidSpec
 from weightwell_engine.generators.philox.cpu import kernels
 from weightwell_engine.generators.philox.cpu.narrow import target_of
 from weightwell_engine.generators.philox.cpu.orthogonal_law import Orthogonals
+from weightwell_engine.generators.philox.cpu.orthogonal_stack import OrthogonalStacks
 from weightwell_engine.generators.philox.cpu.sparse_columns import RANKED, rank_columns
 from weightwell_engine.generators.philox.specification.draws import Draw, carrier_of, settle
 from weightwell_engine.generators.philox.specification.formats import UNSIGNED, encode, pattern
 from weightwell_engine.generators.philox.specification.keys import Key, Stream, derive_key
 from weightwell_engine.generators.philox.specification.truncation import Narrow, Wide
-from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, Sparse
+from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, OrthogonalStack, Sparse
 from weightwell_engine.regions import Runs
 
 # Words of a sparse matrix's mask that are ranked together, in panels of whole columns.
@@ -58,9 +59,12 @@ def prepare(
         case Sparse():
             elements = prepare_elements(settle(Normal(0.0, law.std), dtype), seed, name)
             return Columns(law, elements, derive_key(seed, name, Stream.MASK), remember=remember)
-        case Orthogonal():
+        case Orthogonal() | OrthogonalStack():
             normals = prepare_elements(settle(Normal(0.0, 1.0), carrier_of(dtype)), seed, name, Stream.GAUSSIAN)
-            return Orthogonals(law, settle(Normal(0.0, law.gain), dtype), normals, executor)
+            draw = settle(Normal(0.0, law.gain), dtype)
+            if isinstance(law, Orthogonal):
+                return Orthogonals(law, draw, normals, executor)
+            return OrthogonalStacks(law, draw, normals, executor)
         case law:
             return prepare_elements(settle(law, dtype), seed, name)
 

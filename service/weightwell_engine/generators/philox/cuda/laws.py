@@ -21,7 +21,7 @@ from weightwell_engine.generators.philox.specification.draws import Draw, Variat
 from weightwell_engine.generators.philox.specification.formats import pattern
 from weightwell_engine.generators.philox.specification.keys import Key, Stream, derive_key
 from weightwell_engine.generators.philox.specification.truncation import Narrow, Wide
-from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, Sparse
+from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, OrthogonalStack, Sparse
 from weightwell_engine.regions import Runs
 
 # Where the kernels take the variates of a law from.
@@ -69,9 +69,12 @@ def prepare(law: Law, dtype: DType, seed: int, name: str, device: torch.device) 
             return Points(law, Constants(dtype.itemsize, 0), pattern(law.value, dtype))
         case Sparse():
             return Columns(law, prepare_elements(settle(Normal(0.0, law.std), dtype), seed, name), seed, name, device)
-        case Orthogonal():
+        case Orthogonal() | OrthogonalStack():
             normals = prepare_elements(settle(Normal(0.0, 1.0), carrier_of(dtype)), seed, name, Stream.GAUSSIAN)
-            return Matrix(law, settle(Normal(0.0, law.gain), dtype), normals, device)
+            draw = settle(Normal(0.0, law.gain), dtype)
+            if isinstance(law, Orthogonal):
+                return Matrix(law, draw, normals, device)
+            return Stack(law, draw, normals, device)
         case law:
             return prepare_elements(settle(law, dtype), seed, name)
 
@@ -84,6 +87,11 @@ def nbytes(law: Law, dtype: DType) -> int:
         case Orthogonal(rows, cols):
             itemsize = carrier_of(dtype).itemsize
             return rows * cols * itemsize + orthogonal.nbytes(rows, cols, itemsize)
+        case OrthogonalStack(rows, cols, taps=taps, count=count):
+            itemsize = carrier_of(dtype).itemsize
+            # The matrices, the kernels that they are the centres of, and either in the order of the tensor's axes.
+            copies = 2 if taps == 1 else 1 + 2 * taps
+            return copies * count * rows * cols * itemsize + orthogonal.nbytes(rows, cols, itemsize)
     return 0
 
 
@@ -249,13 +257,38 @@ class Matrix:
         return Elements(self._draw, row, kernels.MATRIX).segments(runs, offset)
 
     def _multiplied_out(self) -> torch.Tensor:
-        rows, cols = self._law.rows, self._law.cols
-        dtype = torch.float64 if self._draw.carrier.name == "float64" else torch.float32
-        gaussian = torch.empty((rows, cols), dtype=dtype, device=self._device)
-        fill([(self._normals, Runs(0, rows * cols, 0, 1), 0)], gaussian.view(torch.uint8).view(-1))
-        matrix = orthogonal.haar_(gaussian)
+        matrix = orthogonal.haar_(self._gaussian((self._law.rows, self._law.cols)))
         _finish(self._device)
         return matrix
+
+    def _gaussian(self, shape: tuple[int, ...]) -> torch.Tensor:
+        """Return the first normals, in a tensor of some shape."""
+        dtype = torch.float64 if self._draw.carrier.name == "float64" else torch.float32
+        gaussian = torch.empty(shape, dtype=dtype, device=self._device)
+        fill([(self._normals, Runs(0, gaussian.numel(), 0, 1), 0)], gaussian.view(torch.uint8).view(-1))
+        return gaussian
+
+
+class Stack(Matrix):
+    """A stack of orthogonal matrices, all of which are multiplied out and kept, in the order of the tensor's axes."""
+
+    def __init__(self, law: OrthogonalStack, draw: Draw, normals: Elements, device: torch.device):
+        # As variates, the tensor is a matrix of a single row, whose elements are all at the centre of their kernels.
+        super().__init__(Orthogonal(1, law.count * law.rows * law.cols * law.taps, law.gain), draw, normals, device)
+        self._stack = law
+
+    def _multiplied_out(self) -> torch.Tensor:
+        law = self._stack
+        matrices = self._gaussian((law.count, law.rows, law.cols))
+        for matrix in matrices:
+            orthogonal.haar_(matrix)
+        if law.taps > 1:
+            kernels = matrices.new_zeros((*matrices.shape, law.taps))
+            kernels[..., law.centre] = matrices
+            matrices = kernels
+        tensor = matrices.as_strided(law.sizes, law.strides).contiguous()
+        _finish(self._device)
+        return tensor
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,12 +41,9 @@ class Format:
 
 
 FORMATS = {
-    "float64": Format(width=64, mantissa=52),
-    "float32": Format(width=32, mantissa=23),
-    "float16": Format(width=16, mantissa=10),
-    "bfloat16": Format(width=16, mantissa=7),
-    "float8_e4m3fn": Format(width=8, mantissa=3),
-    "float8_e5m2": Format(width=8, mantissa=2),
+    dtype.name: Format(width=8 * dtype.itemsize, mantissa=dtype.mantissa)
+    for dtype in DTYPES.values()
+    if dtype.mantissa is not None
 }
 UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 

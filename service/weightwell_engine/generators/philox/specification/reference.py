@@ -10,6 +10,7 @@ from weightwell_engine.generators.philox.specification.draws import Draw, Variat
 from weightwell_engine.generators.philox.specification.formats import UNSIGNED, Patterns, encode, pattern
 from weightwell_engine.generators.philox.specification.keys import Stream, derive_key
 from weightwell_engine.generators.philox.specification.orthogonal import haar
+from weightwell_engine.generators.philox.specification.orthogonal_stack import places
 from weightwell_engine.generators.philox.specification.quantile import (
     Doubles,
     Singles,
@@ -22,7 +23,7 @@ from weightwell_engine.generators.philox.specification.quantile import (
 )
 from weightwell_engine.generators.philox.specification.truncation import Narrow, Wide
 from weightwell_engine.generators.philox.specification.words import Indices, Words, words
-from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, Sparse
+from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, OrthogonalStack, Sparse
 from weightwell_engine.regions import Runs
 
 Flags = NDArray[np.bool_]
@@ -55,6 +56,10 @@ class Prepared:
             case Orthogonal():
                 place, tap = np.divmod(at, np.uint64(self.law.taps))
                 return np.where(tap == self.law.centre, self._matrix(self.law)[place], np.uint64(0))
+            case OrthogonalStack():
+                place, tap = places(self.law, at)
+                matrices = np.array([self._matrix(self.law.each, number) for number in range(self.law.count)])
+                return np.where(tap == self.law.centre, matrices.ravel()[place], np.uint64(0))
             case law:
                 draw = settle(law, self.dtype)
                 return self._settled(self._variates(draw, at, Stream.DATA), draw)
@@ -71,10 +76,13 @@ class Prepared:
         elements = np.minimum(np.maximum(elements, carrier(draw.low)), carrier(draw.high))
         return encode(elements.astype(carrier_of(self.dtype).name), self.dtype, draw.exponent)
 
-    def _matrix(self, law: Orthogonal) -> Patterns:
-        """Return the bits of the elements of the matrix (rows * cols): those of N(0, gain^2), with Q for variates."""
-        standard = settle(Normal(0.0, 1.0), carrier_of(self.dtype))
-        normals = self._variates(standard, np.arange(law.rows * law.cols, dtype=np.uint64), Stream.GAUSSIAN)
+    def _matrix(self, law: Orthogonal, number: int = 0) -> Patterns:
+        """Return the bits of the elements of a matrix (rows * cols): those of N(0, gain^2), with Q for variates.
+
+        Matrix ``number`` of a stack is made of the normals that follow those of the matrices before it.
+        """
+        standard, size = settle(Normal(0.0, 1.0), carrier_of(self.dtype)), law.rows * law.cols
+        normals = self._variates(standard, number * size + np.arange(size, dtype=np.uint64), Stream.GAUSSIAN)
         q = haar(normals.reshape(law.rows, law.cols))
         return self._settled(q.ravel(), settle(Normal(0.0, law.gain), self.dtype))
 

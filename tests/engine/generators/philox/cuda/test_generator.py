@@ -117,6 +117,17 @@ def test_its_footprint_is_what_the_two_largest_matrices_take_of_the_gpu(generato
     assert generator.footprint(plan) == taken["m300"] + taken["m200"] > 4 * (300**2 + 200**2)
 
 
+def test_a_stack_is_kept_whole_in_the_order_of_the_tensor(generator: CudaPhiloxGenerator) -> None:
+    plain, delta = (
+        planned({"shape": [8, 32, *kernel, 64], "scheme": scheme, "out_axis": -1, "in_axis": 1, "batch_axis": 0})
+        for kernel, scheme in (([], "orthogonal"), ([3], "delta_orthogonal"))
+    )
+    matrices = 8 * 32 * 64 * 4
+    working = generator.footprint(planned({"shape": [64, 32], "scheme": "orthogonal"})) - matrices // 8
+    assert generator.footprint(plain) == 2 * matrices + working
+    assert generator.footprint(delta) == 7 * matrices + working
+
+
 def test_warming_up_draws_every_law_of_elements_in_every_dtype(
     generator: CudaPhiloxGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,17 @@ from weightwell_engine.generators.philox.cuda.segments import law_row
 from weightwell_engine.generators.philox.specification import reference
 from weightwell_engine.generators.philox.specification.draws import carrier_of, settle
 from weightwell_engine.generators.philox.specification.formats import UNSIGNED, encode
-from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
+from weightwell_engine.laws import (
+    Constant,
+    Lattice,
+    Law,
+    Normal,
+    Orthogonal,
+    OrthogonalStack,
+    Sparse,
+    TruncatedNormal,
+    Uniform,
+)
 from weightwell_engine.regions import Runs
 
 ROWS, COLS = 90, 70
@@ -102,6 +112,26 @@ def test_an_orthogonal_kernel_is_what_the_cpu_draws(name: str) -> None:
     law, dtype = Orthogonal(8, 13, -0.5, taps=5, centre=2), DTYPES[name]
     drawn = prepare(law, dtype, 7, "weight", HERE)
     for runs in (Runs(0, 520, 0, 1), Runs(7, 31, 65, 7), Runs(2, 3, 10, 50)):
+        expected = np.empty(runs.size, UNSIGNED[dtype.itemsize])
+        cpu.prepare(law, dtype, 7, "weight").fill(runs, expected.data.cast("B"))
+        np.testing.assert_array_equal(_draw(drawn, dtype, runs), expected)
+
+
+@pytest.mark.parametrize(
+    "law",
+    [
+        OrthogonalStack(9, 6, 1.25, 1, 0, 3, (162,), (1,)),
+        OrthogonalStack(6, 9, -0.5, 1, 0, 1, (9, 6), (1, 9)),
+        OrthogonalStack(6, 4, 0.5, 3, 1, 2, (3, 2, 24), (1, 72, 3)),
+    ],
+    ids=["stacked experts", "a dense layer of jax", "kernels with their batch inside"],
+)
+@pytest.mark.parametrize("name", ["float64", "float32", "float8_e5m2"])
+def test_a_stack_of_matrices_is_what_the_cpu_draws(law: OrthogonalStack, name: str) -> None:
+    dtype = DTYPES[name]
+    drawn = prepare(law, dtype, 7, "weight", HERE)
+    size = law.count * law.rows * law.cols * law.taps
+    for runs in (Runs(0, size, 0, 1), Runs(7, 5, 13, 3)):
         expected = np.empty(runs.size, UNSIGNED[dtype.itemsize])
         cpu.prepare(law, dtype, 7, "weight").fill(runs, expected.data.cast("B"))
         np.testing.assert_array_equal(_draw(drawn, dtype, runs), expected)

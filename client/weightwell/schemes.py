@@ -1,0 +1,40 @@
+"""The schemes: their names, and the values that their parameters have in the metadata of a file if none are given."""
+
+from collections.abc import Mapping
+
+Default = float | int | str | bool | None  # None: the metadata does not have the parameter
+
+_AXES: Mapping[str, Default] = {"layout": None, "in_axis": None, "out_axis": None, "batch_axis": None}
+_FANS: Mapping[str, Default] = {"fan_in": None, "fan_out": None, "groups": 1, "transposed": False, **_AXES}
+_KAIMING: Mapping[str, Default] = {"a": 0.0, "mode": "fan_in", "nonlinearity": "leaky_relu", **_FANS}
+
+DEFAULTS: Mapping[str, Mapping[str, Default]] = {
+    "constant": {},
+    "ones": {},
+    "zeros": {},
+    "eye": {},
+    "identity": {"gain": 1.0},
+    "dirac": {"groups": 1},
+    "uniform": {"a": 0.0, "b": 1.0},
+    "normal": {"mean": 0.0, "std": 1.0},
+    "trunc_normal": {"mean": 0.0, "std": 1.0, "a": -2.0, "b": 2.0},
+    "truncated_normal": {"mean": 0.0, "std": 1.0, "lower": -2.0, "upper": 2.0},
+    "xavier_uniform": {"gain": 1.0, **_FANS},
+    "xavier_normal": {"gain": 1.0, **_FANS},
+    "kaiming_uniform": _KAIMING,
+    "kaiming_normal": _KAIMING,
+    "variance_scaling": {"scale": 1.0, "mode": "fan_in", "distribution": "truncated_normal", **_FANS},
+    "lecun_uniform": _FANS,
+    "lecun_normal": _FANS,
+    "orthogonal": {"gain": 1.0, **_AXES},
+    "delta_orthogonal": {"gain": 1.0, **_AXES},
+    "sparse": {"std": 0.01},
+}
+
+# Every name that a scheme may be asked for by, and the one by which the metadata of a file calls it.
+SCHEMES: dict[str, str] = {name: name for name in DEFAULTS} | {
+    "glorot_uniform": "xavier_uniform",
+    "glorot_normal": "xavier_normal",
+    "he_uniform": "kaiming_uniform",
+    "he_normal": "kaiming_normal",
+}
