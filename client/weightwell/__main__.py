@@ -127,7 +127,7 @@ def _signature(parameter: Mapping[str, Any]) -> str:
 def _output(path: str | None) -> str | BinaryIO:
     """Return where a file goes: ``-``, or no path at all, is standard output, unless that is a terminal."""
     if path is None and sys.stdout.isatty():
-        raise ValueError("a safetensors file is nothing for a terminal; write it to a file with -o, or into a pipe")
+        raise ValueError("refusing to write binary data to a terminal; give a file with -o, or use a pipe")
     return sys.stdout.buffer if path in {None, "-"} else str(path)
 
 

@@ -91,7 +91,7 @@ def _protocol(patience: float) -> type[HttpToolsProtocol]:
             if left < size:
                 self._watch_from(left)
             else:
-                log.warning("a reader took nothing for %g s and was given up", patience)
+                log.warning("closed a stalled connection: no progress for %g s", patience)
                 self.transport.abort()
 
         def _stop_watching(self) -> None:

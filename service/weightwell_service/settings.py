@@ -26,19 +26,20 @@ class Settings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
-    device: str = Field(default="cpu", description="where numbers are drawn: cpu, or cuda:0 and so on")
-    threads: PositiveInt = Field(default_factory=_cpus, description="threads that draw numbers")
-    max_bytes: PositiveInt = Field(default=16 * GIB, description="largest file that is served, in bytes")
+    device: str = Field(default="cpu", description="where numbers are generated: cpu, cuda:0, cuda:1, ...")
+    threads: PositiveInt = Field(default_factory=_cpus, description="threads that generate numbers")
+    max_bytes: PositiveInt = Field(default=16 * GIB, description="largest file, in bytes")
     max_resident_bytes: PositiveInt = Field(
-        default=4 * GIB, description="the device's memory for tensors that are drawn whole, over all requests, in bytes"
+        default=4 * GIB,
+        description="memory budget for tensors that must be generated whole, over all requests, in bytes",
     )
-    max_request_bytes: PositiveInt = Field(default=16 * 2**20, description="largest JSON body that is read, in bytes")
+    max_request_bytes: PositiveInt = Field(default=16 * 2**20, description="largest JSON body, in bytes")
     stall_timeout: PositiveFloat = Field(
-        default=60.0, allow_inf_nan=False, description="seconds after which a reader who reads nothing is given up"
+        default=60.0, allow_inf_nan=False, description="seconds without progress before a stalled connection is closed"
     )
     keep_alive: PositiveInt = Field(
-        default=75, description="seconds that an idle connection is kept; more than a client keeps it"
+        default=75, description="seconds before an idle connection is closed; longer than clients keep theirs"
     )
     shutdown_timeout: PositiveInt = Field(
-        default=30, description="seconds that responses under way are given to end at shutdown"
+        default=30, description="seconds that running responses have to end at shutdown"
     )

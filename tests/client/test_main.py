@@ -121,7 +121,7 @@ def test_a_tensor_goes_to_standard_output_where_that_is_no_terminal(
 def test_a_terminal_is_spared_the_bytes(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert run("init", "3", "ones") == 2
-    assert "write it to a file with -o" in capsys.readouterr().err
+    assert "give a file with -o" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("status", "code"), [(422, 2), (400, 2), (413, 2), (404, 2), (401, 2), (500, 1), (503, 1)])

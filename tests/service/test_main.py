@@ -97,7 +97,7 @@ _LOG = """
 import logging.config
 from weightwell_service.server import logging_config
 logging.config.dictConfig(logging_config())
-logging.getLogger("weightwell_service.server").warning("a reader was given up")
+logging.getLogger("weightwell_service.server").warning("a connection was closed")
 logging.getLogger("uvicorn.error").info("started")
 logging.getLogger("uvicorn.access").info('%s - "%s %s HTTP/%s" %d', "127.0.0.1:1", "GET", "/init", "1.1", 200)
 """
@@ -106,7 +106,7 @@ logging.getLogger("uvicorn.access").info('%s - "%s %s HTTP/%s" %d', "127.0.0.1:1
 def test_every_line_of_the_log_has_its_time_and_level() -> None:
     done = subprocess.run([sys.executable, "-c", _LOG], capture_output=True, text=True, timeout=60, check=True)
     time = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4}"
-    patterns = [rf"{time} WARNING: +a reader was given up", rf"{time} INFO: +started"]
+    patterns = [rf"{time} WARNING: +a connection was closed", rf"{time} INFO: +started"]
     for line, pattern in zip(done.stderr.splitlines(), patterns, strict=True):
         assert re.fullmatch(pattern, line)
     assert re.fullmatch(rf'{time} INFO: +127.0.0.1:1 - "GET /init HTTP/1.1" 200 OK\n', done.stdout)

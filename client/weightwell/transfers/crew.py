@@ -18,7 +18,7 @@ Sleep = Callable[[float, threading.Event], object]  # takes seconds, and what en
 
 
 class Crew:
-    """The calling thread, and as many more as are worth it. What ends the work of one ends that of all."""
+    """The calling thread, and as many more as are worth it. The first fatal error stops all of them."""
 
     def __init__(self, http: httpx.Client, transfer: Transfer, sleep: Sleep):
         self._http = http
