@@ -7,6 +7,7 @@ parts of a tensor at once.
 from collections.abc import Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from threading import Lock
 from typing import Any, Protocol
 
@@ -208,6 +209,7 @@ class Columns:
         rank_columns(words, width, self._law.zeros, last_words, last_rows, zeros, self._stride)
 
 
+@lru_cache(1024)  # immutable, and a small file that is drawn again spends most of its time here
 def prepare_elements(draw: Draw, seed: int, name: str, stream: Stream = Stream.DATA) -> Elements:
     """Return what draws a law of independent elements."""
     data, low = (derive_key(seed, name, stream) for stream in (stream, Stream.LOW))

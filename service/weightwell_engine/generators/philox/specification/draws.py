@@ -8,6 +8,7 @@ that rounding never leaves the law's bounds.
 import math
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import lru_cache
 
 from weightwell_engine.dtypes import DTYPES, DType
 from weightwell_engine.generators.philox.specification.formats import interval, nearest
@@ -52,6 +53,7 @@ def carrier_of(dtype: DType) -> DType:
     return dtype if dtype.name == "float64" else DTYPES["float32"]
 
 
+@lru_cache(1024)
 def settle(law: Uniform | Normal | TruncatedNormal, dtype: DType) -> Draw:
     """Settle a law of independent elements in a dtype."""
     carrier = carrier_of(dtype)
