@@ -15,6 +15,8 @@ RUN pip --python /opt/weightwell/bin/python install --constraint constraints.txt
         ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch numba
 COPY . .
 RUN pip --python /opt/weightwell/bin/python install --constraint constraints.txt '.[service]'
+# The kernels for x86-64-v3 and x86-64-v4, so that the service does not compile when it starts.
+RUN /opt/weightwell/bin/python -m weightwell_engine.generators.philox.cpu.precompile
 # What only those who build on torch or test it need: 200 MB. torch does not start without torch_shm_manager.
 RUN cd /opt/weightwell/lib/python3.*/site-packages \
     && rm -rf torch/include torch/test numba/tests \
@@ -31,8 +33,8 @@ LABEL org.opencontainers.image.title="Weightwell" \
 "Initialized weight tensors over HTTP: the same spec is the same bytes, everywhere." \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/weightwell /opt/weightwell
-# The root file system may be read-only; /tmp holds the kernels that numba compiles for this machine's CPU, and Triton for
-# its GPU. What Triton compiles is loaded from there as a library: a tmpfs has to be mounted with exec.
+# The root file system may be read-only. /tmp holds the kernels that are compiled on this machine: by Numba for processors
+# that are not in the image, and by Triton for a GPU. Triton loads libraries from there: mount a tmpfs with exec.
 ENV PATH=/opt/weightwell/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

@@ -19,8 +19,8 @@ import torch
 
 from benchmarks.measure import interleave, seconds, table
 from weightwell_engine.dtypes import DTYPES
-from weightwell_engine.generators.philox.cpu import kernels
 from weightwell_engine.generators.philox.cpu.checked import prepare, warm_up
+from weightwell_engine.generators.philox.cpu.words import Run, fill_words
 from weightwell_engine.generators.philox.specification.keys import Stream, derive_key
 from weightwell_engine.laws import Law, Normal, Sparse, TruncatedNormal, Uniform
 from weightwell_engine.regions import Runs
@@ -129,7 +129,7 @@ def limits() -> list[tuple[str, str]]:
     """Measure the upper limits for every law: its random words, and its memory."""
     words, key = np.empty(SIZE, np.uint32), derive_key(0, "weight", Stream.DATA)
     contenders: dict[str, Callable[[], object]] = {
-        "Philox's words alone": lambda: kernels.fill_words(key, kernels.Run(0, SIZE, 0, 1), words),
+        "Philox's words alone": lambda: fill_words(key, Run(0, SIZE, 0, 1), words),
         "a memory fill": lambda: words.fill(7),
     }
     timed = {name: partial(own_seconds, partial(_often, run)) for name, run in contenders.items()}

@@ -29,9 +29,11 @@ from scipy import stats
 from scipy.special import ndtri
 
 from weightwell_engine.dtypes import DTYPES
-from weightwell_engine.generators.philox.cpu import kernels
+from weightwell_engine.generators.philox.cpu import narrow
 from weightwell_engine.generators.philox.cpu.checked import prepare
-from weightwell_engine.generators.philox.cpu.narrow import narrowed
+from weightwell_engine.generators.philox.cpu.simd import operation
+from weightwell_engine.generators.philox.cpu.singles import normal
+from weightwell_engine.generators.philox.cpu.words import LANES, Run, fill_words, scratch, write_all
 from weightwell_engine.generators.philox.specification.keys import Key, derive_key
 from weightwell_engine.generators.philox.specification.keys import Stream as Purpose
 from weightwell_engine.generators.philox.specification.quantile import TAIL_BOUND, Singles
@@ -41,13 +43,17 @@ from weightwell_engine.regions import Runs
 
 CHUNK = 1 << 22
 
-_AFFINE = kernels.Affine(*(np.float32(number) for number in (1, 0, -math.inf, math.inf)))
-_STANDARD = kernels.Single(kernels.NORMAL, np.uint64(0), np.uint64(0), _AFFINE, Key(0, 0, 0, 0))
+
+@operation
+def _write_normals(words: Any, at: Any, values: Any) -> None:
+    variates, unit = normal(words.load(at, LANES))
+    values.store(at, variates * unit)
 
 
 @njit(nogil=True, error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
-def _normals(law: Any, words: Any, values: Any) -> None:
-    kernels._singles_of_words(law, words, 0, words.size, None, values)
+def _normals(words: Any, values: Any) -> None:
+    for at in range(0, words.size, LANES):
+        _write_normals(words, at, values)
 
 
 def verify_map() -> bool:
@@ -57,8 +63,8 @@ def verify_map() -> bool:
     for start in range(1 << 31, 1 << 32, 2 * CHUNK):
         words = np.arange(start, start + 2 * CHUNK, 2, dtype=np.uint32)
         values, mirrored = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
-        _normals(_STANDARD, words, values)
-        _normals(_STANDARD, ~words, mirrored)
+        _normals(words, values)
+        _normals(~words, mirrored)
         symmetric &= bool(np.array_equal(values, -mirrored))
         steps += int(np.count_nonzero(np.diff(values, prepend=before) < 0))
         before = float(values[-1])
@@ -88,7 +94,7 @@ def verify_casts() -> bool:
             values = values[np.abs(values) <= dtype.max]
             if not values.size:
                 continue
-            ours = narrowed(values, dtype)
+            ours = narrow.encode(values, dtype)
             theirs = torch.from_numpy(values).to(getattr(torch, name)).view(torch.uint8).numpy().view(ours.dtype)
             wrong += int(np.count_nonzero(ours != theirs))
             compared += values.size
@@ -233,16 +239,14 @@ def _columns(place: int) -> Stream:
     for seed in count(place << 32):
         for column in range(4096):
             words = np.empty(1 << 20, np.uint32)
-            kernels.fill_words(
-                derive_key(seed, "weight", Purpose.DATA), kernels.Run(column, 1, 4096, words.size), words
-            )
+            fill_words(derive_key(seed, "weight", Purpose.DATA), Run(column, 1, 4096, words.size), words)
             yield words
 
 
 def _chained(keys: Iterator[Key]) -> Stream:
     while True:
         words = np.empty(_EACH * _CHAINED, np.uint32)
-        _fill_each(np.array([next(keys) for _ in range(_CHAINED)]), words, kernels._memory())
+        _fill_each(np.array([next(keys) for _ in range(_CHAINED)]), words, scratch())
         yield words
 
 
@@ -250,7 +254,7 @@ def _chained(keys: Iterator[Key]) -> Stream:
 def _fill_each(keys: Any, words: Any, memory: Any) -> None:
     for i in range(len(keys)):
         key = Key(keys[i, 0], keys[i, 1], keys[i, 2], keys[i, 3])
-        kernels._fill_words(key, kernels.Run(0, _EACH, 0, 1), words[i * _EACH : (i + 1) * _EACH], memory)
+        write_all(key, Run(0, _EACH, 0, 1), words[i * _EACH : (i + 1) * _EACH], memory)
 
 
 STREAMS: dict[str, Callable[[int], Stream]] = {

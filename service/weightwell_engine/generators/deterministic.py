@@ -1,12 +1,15 @@
 """Deterministic laws: constants, and functions of the index. They are the same for all generators."""
 
-from weightwell_engine.generators.philox.cpu import laws as cpu
+from weightwell_engine.generators.philox.cpu.positional import Positional
+from weightwell_engine.laws import Constant, Lattice
 from weightwell_engine.plan import Piece
 
 
 def fill(piece: Piece, out: memoryview) -> None:
     """Write a piece of a constant or of a lattice into ``out``: its values, rounded as torch rounds them."""
-    tensor = piece.tensor
-    prepared = cpu.prepare(tensor.law, tensor.dtype, tensor.seed, tensor.name)
+    law = piece.tensor.law
+    if not isinstance(law, Constant | Lattice):
+        raise TypeError(f"expected a Constant or a Lattice, got {law!r}")
+    drawn = Positional(law, piece.tensor.dtype)
     for runs, part in piece.parts(out):
-        prepared.fill(runs, part)
+        drawn.fill(runs, part)

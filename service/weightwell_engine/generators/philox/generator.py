@@ -6,15 +6,12 @@ from functools import lru_cache
 from threading import Lock
 from typing import Generic, TypeVar
 
-from weightwell_engine.exceptions import UnsupportedSpec
+from weightwell_engine.generators.philox.specification.draws import require_numbered_rows
 from weightwell_engine.generators.philox.specification.keys import VERSION
 from weightwell_engine.laws import Orthogonal, OrthogonalStack, Sparse
 from weightwell_engine.plan import Plan, PlannedTensor, errors_of_tensor
 
 T = TypeVar("T")
-
-# A mask numbers the rows of a column in 32 bits.
-_MAX_ROWS = 2**32
 
 # Laws that are kept ready while a file is drawn: chunks come in order, so few are in use at once.
 _KEPT, _KEPT_MATRICES = 256, 2
@@ -30,10 +27,9 @@ class PhiloxGenerator(ABC):
     def check(self, plan: Plan) -> None:
         """Raise ``UnsupportedSpec`` for a sparse matrix whose rows a mask cannot number."""
         for tensor in plan.tensors:
-            if isinstance(tensor.law, Sparse) and tensor.law.rows > _MAX_ROWS:
+            if isinstance(tensor.law, Sparse):
                 with errors_of_tensor(tensor.name, several=len(plan.tensors) > 1):
-                    expected = "at most 2^32 rows where columns are sparse"
-                    raise UnsupportedSpec("shape", got=tensor.law.rows, expected=expected)
+                    require_numbered_rows(tensor.law)
 
     def instant(self, plan: Plan) -> bool:
         """Return False: drawing waits for a device, or for kernels to be compiled."""

@@ -1,7 +1,4 @@
-"""Compiling: how Numba makes machine code of kernels, so that LLVM keeps every operation and its order.
-
-Numba's cache looks at a kernel's own file alone, not at this one: a change here asks for one there.
-"""
+"""Compiling: how Numba makes machine code of kernels, so that LLVM keeps every operation and its order."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -10,25 +7,28 @@ from llvmlite.ir import Constant
 from numba import njit, types
 from numba.extending import intrinsic
 
+from weightwell_engine.generators.philox.cpu.machine_code import MachineCode
+
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+# Options that the types of Numba do not know.
+_FOR_KERNELS: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+_FOR_PYTHON: dict[str, Any] = {"no_cfunc_wrapper": True}
 
 
 def kernel(function: Function) -> Function:
     """Compile a function that other kernels call."""
-    return cast(Function, njit(nogil=True, error_model="numpy")(function))
+    return cast(Function, njit(nogil=True, error_model="numpy", **_FOR_KERNELS)(function))
 
 
-def step(function: Function) -> Function:
-    """Compile a function on lanes or scalars into those that call it, so that lanes stay in registers."""
-    return cast(Function, njit(nogil=True, error_model="numpy", forceinline=True)(function))
+def entry(function: Function, version: str = "") -> Function:
+    """Compile a function that Python calls, when it is first called, and keep the machine code on disk.
 
-
-def entry(function: Function) -> Function:
-    """Compile a function that Python calls, and keep the machine code on disk, if there is a place to keep it."""
-    try:
-        return cast(Function, njit(nogil=True, error_model="numpy", cache=True)(function))
-    except RuntimeError:  # neither NUMBA_CACHE_DIR, nor beside the source, nor in the user's cache
-        return kernel(function)
+    Functions of one definition need a ``version`` each.
+    """
+    dispatcher: Any = njit(nogil=True, error_model="numpy", **_FOR_PYTHON)(function)
+    dispatcher._cache = MachineCode("-".join(filter(None, (function.__name__, version))))
+    return cast(Function, dispatcher)
 
 
 @intrinsic
@@ -55,7 +55,6 @@ def _uncounted(_: Any, array: Any) -> Any:
     return array(array), codegen
 
 
-# The same array, but that Numba does not count who refers to it: counting is an atomic operation, which waits for all
-# that was stored before, and dozens of them for each block took a fifth of the time. To be called on what the caller
-# holds until it is answered.
+# The same array without reference counting. A count is an atomic operation, which waits for all earlier stores: dozens
+# of them for each block took a fifth of the time. The caller must hold the array until the kernel returns.
 uncounted = cast(Callable[[Any], Any], _uncounted)

@@ -1,7 +1,5 @@
 """The philox generator on the CPU. Numba is imported when something is drawn, as planning does not need it."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 from weightwell_engine.generators import Drawing
 from weightwell_engine.generators.devices import Cpu
 from weightwell_engine.generators.philox.generator import PhiloxGenerator, is_matrix
@@ -18,19 +16,21 @@ class CpuPhiloxGenerator(PhiloxGenerator):
         self.concurrency = threads + 1
         self._threads = threads
         self._warm = False
-        # Not the threads that draw chunks: those wait for the matrix.
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="matrix")
 
     def warm_up(self) -> None:
-        """Compile the kernels and check their known answers; raise ``GeneratorUnsound`` if one is wrong."""
+        """Make the common kernels ready and check their known answers; raise ``GeneratorUnsound`` if one is wrong."""
         from weightwell_engine.generators.philox.cpu.checked import warm_up
 
         warm_up()
         self._warm = True
 
     def instant(self, plan: Plan) -> bool:
-        """Return whether the kernels are compiled and no matrix has to be generated whole."""
-        return self._warm and not any(is_matrix(tensor) for tensor in plan.tensors)
+        """Return whether every kernel that the plan needs is ready, and no matrix has to be generated whole."""
+        if not self._warm or any(is_matrix(tensor) for tensor in plan.tensors):
+            return False
+        from weightwell_engine.generators.philox.cpu.checked import is_ready
+
+        return all(is_ready(tensor.law, tensor.dtype) for tensor in plan.tensors)
 
     def allocate(self, nbytes: int) -> memoryview:
         """Return memory of any value that begins on a cache line."""
@@ -41,7 +41,7 @@ class CpuPhiloxGenerator(PhiloxGenerator):
         from weightwell_engine.generators.philox.cpu.drawing import CpuDrawing
 
         del plan
-        return CpuDrawing(self._executor)
+        return CpuDrawing(self._threads)
 
     def resident(self, tensor: PlannedTensor) -> int:
         """Return the bytes that are kept to draw a tensor, besides the chunks themselves."""

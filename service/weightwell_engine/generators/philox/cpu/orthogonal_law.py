@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from weightwell_engine.generators.philox.cpu.narrow import narrowed
+from weightwell_engine.generators.philox.cpu import narrow
 from weightwell_engine.generators.philox.cpu.orthogonal import Reflectors
 from weightwell_engine.generators.philox.specification.draws import Draw, carrier_of
 from weightwell_engine.generators.philox.specification.formats import UNSIGNED, Patterns, encode
@@ -18,6 +18,10 @@ from weightwell_engine.regions import Runs
 
 class Source(Protocol):
     """Draws the standard normals of the reflectors."""
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """Names of the kernels that draw them."""
 
     def fill(self, runs: Runs, out: memoryview) -> None:
         """Write the elements of ``runs`` into ``out``."""
@@ -39,6 +43,11 @@ class Orthogonals:
         self._executor = executor
         self._lock = Lock()
         self._patterns: Patterns | None = None
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """Names of the kernels that draw it."""
+        return (*self._normals.kernels, f"orthogonal {self._dtype.name}")
 
     def fill(self, runs: Runs, out: memoryview) -> None:
         """Write the elements of ``runs`` into ``out``."""
@@ -80,7 +89,7 @@ class Orthogonals:
             return encode(elements, self._dtype, self._draw.exponent)
         if self._dtype is self._draw.carrier:
             return elements.view(UNSIGNED[self._dtype.itemsize])
-        return narrowed(elements, self._dtype)
+        return narrow.encode(elements, self._dtype)
 
     def _matrix(self) -> Matrix:
         """Return the elements of the (rows, cols) matrix, times its gain, in the arithmetic's dtype."""

@@ -45,6 +45,11 @@ class OrthogonalStacks:
         self._lock = Lock()
         self._groups = lru_cache(_groups_kept(law))(self._group)
 
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """Names of the kernels that draw it."""
+        return Orthogonals(self._each, self._draw, self._normals, None).kernels
+
     def fill(self, runs: Runs, out: memoryview) -> None:
         """Write the elements of ``runs`` into ``out``."""
         target = np.frombuffer(out, UNSIGNED[self._draw.dtype.itemsize])
@@ -97,6 +102,10 @@ class _Following:
     def __init__(self, normals: Source, first: int):
         self._normals = normals
         self._first = first
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        return self._normals.kernels
 
     def fill(self, runs: Runs, out: memoryview) -> None:
         self._normals.fill(Runs(self._first + runs.first, runs.length, runs.stride, runs.count), out)

@@ -1,278 +1,230 @@
-"""Lanes: a fixed number of values side by side, as a type that kernels compute with.
+"""Lanes: many numbers side by side, in kernels that Numba compiles.
 
-A loop left to the compiler to vectorize computes one vector at a time, and where it is a long chain of operations the
-processor waits for each: it looks ahead about a hundred operations, which is hardly more than one vector's. Kernels
-that load a few vectors' worth of lanes say what goes on side by side. LLVM cuts lanes into vectors as wide as the
-processor has, of whatever width; an operation on lanes is that IEEE 754 or integer operation on each of them, so the
-bits do not depend on their number.
+Vectors of plain loops are computed one at a time, and where each is a long chain of operations the processor waits for
+every result. So ``operation`` compiles functions whose values are ``Lanes``, several vectors wide. Such a function runs
+once, while the kernel that calls it is compiled: each of its operators adds one instruction to the kernel. LLVM cuts
+lanes into vectors of the processor's width. An instruction does to each lane what IEEE 754 or integer arithmetic says,
+so the bits do not depend on the number of lanes.
 
-``+ - * & | ^ << >>`` and comparisons are those of the lanes' type, without promotion; a scalar of the same type counts
-as many equal lanes.
-
-Numba's cache looks at a kernel's own file alone, not at this one: a change here asks for one there.
+``+ - * & | ^ << >> < > <=`` take lanes of one type, without promotion. A Python number, or a scalar of the same type,
+stands for as many equal lanes.
 """
 
-import operator
+import inspect
 from collections.abc import Callable
-from functools import partial
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
+import numpy as np
 from llvmlite import ir
-from numba.core import types
-from numba.core.registry import cpu_target
-from numba.core.typeconv import Conversion
-from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin, lower_cast, models, register_model
+from numba import types
+from numba.core import cgutils
+from numba.core.types.containers import BaseTuple
+from numba.extending import intrinsic
 
+from weightwell_engine.generators.philox.cpu.machine_code import PROCESSOR
 
-def _widest_vector() -> int:
-    """Return the bytes of a vector of the processor that Numba compiles for."""
-    features = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
-    return 64 if "+avx512f" in features else 32 if "+avx2" in features else 16
+VECTOR = 64 if "+avx512f" in PROCESSOR.features else 32 if "+avx2" in PROCESSOR.features else 16
+"""Bytes of the vectors of the processor that is compiled for."""
 
-
-VECTOR = _widest_vector()
-"""Bytes of the processor's vectors: how many lanes are worth while follows from it, and no bit of any result."""
-
+Function = TypeVar("Function", bound=Callable[..., None])
 _INT32 = ir.IntType(32)
-_FLOATS = {32: ir.FloatType(), 64: ir.DoubleType()}
 
 
-class Lanes(types.Type):  # type: ignore[misc, unused-ignore]
-    """Numba's type of ``count`` lanes of a type of numbers, or of truths."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Lanes:
+    """As many numbers of a type as LLVM's ``value`` has, or a scalar."""
 
-    def __init__(self, dtype: Any, count: int):
-        self.dtype, self.count = dtype, count
-        super().__init__(name=f"Lanes({dtype}, {count})")
-
-    def can_convert_from(self, _context: Any, other: Any) -> Any:
-        """Return whether a scalar may stand for lanes: if it is of their type."""
-        return Conversion.safe if other == self.dtype else None
+    builder: Any
+    value: Any
+    dtype: np.dtype[Any]
 
     @property
-    def vector(self) -> Any:
-        """LLVM's type."""
-        width = 1 if isinstance(self.dtype, types.Boolean) else self.dtype.bitwidth
-        element = _FLOATS[width] if isinstance(self.dtype, types.Float) else ir.IntType(width)
-        return ir.VectorType(element, self.count)
+    def count(self) -> int | None:
+        """The number of lanes; None for a scalar."""
+        return getattr(self.value.type, "count", None)
+
+    def of(self, value: Any, dtype: Any = None) -> "Lanes":
+        """Return a result of the same kernel, of the same type if no other is given."""
+        return Lanes(self.builder, value, self.dtype if dtype is None else np.dtype(dtype))
+
+    def spread(self, count: int | None) -> "Lanes":
+        """Return a scalar as ``count`` equal lanes."""
+        if self.count is not None or count is None:
+            return self
+        vector, zeros = ir.VectorType(self.value.type, count), ir.Constant(ir.VectorType(_INT32, count), None)
+        nothing = ir.Constant(vector, ir.Undefined)
+        first = self.builder.insert_element(nothing, self.value, _INT32(0))
+        return self.of(self.builder.shuffle_vector(first, nothing, zeros))
+
+    def to(self, dtype: Any) -> "Lanes":
+        """Convert integers to floats of the same width, rounded, or to wider or narrower integers."""
+        to = np.dtype(dtype)
+        if to.kind == "f":
+            convert = self.builder.sitofp if self.dtype.kind == "i" else self.builder.uitofp
+        else:
+            convert = self.builder.zext if self.dtype.itemsize < to.itemsize else self.builder.trunc
+        return self.of(convert(self.value, _type(to, self.count)), to)
+
+    def view(self, dtype: Any) -> "Lanes":
+        """Return the same bits as lanes of another type."""
+        to = np.dtype(dtype)
+        count = self.count and self.count * self.dtype.itemsize // to.itemsize
+        return self.of(self.builder.bitcast(self.value, _type(to, count)), to)
+
+    def _pair(self, other: Any) -> tuple[Any, Any]:
+        """Return LLVM's values of these lanes and others, as many of both."""
+        if not isinstance(other, Lanes):
+            other = self.of(ir.Constant(_type(self.dtype), self.dtype.type(other).item()))
+        if other.dtype != self.dtype:
+            raise TypeError(f"expected lanes of {self.dtype}, got {other.dtype}")
+        count = other.count if self.count is None else self.count
+        return self.spread(count).value, other.spread(count).value
+
+    def _arithmetic(self, name: str, other: Any, *, swapped: bool = False) -> "Lanes":
+        left, right = self._pair(other)
+        instruction = getattr(self.builder, f"f{name}" if self.dtype.kind == "f" else name)
+        return self.of(instruction(right, left) if swapped else instruction(left, right))
+
+    def _bitwise(self, name: str, other: Any) -> "Lanes":
+        return self.of(getattr(self.builder, name)(*self._pair(other)))
+
+    def _compare(self, symbol: str, other: Any) -> "Lanes":
+        kinds = {"f": self.builder.fcmp_ordered, "i": self.builder.icmp_signed, "u": self.builder.icmp_unsigned}
+        return self.of(kinds[self.dtype.kind](symbol, *self._pair(other)), np.bool_)
+
+    def __add__(self, other: Any) -> "Lanes":
+        return self._arithmetic("add", other)
+
+    def __sub__(self, other: Any) -> "Lanes":
+        return self._arithmetic("sub", other)
+
+    def __mul__(self, other: Any) -> "Lanes":
+        return self._arithmetic("mul", other)
+
+    __radd__, __rmul__ = __add__, __mul__  # IEEE 754 sums and products do not depend on the order of the two
+
+    def __rsub__(self, other: Any) -> "Lanes":
+        return self._arithmetic("sub", other, swapped=True)
+
+    def __and__(self, other: Any) -> "Lanes":
+        return self._bitwise("and_", other)
+
+    def __or__(self, other: Any) -> "Lanes":
+        return self._bitwise("or_", other)
 
-
-@register_model(Lanes)
-class _Model(models.PrimitiveModel):  # type: ignore[misc, unused-ignore]
-    def __init__(self, manager: Any, lanes: Lanes):
-        super().__init__(manager, lanes, lanes.vector)
-
-
-@lower_cast(types.Number, Lanes)  # type: ignore[untyped-decorator, unused-ignore]
-def _spread(_context: Any, builder: Any, _scalar: Any, lanes: Lanes, value: Any) -> Any:
-    nothing, zeros = ir.Constant(lanes.vector, ir.Undefined), ir.Constant(ir.VectorType(_INT32, lanes.count), None)
-    return builder.shuffle_vector(builder.insert_element(nothing, value, _INT32(0)), nothing, zeros)
-
-
-# -- operators --------------------------------------------------------------------------------------------------------
-
-Build = Callable[[Any, Any], Callable[..., Any]]
-
-
-def _define(operation: Any, result: Callable[[Lanes], Lanes], build: Build, *, floats: bool = True) -> None:
-    """Define an operator of two lanes, of floats or not; ``build`` returns LLVM's instruction for a type of numbers."""
-
-    @infer_global(operation)
-    class _Operator(AbstractTemplate):  # type: ignore[misc, unused-ignore]
-        key = operation
-
-        def generic(self, arguments: Any, _: Any) -> Any:
-            lanes = next((each for each in arguments if isinstance(each, Lanes)), None)
-            if lanes and (floats or not isinstance(lanes.dtype, types.Float)):
-                return signature(result(lanes), lanes, lanes)
-            return None
-
-    @lower_builtin(operation, Lanes, Lanes)  # type: ignore[untyped-decorator, unused-ignore]
-    def _lower(_context: Any, builder: Any, call: Any, arguments: Any) -> Any:
-        return build(builder, call.args[0].dtype)(*arguments)
-
-
-def _same(lanes: Lanes) -> Lanes:
-    return lanes
-
-
-def _condition(lanes: Lanes) -> Lanes:
-    return Lanes(types.boolean, lanes.count)
-
-
-def _arithmetic(name: str) -> Build:
-    return lambda builder, dtype: getattr(builder, f"f{name}" if isinstance(dtype, types.Float) else name)
-
-
-def _bitwise(unsigned: str, signed: str) -> Build:
-    return lambda builder, dtype: getattr(builder, signed if dtype.signed else unsigned)
-
-
-def _comparison(symbol: str) -> Build:
-    def build(builder: Any, dtype: Any) -> Any:
-        if isinstance(dtype, types.Float):
-            return partial(builder.fcmp_ordered, symbol)
-        return partial(builder.icmp_signed if dtype.signed else builder.icmp_unsigned, symbol)
-
-    return build
-
-
-for _operation, _name in (operator.add, "add"), (operator.sub, "sub"), (operator.mul, "mul"):
-    _define(_operation, _same, _arithmetic(_name))
-
-for _operation, _unsigned, _signed in (
-    (operator.and_, "and_", "and_"),
-    (operator.or_, "or_", "or_"),
-    (operator.xor, "xor", "xor"),
-    (operator.lshift, "shl", "shl"),
-    (operator.rshift, "lshr", "ashr"),
-):
-    _define(_operation, _same, _bitwise(_unsigned, _signed), floats=False)
-
-for _operation, _symbol in (operator.lt, "<"), (operator.gt, ">"), (operator.le, "<="), (operator.eq, "=="):
-    _define(_operation, _condition, _comparison(_symbol))
-
-
-# -- functions --------------------------------------------------------------------------------------------------------
-
-
-def _place(context: Any, builder: Any, array: Any, arguments: Any, lanes: Lanes) -> Any:
-    """Return a pointer to lanes in an array, from an index on: the first two arguments."""
-    data = context.make_array(array)(context, builder, arguments[0]).data
-    return builder.bitcast(builder.gep(data, [arguments[1]]), lanes.vector.as_pointer())
-
-
-@intrinsic(prefer_literal=True)
-def _load(_: Any, array: Any, _at: Any, count: Any) -> Any:
-    lanes = Lanes(array.dtype, count.literal_value)
-
-    def codegen(context: Any, builder: Any, _call: Any, arguments: Any) -> Any:
-        place = _place(context, builder, array, arguments, lanes)
-        return builder.load(place, align=array.dtype.bitwidth // 8)
-
-    return lanes(array, types.intp, count), codegen
-
-
-@intrinsic
-def _store(_: Any, array: Any, _at: Any, lanes: Any) -> Any:
-    def codegen(context: Any, builder: Any, _call: Any, arguments: Any) -> Any:
-        place = _place(context, builder, array, arguments, lanes)
-        builder.store(arguments[2], place, align=array.dtype.bitwidth // 8)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, lanes), codegen
-
-
-@intrinsic
-def _interleave(_: Any, evens: Any, odds: Any) -> Any:
-    lanes = Lanes(evens.dtype, 2 * evens.count)
-    order = [i // 2 + evens.count * (i % 2) for i in range(lanes.count)]
-
-    def codegen(_context: Any, builder: Any, _call: Any, arguments: Any) -> Any:
-        return builder.shuffle_vector(*arguments, ir.Constant(ir.VectorType(_INT32, lanes.count), order))
-
-    return lanes(evens, odds), codegen
-
-
-@intrinsic(prefer_literal=True)
-def _count_from(_: Any, start: Any, count: Any) -> Any:
-    lanes = Lanes(start, count.literal_value)
-
-    def codegen(context: Any, builder: Any, _call: Any, arguments: Any) -> Any:
-        steps = ir.Constant(lanes.vector, list(range(lanes.count)))
-        return builder.add(_spread(context, builder, start, lanes, arguments[0]), steps)
-
-    return lanes(start, count), codegen
-
-
-@intrinsic
-def _convert(_: Any, lanes: Any, dtype: Any) -> Any:
-    to = Lanes(dtype.dtype, lanes.count)
-
-    def codegen(_context: Any, builder: Any, _call: Any, arguments: Any) -> Any:
-        if isinstance(to.dtype, types.Float):
-            return (builder.sitofp if lanes.dtype.signed else builder.uitofp)(arguments[0], to.vector)
-        return (builder.zext if lanes.dtype.bitwidth < to.dtype.bitwidth else builder.trunc)(arguments[0], to.vector)
-
-    return to(lanes, dtype), codegen
-
-
-@intrinsic
-def _view(_: Any, lanes: Any, dtype: Any) -> Any:
-    to = Lanes(dtype.dtype, lanes.count * lanes.dtype.bitwidth // dtype.dtype.bitwidth)
-
-    def codegen(_context: Any, builder: Any, _call: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], to.vector)
-
-    return to(lanes, dtype), codegen
-
-
-@intrinsic
-def _where(_: Any, condition: Any, yes: Any, no: Any) -> Any:
-    lanes = yes if isinstance(yes, Lanes) else no
-
-    def codegen(_context: Any, builder: Any, _call: Any, arguments: Any) -> Any:
-        return builder.select(*arguments)
-
-    return lanes(condition, lanes, lanes), codegen
-
-
-@intrinsic
-def _any_of(_: Any, condition: Any) -> Any:
-    def codegen(_context: Any, builder: Any, _call: Any, arguments: Any) -> Any:
-        together = ir.IntType(condition.count)
-        return builder.icmp_unsigned("!=", builder.bitcast(arguments[0], together), together(0))
-
-    return types.boolean(condition), codegen
-
-
-@intrinsic
-def _bits_of(_: Any, condition: Any) -> Any:
-    def codegen(_context: Any, builder: Any, _call: Any, arguments: Any) -> Any:
-        return builder.zext(builder.bitcast(arguments[0], ir.IntType(condition.count)), ir.IntType(64))
-
-    return types.uint64(condition), codegen
-
-
-@intrinsic
-def _truths(_: Any, bits: Any) -> Any:
-    lanes = Lanes(types.boolean, bits.bitwidth)
-
-    def codegen(_context: Any, builder: Any, _call: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], lanes.vector)
-
-    return lanes(bits), codegen
-
-
-@intrinsic
-def _lowest(_: Any, bits: Any) -> Any:
-    def codegen(_context: Any, builder: Any, _call: Any, arguments: Any) -> Any:
-        return builder.cttz(arguments[0], ir.IntType(1)(1))
-
-    return types.int64(bits), codegen
-
-
-Function = Callable[..., Any]
-
-load = cast(Function, _load)
-"""``load(array, at, count)``: the ``count`` elements of an array from ``at`` on; ``count`` is a constant."""
-store = cast(Function, _store)
-"""``store(array, at, lanes)``: write lanes from ``at`` on."""
-interleave = cast(Function, _interleave)
-"""``interleave(evens, odds)``: twice as many lanes, taken in turns."""
-count_from = cast(Function, _count_from)
-"""``count_from(start, count)``: ``start, start + 1, ...``, integers of the type of ``start``."""
-convert = cast(Function, _convert)
-"""``convert(lanes, dtype)``: integers as floats of the same width, rounded; or their low bits, as narrower integers."""
-view = cast(Function, _view)
-"""``view(lanes, dtype)``: the same bits as another type of the same width."""
-where = cast(Function, _where)
-"""``where(condition, yes, no)``: lanes of either of two, of which one may be a scalar."""
-any_of = cast(Function, _any_of)
-"""``any_of(condition)``: whether it is true of any lane."""
-bits_of = cast(Function, _bits_of)
-"""``bits_of(condition)``: of which lanes it is true, as the bits of a number; of fewer than 64 lanes."""
-truths = cast(Function, _truths)
-"""``truths(bits)``: the condition that ``bits_of`` makes such a number of; it has as many lanes as the number bits."""
-lowest = cast(Function, _lowest)
-"""``lowest(bits)``: the place of the lowest bit that is set, of a uint64 that is not 0."""
+    def __xor__(self, other: Any) -> "Lanes":
+        return self._bitwise("xor", other)
+
+    def __lshift__(self, other: Any) -> "Lanes":
+        return self._bitwise("shl", other)
+
+    def __rshift__(self, other: Any) -> "Lanes":
+        return self._bitwise("ashr" if self.dtype.kind == "i" else "lshr", other)
+
+    def __lt__(self, other: Any) -> "Lanes":
+        return self._compare("<", other)
+
+    def __gt__(self, other: Any) -> "Lanes":
+        return self._compare(">", other)
+
+    def __le__(self, other: Any) -> "Lanes":
+        return self._compare("<=", other)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Memory:
+    """The elements of a contiguous array, or its bytes as elements of another type."""
+
+    builder: Any
+    data: Any
+    dtype: np.dtype[Any]
+
+    def load(self, at: Any, count: int | None = None, dtype: Any = None) -> Lanes:
+        """Return ``count`` elements from number ``at`` on, or a scalar."""
+        kind = self.dtype if dtype is None else np.dtype(dtype)
+        place = self._place(at, kind, count)
+        return Lanes(self.builder, self.builder.load(place, align=kind.itemsize), kind)
+
+    def store(self, at: Any, lanes: Lanes) -> None:
+        """Write lanes from number ``at`` on, counted in elements of their type."""
+        place = self._place(at, lanes.dtype, lanes.count)
+        self.builder.store(lanes.value, place, align=lanes.dtype.itemsize)
+
+    def _place(self, at: Any, dtype: np.dtype[Any], count: int | None) -> Any:
+        index = at.value if isinstance(at, Lanes) else ir.IntType(64)(at)
+        elements = self.builder.bitcast(self.data, _type(dtype).as_pointer())
+        return self.builder.bitcast(self.builder.gep(elements, [index]), _type(dtype, count).as_pointer())
+
+
+def where(condition: Lanes, yes: Any, no: Any) -> Lanes:
+    """Return lanes of ``yes`` where the condition is true, and of ``no`` elsewhere; one of them may be a scalar."""
+    if isinstance(yes, Lanes):
+        left, right = yes._pair(no)
+        return yes.of(yes.builder.select(condition.value, left, right))
+    right, left = no._pair(yes)
+    return cast(Lanes, no.of(no.builder.select(condition.value, left, right)))
+
+
+def rarely(condition: Lanes, compute: Callable[[], Lanes], otherwise: Lanes) -> Lanes:
+    """Return ``where(condition, compute(), otherwise)``, which is computed only if the condition is true somewhere."""
+    builder, before = condition.builder, condition.builder.block
+    together = ir.IntType(condition.count)
+    anywhere = builder.icmp_unsigned("!=", builder.bitcast(condition.value, together), together(0))
+    with builder.if_then(anywhere):
+        chosen, inside = where(condition, compute(), otherwise), builder.block
+    result = builder.phi(otherwise.value.type)
+    result.add_incoming(otherwise.value, before)
+    result.add_incoming(chosen.value, inside)
+    return otherwise.of(result)
+
+
+def interleave(evens: Lanes, odds: Lanes) -> Lanes:
+    """Return twice as many lanes, taken in turns."""
+    count = evens.count or 1
+    order = ir.Constant(ir.VectorType(_INT32, 2 * count), [i // 2 + count * (i % 2) for i in range(2 * count)])
+    return evens.of(evens.builder.shuffle_vector(evens.value, odds.value, order))
+
+
+def count_from(start: Lanes, count: int) -> Lanes:
+    """Return ``start, start + 1, ...``: as many lanes of the type of the scalar ``start``."""
+    first = start.spread(count).value
+    return start.of(start.builder.add(first, ir.Constant(first.type, list(range(count)))))
+
+
+def operation(function: Function) -> Function:
+    """Return a function that kernels call, which adds to them the instructions of ``function``.
+
+    That gets ``Memory`` for an array, ``Lanes`` for a scalar, and tuples of them for a tuple.
+    """
+
+    def declare(_context: Any, *kinds: Any) -> Any:
+        def emit(context: Any, builder: Any, call: Any, values: Any) -> Any:
+            function(*(_argument(context, builder, kind, value) for kind, value in zip(call.args, values, strict=True)))
+            return context.get_dummy_value()
+
+        return types.void(*kinds), emit
+
+    context = inspect.Parameter("_context", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = [context, *inspect.signature(function).parameters.values()]
+    declare.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return cast(Function, intrinsic(declare))
+
+
+def _argument(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+    """Return an argument of a kernel's operation, of Numba's type ``kind``."""
+    if isinstance(kind, types.Array):
+        data = context.make_array(kind)(context, builder, value).data
+        return Memory(builder, data, np.dtype(str(kind.dtype)))
+    if isinstance(kind, BaseTuple):
+        fields = cgutils.unpack_tuple(builder, value)
+        arguments = [_argument(context, builder, *field) for field in zip(kind.types, fields, strict=True)]
+        return kind.instance_class(*arguments)
+    return Lanes(builder, value, np.dtype(str(kind)))
+
+
+def _type(dtype: np.dtype[Any], count: int | None = None) -> Any:
+    """Return LLVM's type of a number, or of so many."""
+    floats = {4: ir.FloatType(), 8: ir.DoubleType()}
+    number = floats[dtype.itemsize] if dtype.kind == "f" else ir.IntType(8 * dtype.itemsize)
+    return number if count is None else ir.VectorType(number, count)

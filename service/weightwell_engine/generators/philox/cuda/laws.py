@@ -12,13 +12,17 @@ from typing import Any, Protocol
 import torch
 
 from weightwell_engine.dtypes import DType
-from weightwell_engine.exceptions import InvalidSpec
-from weightwell_engine.generators.philox.cpu.narrow import target_of
 from weightwell_engine.generators.philox.cuda import kernels, orthogonal
 from weightwell_engine.generators.philox.cuda.launches import launch, on
 from weightwell_engine.generators.philox.cuda.segments import Program, Segment, Span, law_row, placed, spans
-from weightwell_engine.generators.philox.specification.draws import Draw, Variate, carrier_of, settle
-from weightwell_engine.generators.philox.specification.formats import pattern
+from weightwell_engine.generators.philox.specification.draws import (
+    Draw,
+    Variate,
+    carrier_of,
+    require_numbered_rows,
+    settle,
+)
+from weightwell_engine.generators.philox.specification.formats import narrowing, pattern
 from weightwell_engine.generators.philox.specification.keys import Key, Stream, derive_key
 from weightwell_engine.generators.philox.specification.truncation import Narrow, Wide
 from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, OrthogonalStack, Sparse
@@ -161,7 +165,7 @@ class Elements:
         constants = {
             "VARIATE": self.source,
             "ITEMSIZE": draw.dtype.itemsize,
-            "TARGET": tuple(number.item() for number in target_of(draw.dtype)) if narrow else (),
+            "TARGET": tuple(narrowing(draw.dtype)) if narrow else (),
             "SCALED": draw.exponent != 0,
             "MASKED": self.masked,
         }
@@ -177,8 +181,7 @@ class Columns:
     """
 
     def __init__(self, law: Sparse, elements: Elements, seed: int, name: str, device: torch.device):
-        if law.rows > 1 << 32:
-            raise InvalidSpec("shape", got=law.rows, expected="at most 2^32 rows where columns are sparse")
+        require_numbered_rows(law)
         self._law = law
         self._elements = elements
         self._key = derive_key(seed, name, Stream.MASK)

@@ -11,8 +11,8 @@ def encoded(
 ) -> tl.tensor:
     """Return the bits of an element of ``ITEMSIZE`` bytes, multiplied by ``2^-exponent`` first if it is ``SCALED``.
 
-    ``TARGET`` is the ``kernels.Target`` of a dtype that is narrower than float32, and empty for the others. A product
-    is rounded, in float64 or in float32, and only then, from float32, to a narrower dtype.
+    ``TARGET`` is the ``formats.Narrowing`` of a dtype that is narrower than float32, and empty for the others. A
+    product is rounded in float64 or in float32 first, and then from float32 to a narrower dtype.
     """
     if ITEMSIZE == 8:
         bits = value.to(tl.int64, bitcast=True)

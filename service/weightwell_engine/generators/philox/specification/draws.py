@@ -11,9 +11,10 @@ from enum import IntEnum
 from functools import lru_cache
 
 from weightwell_engine.dtypes import DTYPES, DType
+from weightwell_engine.exceptions import UnsupportedSpec
 from weightwell_engine.generators.philox.specification.formats import interval, nearest
 from weightwell_engine.generators.philox.specification.truncation import Narrow, Remote, Wide, window
-from weightwell_engine.laws import Normal, TruncatedNormal, Uniform
+from weightwell_engine.laws import Normal, Sparse, TruncatedNormal, Uniform
 
 
 class Variate(IntEnum):
@@ -44,6 +45,9 @@ class Draw:
     window: Wide | Narrow | None = None
 
 
+# The rows of a sparse column are ranked by 32-bit numbers.
+_MAX_ROWS = 1 << 32
+
 # With the larger of scale and shift at or above this, no product or sum is subnormal, or none that counts.
 _ORDINARY = {"float32": 2.0**-60, "float64": 2.0**-900}
 
@@ -63,6 +67,12 @@ def settle(law: Uniform | Normal | TruncatedNormal, dtype: DType) -> Draw:
     if isinstance(law, Normal):
         return _scaled(Draw(Variate.NORMAL, dtype, carrier, law.std, law.mean, -math.inf, math.inf))
     return _scaled(_truncated(law, dtype, carrier))
+
+
+def require_numbered_rows(law: Sparse) -> None:
+    """Raise ``UnsupportedSpec`` for a sparse matrix with more rows than its mask can rank."""
+    if law.rows > _MAX_ROWS:
+        raise UnsupportedSpec("shape", got=law.rows, expected="at most 2^32 rows where columns are sparse")
 
 
 def _truncated(law: TruncatedNormal, dtype: DType, carrier: DType) -> Draw:

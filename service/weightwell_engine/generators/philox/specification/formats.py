@@ -7,7 +7,7 @@ finite input within the range of the target it equals torch's casts.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,6 +89,34 @@ def pattern(value: float, dtype: DType) -> int:
     exponent = 100 if abs(single) < 2.0**-100 else 0
     values = np.array([math.ldexp(single, exponent)], np.float32)
     return int(encode(values, dtype, exponent)[0])
+
+
+class Narrowing(NamedTuple):
+    """What it takes to round the bits of a float32 to a narrower format with operations on 32-bit integers.
+
+    ``shift``: bits of the significand that are dropped. ``rebias``: the difference of the biases, in its place.
+    ``smallest``: the float32 bits of the smallest normal number, or 0 if the format has the exponents of float32.
+    ``magic``: the power of two whose last place is that of the format's subnormal numbers. ``sign``: the sign's place.
+    """
+
+    shift: int
+    rebias: int
+    smallest: int
+    magic: float
+    sign: int
+
+
+def narrowing(dtype: DType) -> Narrowing:
+    """Return the numbers of a dtype that is narrower than float32."""
+    form, single = FORMATS[dtype.name], FORMATS["float32"]
+    rebias = single.bias - form.bias
+    return Narrowing(
+        shift=single.mantissa - form.mantissa,
+        rebias=rebias << single.mantissa,
+        smallest=(rebias + 1) << single.mantissa if rebias else 0,
+        magic=2.0 ** (1 - form.bias - form.mantissa + single.mantissa),
+        sign=form.width - 1,
+    )
 
 
 def _encode(values: NDArray[np.floating], dtype: DType, exponent: int) -> Patterns:

@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from weightwell_engine.dtypes import DTYPES, FLOATS, DType
-from weightwell_engine.exceptions import InvalidSpec
-from weightwell_engine.generators.philox.cpu import kernels
-from weightwell_engine.generators.philox.cpu import laws as cpu
+from weightwell_engine.exceptions import UnsupportedSpec
 from weightwell_engine.generators.philox.cpu.checked import prepare
 from weightwell_engine.generators.philox.specification import reference
 from weightwell_engine.generators.philox.specification.formats import UNSIGNED, encode
@@ -187,17 +185,6 @@ def test_columns_are_ranked_as_by_the_reference(rows: int, cols: int, data: st.D
     np.testing.assert_array_equal(_draw(law, DTYPES["float32"], runs, 3, "s"), expected)
 
 
-@given(rows=st.integers(1, 200), cols=st.integers(1, 150), share=st.floats(0, 1), dtype=dtypes, data=st.data())
-def test_what_is_zero_may_be_remembered_or_not(
-    rows: int, cols: int, share: float, dtype: DType, data: st.DataObject
-) -> None:
-    law, first = Sparse(rows, cols, round(share * rows), 1.0), data.draw(st.integers(0, rows * cols - 1))
-    runs = Runs(first, data.draw(st.integers(1, rows * cols - first)), 0, 1)
-    drawn = np.empty(runs.size, UNSIGNED[dtype.itemsize])
-    cpu.prepare(law, dtype, 0, "weight", remember=False).fill(runs, drawn.data.cast("B"))
-    np.testing.assert_array_equal(drawn, _draw(law, dtype, runs))
-
-
 @pytest.mark.parametrize("zeros", [300, 700, 999])
 def test_columns_of_a_matrix_that_is_mostly_zero_or_not_are_those_of_the_whole(zeros: int) -> None:
     law, dtype = Sparse(1000, 100, zeros, 1.0), DTYPES["float32"]
@@ -207,27 +194,8 @@ def test_columns_of_a_matrix_that_is_mostly_zero_or_not_are_those_of_the_whole(z
         np.testing.assert_array_equal(shard.reshape(1000, -1), matrix[:, start:stop])
 
 
-@pytest.mark.parametrize("start", [0, 3, 4, 61])
-def test_columns_that_are_ranked_by_themselves_are_those_of_the_whole(
-    start: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    matrix = _draw(SPARSE, DTYPES["float32"], whole).reshape(SHAPE)
-    monkeypatch.setattr(cpu, "_PANEL", 1)
-    shard = _draw(SPARSE, DTYPES["float32"], Runs(start, 9, COLS, ROWS))
-    np.testing.assert_array_equal(shard.reshape(ROWS, 9), matrix[:, start : start + 9])
-
-
-def test_equal_words_of_a_mask_are_ranked_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    columns: Any = prepare(Sparse(10, 3, 4, 1.0), DTYPES["float32"], 0, "weight")
-    monkeypatch.setattr(kernels, "fill_words", lambda *call: call[-1].fill(5))
-    out = np.empty((10, 3), np.float32)
-    columns.fill(Runs(0, 30, 0, 1), out.data.cast("B"))
-    assert columns._limits.tolist() == [[5] * 3, [3] * 3]
-    assert (out == 0).all(axis=1).tolist() == [True] * 4 + [False] * 6
-
-
 def test_too_many_rows_for_a_sparse_matrix_are_refused() -> None:
-    with pytest.raises(InvalidSpec, match="at most 2\\^32 rows"):
+    with pytest.raises(UnsupportedSpec, match="at most 2\\^32 rows"):
         prepare(Sparse(2**32 + 1, 1, 1, 1.0), DTYPES["float32"], 0, "weight")
 
 

@@ -7,45 +7,54 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numba import float64
+from numba.core import config
 
 from weightwell_engine.dtypes import DTYPES, FLOATS
 from weightwell_engine.exceptions import GeneratorUnsound
-from weightwell_engine.generators.philox.cpu import laws as cpu
-from weightwell_engine.generators.philox.cpu import selfcheck
+from weightwell_engine.generators.philox.cpu import checked, machine_code
 from weightwell_engine.generators.philox.cpu.checked import prepare
+from weightwell_engine.generators.philox.cpu.compiling import entry
+from weightwell_engine.generators.philox.cpu.machine_code import LEVELS, PROCESSOR, Processor
 from weightwell_engine.generators.philox.specification import reference
 from weightwell_engine.generators.philox.specification.formats import UNSIGNED
+from weightwell_engine.generators.philox.specification.known_answers import KNOWN_ANSWERS, NAME, SEED
 from weightwell_engine.laws import Law, Normal, Orthogonal, TruncatedNormal, Uniform
 from weightwell_engine.regions import Runs
 
-# Compiles the kernels anew for the processor that NUMBA_CPU_NAME and NUMBA_CPU_FEATURES describe, and prints digests of
-# what they draw, and what is in their machine code.
+# Compiles the kernels of float32 and float64 for the processor that NUMBA_CPU_NAME and NUMBA_CPU_FEATURES describe.
+# Prints what is in their machine code and, if this machine can run it, the digests of their known answers.
 _REPORT = """
-import json, re
-from weightwell_engine.generators.philox.cpu import kernels, orthogonal_kernels, selfcheck
-entries = (
-    *(kernels._fill_singles, kernels._fill_doubles),
-    *(orthogonal_kernels.prepare_block, orthogonal_kernels.multiply_out),
-)
-digests = [selfcheck.digest(*answer[:3]) for answer in selfcheck.KNOWN_ANSWERS if answer[1] in ("float32", "float64")]
-code = "".join(text for entry in entries for text in entry.inspect_asm().values())
+import json, re, sys
+from numba import typeof
+from weightwell_engine.dtypes import FLOATS
+from weightwell_engine.generators.philox.cpu import checked, precompile
+from weightwell_engine.generators.philox.specification.known_answers import KNOWN_ANSWERS
+code = ""
+for kernel, arguments in precompile.versions([FLOATS["float32"], FLOATS["float64"]]):
+    signature = tuple(map(typeof, arguments))
+    kernel.compile(signature)
+    code += kernel.inspect_asm(signature)
+answers = [answer for answer in KNOWN_ANSWERS if answer.dtype in ("float32", "float64")]
 print(json.dumps({
-    "digests": digests,
+    "digests": [answer.digest_by(checked.draw) for answer in answers] if "run" in sys.argv else None,
     "fused": sorted(set(re.findall(r"\\b(?:v?fn?m(?:add|sub)\\w*|fmla|fmls)\\b", code))),
     "vectors": [name for name in ("xmm", "ymm", "zmm") if len(re.findall(name, code)) > 200],
 }))
 """
 
-_PROCESSORS = {
-    "the simplest": {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
-    "one with fused operations": {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma,+bmi2,+f16c"},
-}
+_PROCESSORS = {"generic": "", **LEVELS}
 
 Report = dict[str, list[str]]
+
+
+def _can_run(processor: str) -> bool:
+    return processor == "generic" or PROCESSOR.can_run(processor)
 
 
 @pytest.fixture(scope="module")
@@ -55,19 +64,22 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Report]:
     caches = {processor: tmp_path_factory.mktemp("cache") for processor in _PROCESSORS}
     processes = {processor: _start(processor, caches[processor]) for processor in _PROCESSORS}
     answers = {processor: process.communicate()[0] for processor, process in processes.items()}
-    assert all(list(cache.rglob("*.nbc")) for cache in caches.values()), "the cache is not where it is wanted"
+    assert all(list(cache.rglob("*.kernel")) for cache in caches.values()), "the cache is not where it is wanted"
     return {processor: json.loads(answer) for processor, answer in answers.items()}
 
 
 def _start(processor: str, cache: Path) -> "subprocess.Popen[str]":
-    settings = {"PYTHONPATH": os.pathsep.join(sys.path), "NUMBA_CACHE_DIR": str(cache)}
-    environment = os.environ | _PROCESSORS[processor] | settings
-    return subprocess.Popen([sys.executable, "-c", _REPORT], env=environment, stdout=subprocess.PIPE, text=True)
+    target = {"NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": _PROCESSORS[processor], "NUMBA_CACHE_DIR": str(cache)}
+    environment = os.environ | target | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", _REPORT, *(["run"] if _can_run(processor) else [])]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize("processor", _PROCESSORS)
 def test_every_processor_draws_the_known_answers(processor: str, reports: dict[str, Report]) -> None:
-    expected = [digest for _, dtype, _, digest in selfcheck.KNOWN_ANSWERS if dtype in ("float32", "float64")]
+    if not _can_run(processor):
+        pytest.skip(f"this machine cannot run code for {processor}")
+    expected = [answer.digest for answer in KNOWN_ANSWERS if answer.dtype in ("float32", "float64")]
     assert reports[processor]["digests"] == expected
 
 
@@ -77,8 +89,9 @@ def test_no_machine_code_fuses_a_product_and_a_sum(processor: str, reports: dict
 
 
 def test_the_vectors_are_as_wide_as_the_processor_has(reports: dict[str, Report]) -> None:
-    assert reports["the simplest"]["vectors"] == ["xmm"]
-    assert "ymm" in reports["one with fused operations"]["vectors"]
+    assert reports["generic"]["vectors"] == ["xmm"]
+    assert reports["x86-64-v3"]["vectors"][-1] == "ymm"
+    assert reports["x86-64-v4"]["vectors"][-1] == "zmm"
 
 
 @pytest.fixture
@@ -123,23 +136,187 @@ def test_flushing_subnormal_numbers_to_zero_changes_nothing(law: Law, name: str)
     assert _bits(law, name) == _UNFLUSHED[law, name]
 
 
-def test_the_known_answers_are_those_of_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "prepare", lambda *what, remember: reference.Prepared(*what))  # noqa: ARG005
-    for law, dtype, runs, expected in selfcheck.KNOWN_ANSWERS:
-        assert selfcheck.digest(law, dtype, runs) == expected
+def test_the_known_answers_are_those_of_the_reference() -> None:
+    def draw(law: Law, dtype: str, runs: Runs) -> bytearray:
+        out = bytearray(runs.size * DTYPES[dtype].itemsize)
+        reference.Prepared(law, DTYPES[dtype], SEED, NAME).fill(runs, memoryview(out))
+        return out
+
+    for answer in KNOWN_ANSWERS:
+        assert answer.digest_by(draw) == answer.digest
 
 
 def test_the_known_answers_go_through_every_dtype_of_every_size() -> None:
-    drawn = {dtype for _, dtype, _, _ in selfcheck.KNOWN_ANSWERS}
+    drawn = {answer.dtype for answer in KNOWN_ANSWERS}
     assert {DTYPES[name].itemsize for name in drawn} == set(UNSIGNED)
     assert drawn == set(FLOATS)
 
 
+@pytest.mark.parametrize("answer", KNOWN_ANSWERS, ids=str)
+def test_every_kernel_that_draws_a_law_has_a_known_answer_of_its_own(answer: Any) -> None:
+    kernels = checked._kernels(answer.law, DTYPES[answer.dtype])
+    last = {checked._kernels(other.law, DTYPES[other.dtype])[-1:] for other in KNOWN_ANSWERS}
+    assert all((kernel,) in last for kernel in kernels)
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget which kernels have given their known answers."""
+    monkeypatch.setattr(checked, "_sound", set())
+
+
+@pytest.mark.usefixtures("unchecked")
 def test_a_generator_with_wrong_answers_refuses_to_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    law, dtype, runs, expected = selfcheck.KNOWN_ANSWERS[0]
-    monkeypatch.setattr(selfcheck, "KNOWN_ANSWERS", [(law, dtype, runs, expected[::-1])])
-    selfcheck._check.cache_clear()
-    with pytest.raises(GeneratorUnsound, match="Nothing will be drawn with it"):
-        prepare(law, DTYPES[dtype], 0, "weight")
-    monkeypatch.undo()
-    prepare(law, DTYPES[dtype], 0, "weight")
+    answer = KNOWN_ANSWERS[0]
+    dtype = DTYPES[answer.dtype]
+    with monkeypatch.context() as patch:
+        patch.setattr(checked, "KNOWN_ANSWERS", [answer._replace(digest=answer.digest[::-1])])
+        with pytest.raises(GeneratorUnsound, match="Nothing will be drawn with it"):
+            prepare(answer.law, dtype, 0, "weight")
+        assert not checked.is_ready(answer.law, dtype)
+    prepare(answer.law, dtype, 0, "weight")
+    assert checked.is_ready(answer.law, dtype)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_kernel_is_checked_when_it_is_first_needed_and_then_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    checks: list[str] = []
+    monkeypatch.setattr(checked, "_check", checks.append)
+    checked.warm_up()
+    assert checks == ["singles float32", "singles bfloat16"]
+    prepare(Orthogonal(9, 7, 1.0), DTYPES["float16"], 0, "weight")
+    prepare(Orthogonal(9, 7, 1.0), DTYPES["float16"], 1, "weight")
+    prepare(Normal(0.0, 1.0), DTYPES["float16"], 0, "weight")
+    assert checks[2:] == ["orthogonal float16", "singles float16"]
+
+
+# Machine code on disk ------------------------------------------------------------------------------------------------
+
+
+def _twice(x: float) -> float:
+    return 2 * x
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of compiled kernels, an empty one."""
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    return next(machine_code._writable_folders())
+
+
+def _compiles(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Return whether the first call of a kernel compiles it, and does not find its machine code on disk."""
+    compiled: list[object] = []
+    compile_ = kernel._compiler.compile
+
+    def counted(*what: Any) -> Any:
+        compiled.append(what)
+        return compile_(*what)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kernel._compiler, "compile", counted)
+        assert kernel(21.0) == 42.0
+    return bool(compiled)
+
+
+def test_a_later_process_reads_what_an_earlier_one_compiled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _compiles(entry(_twice), monkeypatch)
+    assert [file.suffix for file in folder.iterdir()] == [".kernel"]
+    assert not _compiles(entry(_twice), monkeypatch)
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda _: b"", lambda content: content[::-1]])
+def test_a_damaged_file_is_compiled_again(folder: Path, damage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry(_twice)(21.0)
+    (file,) = folder.iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(damage(whole))
+    assert _compiles(entry(_twice), monkeypatch)
+    assert len(file.read_bytes()) == len(whole)
+    assert not _compiles(entry(_twice), monkeypatch)
+
+
+def test_a_change_of_any_source_file_is_another_version(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry(_twice)(21.0)
+    (old,) = folder.iterdir()
+    monkeypatch.setattr(machine_code, "_sources", lambda: "0123456789abcdef")
+    assert _compiles(entry(_twice), monkeypatch)
+    (new,) = folder.iterdir()  # the old one is gone
+    assert new.name != old.name
+
+
+def test_the_digest_of_the_sources_covers_both_packages() -> None:
+    listed = machine_code._source_files()
+    names = {f"{file.parent.name}/{file.name}" for file in listed}
+    assert {"cpu/simd.py", "cpu/words.py", "specification/quantile.py", "specification/keys.py"} <= names
+
+
+def test_another_processor_or_other_types_are_another_file() -> None:
+    code = machine_code.MachineCode("kernel")
+    processors = [PROCESSOR, PROCESSOR._replace(name="other"), PROCESSOR._replace(features="+sse2")]
+    assert len({code._file(types, one) for types in ((float64,), ()) for one in processors}) == 6
+
+
+def test_without_a_folder_that_can_be_written_kernels_work_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path / "file"))
+    assert _compiles(entry(_twice), monkeypatch)
+    assert _compiles(entry(_twice), monkeypatch)
+
+
+def test_code_for_a_generic_processor_runs_where_its_features_are() -> None:
+    v3, v4 = (set(LEVELS[level].split(",")) for level in ("x86-64-v3", "x86-64-v4"))
+    machine = Processor("x86_64-unknown-linux-gnu", "znver3", ",".join(sorted(v3 | {"+sha"})))
+    assert v3 < v4
+    assert machine.can_run("x86-64-v3")
+    assert not machine.can_run("x86-64-v4")
+    assert machine._replace(features=",".join(v4)).can_run("x86-64-v4")
+    assert not machine._replace(features=",".join(sorted(v3 - {"+fma"} | {"-fma"}))).can_run("x86-64-v3")
+    assert not machine._replace(system="aarch64-apple-darwin").can_run("x86-64-v3")
+
+
+def test_code_next_to_the_source_for_a_generic_processor_is_used(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not PROCESSOR.can_run("x86-64-v3"):
+        pytest.skip("this machine cannot run code for x86-64-v3")
+    level = Processor(PROCESSOR.system, "x86-64-v3", LEVELS["x86-64-v3"])
+    entry(_twice)(21.0)
+    (native,) = folder.iterdir()
+    image = tmp_path / "image"
+    image.mkdir()
+    native.rename(image / machine_code.MachineCode("_twice")._file((float64,), level))
+    assert _compiles(entry(_twice), monkeypatch)
+    next(folder.iterdir()).unlink()
+    monkeypatch.setattr(machine_code, "NEXT_TO_SOURCE", image)
+    monkeypatch.setattr(machine_code, "_writable_folders", lambda: iter([folder]))
+    assert not _compiles(entry(_twice), monkeypatch)
+
+
+def test_numba_has_the_private_parts_that_the_kernels_use(folder: Path) -> None:
+    """Names every private part of Numba that the engine uses. A new version of Numba begins here."""
+    from llvmlite import ir
+    from numba.core import cgutils
+    from numba.core.compiler import CompileResult
+    from numba.core.registry import cpu_target
+    from numba.core.runtime import rtsys
+    from numba.core.serialize import dumps
+    from numba.core.types.containers import BaseTuple
+
+    del folder
+    system, name, features = cpu_target.target_context.codegen().magic_tuple()  # machine_code.PROCESSOR
+    assert all(isinstance(part, str) for part in (system, name, features))
+    assert callable(rtsys.initialize)
+    kernel: Any = entry(_twice)
+    assert type(kernel._cache).__name__ == "MachineCode"  # compiling.entry sets it, the dispatcher asks it
+    kernel(21.0)
+    (result,) = kernel.overloads.values()
+    assert isinstance(result, CompileResult)
+    assert isinstance(dumps(result._reduce()), bytes)
+    assert callable(CompileResult._rebuild)
+    assert callable(cgutils.unpack_tuple)  # simd.operation
+    assert isinstance(BaseTuple, type)
+    function = ir.Function(ir.Module(), ir.FunctionType(ir.VoidType(), ()), "f")
+    assert isinstance(function.attributes, set)  # compiling.widest_vectors adds what llvmlite does not know

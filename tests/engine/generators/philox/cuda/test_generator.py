@@ -19,10 +19,10 @@ from weightwell_engine.generators.devices import Cpu
 from weightwell_engine.generators.factory import make_generator
 from weightwell_engine.generators.gpu import Gpu
 from weightwell_engine.generators.philox import cuda
-from weightwell_engine.generators.philox.cpu import selfcheck
 from weightwell_engine.generators.philox.cpu.generator import CpuPhiloxGenerator
 from weightwell_engine.generators.philox.cuda import generator as cuda_generator
 from weightwell_engine.generators.philox.cuda.generator import CudaPhiloxGenerator
+from weightwell_engine.generators.philox.specification.known_answers import KNOWN_ANSWERS
 from weightwell_engine.parsing import read_document
 from weightwell_engine.plan import Plan, make_plan
 from weightwell_engine.virtual_file import VirtualFile
@@ -132,7 +132,7 @@ def test_warming_up_draws_every_law_of_elements_in_every_dtype(
     generator: CudaPhiloxGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[tuple[str, str]] = []
-    monkeypatch.setattr(selfcheck, "KNOWN_ANSWERS", ())
+    monkeypatch.setattr(cuda_generator, "KNOWN_ANSWERS", ())
     monkeypatch.setattr(cuda, "prepare", lambda law, dtype, *_: drawn.append((type(law).__name__, dtype.name)))
     monkeypatch.setattr(cuda, "fill", lambda *_: None)
     generator.warm_up()
@@ -142,8 +142,8 @@ def test_warming_up_draws_every_law_of_elements_in_every_dtype(
 def test_a_gpu_with_wrong_answers_refuses_to_work(
     generator: CudaPhiloxGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    law, dtype, runs, expected = selfcheck.KNOWN_ANSWERS[0]
-    monkeypatch.setattr(selfcheck, "KNOWN_ANSWERS", [(law, dtype, runs, expected[::-1])])
+    answer = KNOWN_ANSWERS[0]
+    monkeypatch.setattr(cuda_generator, "KNOWN_ANSWERS", [answer._replace(digest=answer.digest[::-1])])
     with pytest.raises(GeneratorUnsound, match=r"drew float32 elements of Uniform.* Nothing will be drawn with it"):
         generator.warm_up()
 
@@ -156,7 +156,7 @@ def client(gpu: Gpu, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     """A client of a service on a GPU that is the interpreter: it is slow, so chunks are small and the warm-up short."""
     monkeypatch.setattr(gpu, "chunk", 4096)
     monkeypatch.setattr(cuda_generator, "COMMON", ())
-    monkeypatch.setattr(selfcheck, "KNOWN_ANSWERS", selfcheck.KNOWN_ANSWERS[:1])
+    monkeypatch.setattr(cuda_generator, "KNOWN_ANSWERS", KNOWN_ANSWERS[:1])
     app = create_app(Settings(threads=2))
     app.state.service.engine = Engine(gpu, threads=2)
     with serve(app) as url, httpx.Client(base_url=url, timeout=30, trust_env=False) as client:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weightwell_engine.dtypes import DTYPES, FLOATS, DType
-from weightwell_engine.generators.philox.cpu.narrow import narrowed
+from weightwell_engine.generators.philox.cpu import narrow
 from weightwell_engine.generators.philox.specification.formats import (
     FORMATS,
     UNSIGNED,
@@ -50,7 +50,7 @@ def test_the_reference_rounds_as_torch_does(name: str) -> None:
 @pytest.mark.parametrize("name", NARROW)
 def test_the_kernel_rounds_as_torch_does(name: str) -> None:
     values = _candidates(DTYPES[name])
-    np.testing.assert_array_equal(narrowed(values, DTYPES[name]), _torch_cast(values, DTYPES[name]))
+    np.testing.assert_array_equal(narrow.encode(values, DTYPES[name]), _torch_cast(values, DTYPES[name]))
 
 
 @given(value=st.floats(2.0**-20, 2.0**60), exponent=st.integers(0, 1100))

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weightwell_engine.generators.philox.cpu import kernels
+from weightwell_engine.generators.philox.cpu.words import Run, fill_words
 from weightwell_engine.generators.philox.specification.keys import Key
 from weightwell_engine.generators.philox.specification.words import philox, words
 
@@ -37,7 +37,7 @@ def test_an_index_names_a_word_of_a_block() -> None:
 @given(key=keys, first=st.integers(0, 2**63 - 100))
 def test_the_kernel_draws_the_words_of_the_reference(key: Key, first: int) -> None:
     drawn = np.empty(99, np.uint32)
-    kernels.fill_words(key, kernels.Run(first, 99, 0, 1), drawn)
+    fill_words(key, Run(first, 99, 0, 1), drawn)
     np.testing.assert_array_equal(drawn, words(key, np.arange(first, first + 99, dtype=np.uint64)))
 
 

@@ -1,0 +1,138 @@
+"""Machine code on disk: kernels that one process has compiled, for later processes.
+
+Numba's own cache compares the source file of a kernel, and not the files that it imports. Its index can be damaged
+when several processes write. Here a file holds one version of one kernel. Its name has a digest of all that the code
+depends on: the source files of this package and of the specification, the versions of Python, numba and llvmlite, the
+types of the arguments, and the processor. Files are renamed into place, so processes can share a folder.
+
+The folder is ``NUMBA_CACHE_DIR`` if it is set, else ``__pycache__`` next to the source, else the user's cache. Code
+next to the source may also be for a generic processor (``precompile``). Every processor with its features can use it.
+"""
+
+import os
+import pickle
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
+from hashlib import sha256
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import llvmlite
+import numba
+from numba.core import config
+from numba.core.compiler import CompileResult
+from numba.core.registry import cpu_target
+from numba.core.runtime import rtsys
+from numba.core.serialize import dumps
+
+_PACKAGES = "weightwell_engine.generators.philox.cpu", "weightwell_engine.generators.philox.specification"
+NEXT_TO_SOURCE = Path(__file__).parent / "__pycache__"
+"""Where ``precompile`` keeps machine code."""
+
+_AVX2 = "+avx,+avx2,+bmi,+bmi2,+f16c,+fma,+lzcnt,+movbe,+popcnt,+sse4.2,+xsave"
+LEVELS = {"x86-64-v4": f"{_AVX2},+avx512bw,+avx512cd,+avx512dq,+avx512f,+avx512vl", "x86-64-v3": _AVX2}
+"""Generic processors of the x86-64 psABI, the better first, with LLVM's names of what they have beyond x86-64-v2."""
+
+
+class Processor(NamedTuple):
+    """What LLVM compiles for."""
+
+    system: str
+    name: str
+    features: str
+
+    def can_run(self, level: str) -> bool:
+        """Whether code for a generic processor runs on this one."""
+        return self.system.startswith("x86_64") and set(LEVELS[level].split(",")) <= set(self.features.split(","))
+
+
+PROCESSOR = Processor(*cpu_target.target_context.codegen().magic_tuple())
+"""This machine's, or that of NUMBA_CPU_NAME and NUMBA_CPU_FEATURES."""
+
+
+class MachineCode:
+    """The versions of one kernel on disk: what a Numba dispatcher asks of its cache."""
+
+    def __init__(self, kernel: str):
+        self._kernel = kernel
+
+    def load_overload(self, signature: Any, context: Any) -> Any:
+        """Return the version for a signature, or None."""
+        rtsys.initialize(context)  # what the code calls; all else that Numba has to load is for compiling
+        levels = (Processor(PROCESSOR.system, *level) for level in LEVELS.items() if PROCESSOR.can_run(level[0]))
+        for processor in (PROCESSOR, *levels):
+            for folder in _folders():
+                with suppress(OSError):
+                    digest, content = _split((folder / self._file(signature, processor)).read_bytes())
+                    if digest == sha256(content).digest():
+                        return CompileResult._rebuild(context, *pickle.loads(content))  # noqa: S301 - written below
+        return None
+
+    def save_overload(self, signature: Any, compiled: Any) -> None:
+        """Write the version for a signature to the first folder that can be written, if there is one."""
+        content = dumps(compiled._reduce())
+        for folder in _writable_folders():
+            with suppress(OSError):
+                _write(folder / self._file(signature, PROCESSOR), sha256(content).digest() + content)
+                for old in folder.glob(f"{self._kernel}.*"):
+                    if old.name.split(".")[1] != _sources():
+                        old.unlink(missing_ok=True)
+                return
+
+    def _file(self, signature: Any, processor: Processor) -> str:
+        versions = sys.implementation.cache_tag, numba.__version__, llvmlite.__version__
+        version = sha256(repr((versions, str(signature), *processor)).encode()).hexdigest()
+        return f"{self._kernel}.{_sources()}.{version[:24]}.kernel"
+
+
+def _split(stored: bytes) -> tuple[bytes, bytes]:
+    return stored[:32], stored[32:]
+
+
+@cache
+def _sources() -> str:
+    """Return a digest of all files that kernels are made of."""
+    digest = sha256()
+    for file in _source_files():
+        digest.update(file.name.encode() + b"\0" + sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def _source_files() -> list[Path]:
+    folders = (Path(str(files(package))) for package in _PACKAGES)
+    return [file for folder in folders for file in sorted(folder.glob("*.py"))]
+
+
+def _folders() -> Iterator[Path]:
+    """Yield where machine code may be."""
+    yield from _writable_folders()
+    if config.CACHE_DIR:
+        yield NEXT_TO_SOURCE
+
+
+def _writable_folders() -> Iterator[Path]:
+    """Yield where machine code is kept, if it can be written there; what others share has a folder for each source."""
+    own = f"weightwell_{sha256(str(NEXT_TO_SOURCE).encode()).hexdigest()[:16]}"
+    if config.CACHE_DIR:
+        yield Path(config.CACHE_DIR) / own
+        return
+    yield NEXT_TO_SOURCE
+    with suppress(RuntimeError):  # there may be no home
+        yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "numba" / own
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file that no reader sees half of."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink()
+        raise

@@ -1,0 +1,54 @@
+"""The laws that need no random numbers: constants, and the points of lattices."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightwell_engine.dtypes import DType
+from weightwell_engine.generators.philox.specification.formats import UNSIGNED, pattern
+from weightwell_engine.laws import Constant, Lattice
+from weightwell_engine.regions import Runs
+
+
+class Positional:
+    """A tensor of one value, or of zeros with that value at the points of a lattice."""
+
+    kernels = ()
+
+    def __init__(self, law: Constant | Lattice, dtype: DType):
+        self._law = law
+        self._dtype = UNSIGNED[dtype.itemsize]
+        self._bits = pattern(law.value, dtype)
+
+    def fill(self, runs: Runs, out: memoryview) -> None:
+        """Write the elements of ``runs`` into ``out``."""
+        target: NDArray[Any] = np.frombuffer(out, self._dtype)
+        if isinstance(self._law, Constant):
+            target[:] = self._bits
+        else:
+            target[:] = 0
+            target[places(_points(self._law, runs), runs)] = self._bits
+
+
+def places(points: NDArray[np.int64], runs: Runs) -> NDArray[np.int64]:
+    """Return where those of some flat indices are that are among the elements of runs."""
+    run, column = np.divmod(points - runs.first, _stride(runs))
+    inside = (run >= 0) & (run < runs.count) & (column < runs.length)
+    found: NDArray[np.int64] = (run * runs.length + column)[inside]
+    return found
+
+
+def _stride(runs: Runs) -> int:
+    return runs.stride if runs.count > 1 else max(runs.length, 1)
+
+
+def _points(law: Lattice, runs: Runs) -> NDArray[np.int64]:
+    """Return the points of a lattice between the ends of runs, and perhaps some beyond them."""
+    start, stop = runs.first, runs.first + (runs.count - 1) * _stride(runs) + runs.length
+    (rows, cols), outer, inner = law.counts, max(law.strides[0], 1), max(law.strides[1], 1)
+    top = max(0, -((law.first + (cols - 1) * inner - start) // outer))
+    bottom = min(rows, -((law.first - stop) // outer))
+    left = max(0, -((law.first + (bottom - 1) * outer - start) // inner))
+    right = min(cols, -((law.first + top * outer - stop) // inner))
+    return (law.first + np.arange(top, bottom)[:, None] * outer + np.arange(left, right) * inner).ravel()

@@ -1,0 +1,178 @@
+"""float32: from words to the bits of float32 and of the narrower dtypes.
+
+A long chain of dependent operations leaves the processor waiting, so several vectors are computed side by side, as
+lanes. Elements that follow each other come straight from their words, which never leave the registers; the words of
+other runs are written first, and read again. Where one lane is in a normal's tails, all lanes beside it are computed by
+both polynomials. Every operation and its order is that of the reference: LLVM keeps both, and fuses nothing, without
+fastmath. Scaling by a power of two is exact, so that it can be done once and not for each element.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from weightwell_engine.dtypes import DTYPES
+from weightwell_engine.generators.philox.cpu.compiling import entry, uncounted, widest_vectors
+from weightwell_engine.generators.philox.cpu.narrow import narrowed
+from weightwell_engine.generators.philox.cpu.simd import Lanes, operation, rarely, where
+from weightwell_engine.generators.philox.cpu.words import (
+    LANES,
+    Run,
+    Scratch,
+    copy,
+    expand,
+    held,
+    plan,
+    scratch,
+    words_from,
+    write_words,
+)
+from weightwell_engine.generators.philox.specification import quantile
+from weightwell_engine.generators.philox.specification.draws import Variate
+from weightwell_engine.generators.philox.specification.keys import Key
+
+i32, u32, i64, u64, f32 = np.int32, np.uint32, np.int64, np.uint64, np.float32
+
+_LEAST = -(1 << 31)
+_UNIFORM, _NORMAL = int(Variate.UNIFORM), int(Variate.NORMAL)
+
+
+class Affine(NamedTuple):
+    """``min(max(v * scale + shift, low), high)``; all four are float32, or all float64."""
+
+    scale: Any
+    shift: Any
+    low: Any
+    high: Any
+
+
+class Single(NamedTuple):
+    """A law of float32 arithmetic. ``origin`` and ``width`` are those of a wide window."""
+
+    variate: int
+    origin: Any
+    width: Any
+    affine: Affine
+    key: Key
+
+
+Draw = Callable[[Lanes, Single], tuple[Lanes, float]]
+"""What makes variates of words, and their unit."""
+
+
+def uniform(words: Lanes, _law: Single) -> tuple[Lanes, float]:
+    """Return variates on the odd grid of (-1, 1)."""
+    return (((words >> 7) | 1).view(i32) - (1 << 24)).to(f32), 2.0**-24
+
+
+def normal(words: Lanes, _law: Any = None) -> tuple[Lanes, float]:
+    """Return standard normal variates."""
+    odd = (words.view(i32) ^ _LEAST) | 1  # v in units of 2^-31
+    magnitude = where(odd < 0, 0 - odd, odd)
+    q = (_LEAST - magnitude).to(f32)
+    log = _log2(q * (2.0**32 - q))
+    tails = magnitude > (1 << 31) - quantile.TAIL_BOUND
+    ratio = rarely(tails, lambda: _polynomial(quantile.TAIL, log + quantile.TAIL_SHIFT), _centre(log))
+    return odd.to(f32) * ratio, 2.0**-31
+
+
+def _windowed(words: Lanes, law: Single) -> tuple[Lanes, float]:
+    """Return standard normal variates in a wide window."""
+    return normal((((words.to(u64) * law.width) >> 32) + law.origin).to(u32))
+
+
+def _log2(s: Lanes) -> Lanes:
+    """Return the logarithm of numbers in units of 2^-62."""
+    shifted = s.view(i32) - (quantile.SQRT_HALF_32 + (62 << 23))
+    x = ((shifted & 0x7FFFFF) + quantile.SQRT_HALF_32).view(f32) - 1
+    x2 = x * x
+    low, high = _four(quantile.LOG2[:4], x, x2), _four(quantile.LOG2[4:], x, x2)
+    return (shifted >> 23).to(f32) + x * (low + high * (x2 * x2))
+
+
+def _centre(x: Lanes) -> Lanes:
+    x2 = x * x
+    x4 = x2 * x2
+    c = quantile.CENTRE
+    return _four(c[:4], x, x2) + (_four(c[4:8], x, x2) + ((c[8] + c[9] * x) + c[10] * x2) * x4) * x4
+
+
+def _polynomial(c: tuple[float, ...], x: Lanes) -> Lanes:
+    x2 = x * x
+    x4 = x2 * x2
+    return _four(c[:4], x, x2) + (_four(c[4:8], x, x2) + _four(c[8:], x, x2) * x4) * x4
+
+
+def _four(c: tuple[float, ...], x: Lanes, x2: Lanes) -> Lanes:
+    return (c[0] + c[1] * x) + (c[2] + c[3] * x) * x2
+
+
+def fill_singles(law: Single, run: Run, dtype: str, out: Any) -> None:
+    """Write the elements of runs as bits of float32 or a narrower dtype: uint32, uint16 or uint8."""
+    filler(dtype)(law, run, out, scratch())
+
+
+@cache
+def filler(dtype: str) -> Callable[[Single, Run, Any, Scratch], None]:
+    """Return the kernel that draws elements of float32 arithmetic and writes their bits in a dtype."""
+
+    def element(words: Lanes, draw: Draw, law: Single) -> Lanes:
+        variates, unit = draw(words, law)
+        affine = law.affine
+        values = variates * (affine.scale * unit) + affine.shift
+        values = where(values < affine.low, affine.low, values)
+        values = where(values > affine.high, affine.high, values)
+        return narrowed(values, DTYPES[dtype])
+
+    def of_words(draw: Draw) -> Callable[..., None]:
+        @operation
+        def write(law: Any, words: Any, begin: Any, out: Any, at: Any) -> None:
+            out.store(at, element(words.load(begin, LANES), draw, law))
+
+        return write
+
+    def of_run(draw: Draw) -> Callable[..., None]:
+        @operation
+        def write(law: Any, first: Any, keys: Any, out: Any, at: Any) -> None:
+            out.store(at, element(words_from(first, keys), draw, law))
+
+        return write
+
+    uniforms_of_run, normals_of_run, windowed_of_run = map(of_run, (uniform, normal, _windowed))
+    uniforms_of_words, normals_of_words, windowed_of_words = map(of_words, (uniform, normal, _windowed))
+
+    def fill(law: Single, run: Run, out: Any, scratch: Scratch) -> None:
+        widest_vectors()
+        work, elements, done = held(scratch), uncounted(out), i64(0)
+        expand(law.key, work.keys)
+        while done < elements.size:
+            planned = plan(run, done, work)
+            n = planned.elements
+            if planned.pieces == 1 and n == 4 * planned.blocks and n % LANES == 0:
+                first = u64(work.starts[0] >> 2)
+                if law.variate == _UNIFORM:
+                    for e in range(0, n, LANES):
+                        uniforms_of_run(law, first + u64(e >> 2), work.keys, elements, done + e)
+                elif law.variate == _NORMAL:
+                    for e in range(0, n, LANES):
+                        normals_of_run(law, first + u64(e >> 2), work.keys, elements, done + e)
+                else:
+                    for e in range(0, n, LANES):
+                        windowed_of_run(law, first + u64(e >> 2), work.keys, elements, done + e)
+            else:
+                begin = write_words(work, planned, work.keys, work.raw, work.words)
+                if law.variate == _UNIFORM:  # beyond the last element, to the end of a group of lanes, is noise
+                    for e in range(0, n, LANES):
+                        uniforms_of_words(law, work.words, begin + e, work.raw, e)
+                elif law.variate == _NORMAL:
+                    for e in range(0, n, LANES):
+                        normals_of_words(law, work.words, begin + e, work.raw, e)
+                else:
+                    for e in range(0, n, LANES):
+                        windowed_of_words(law, work.words, begin + e, work.raw, e)
+                copy(work.raw, 0, n, elements, done)
+            done += n
+
+    return entry(fill, f"singles-{dtype}")

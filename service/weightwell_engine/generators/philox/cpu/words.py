@@ -1,0 +1,254 @@
+"""Words: Philox4x32-10 in blocks of elements that stay in the first-level cache.
+
+``plan`` says which words the next block of elements needs, and ``write_words`` draws them. A run that begins anywhere
+needs words out of the middle of Philox's blocks of four: those are drawn whole and copied from.
+"""
+
+import threading
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightwell_engine.generators.philox.cpu.compiling import entry, kernel, uncounted, widest_vectors
+from weightwell_engine.generators.philox.cpu.simd import VECTOR, Lanes, Memory, count_from, interleave, operation
+from weightwell_engine.generators.philox.specification.keys import Key
+from weightwell_engine.generators.philox.specification.words import MULTIPLIERS, ROUNDS, WEYL, Indices, Words
+from weightwell_engine.regions import Runs
+
+u32, u64, i64 = np.uint32, np.uint64, np.int64
+
+LANES = 8 * VECTOR // 4
+"""Elements that are drawn side by side: eight vectors of float32."""
+_BLOCKS = 1024  # Philox blocks that are planned together: 4096 words of 4 bytes
+_LANES_OF_BLOCKS = LANES // 4
+_COPIED = 16  # elements that are copied, or blocks that are listed, at a time
+_KEYS = 2 * ROUNDS + 2  # numbers that a key is expanded to
+_HIGH_HALF = 1 << 34  # elements from one change of the counter's high half to the next
+_CACHE_LINE = 64
+
+_LOW = 0xFFFFFFFF
+_WEYL_0, _WEYL_1 = (u64(weyl) for weyl in WEYL)
+
+
+class Run(NamedTuple):
+    """``regions.Runs``, as kernels take it."""
+
+    first: int
+    length: int
+    stride: int
+    number: int
+
+    @classmethod
+    def of(cls, runs: Runs) -> "Run":
+        """Return runs for a kernel."""
+        return cls(runs.first, runs.length, runs.stride, runs.count)
+
+
+class Scratch(NamedTuple):
+    """Memory that a kernel works in.
+
+    For each piece of a planned run, ``starts`` has the flat index and ``sizes`` the number of elements. ``sources`` has
+    the place of its first word among the words of the Philox blocks ``blocks``. ``raw`` and ``words`` hold a block of
+    words. The other arrays hold the low halves of 64-bit words.
+    """
+
+    starts: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    sources: NDArray[np.int64]
+    blocks: Indices
+    keys: Indices
+    low_keys: Indices
+    raw: Words
+    words: Words
+    low_raw: Words
+    low_words: Words
+
+
+_of_thread = threading.local()
+
+
+def scratch() -> Scratch:
+    """Return this thread's scratch memory."""
+    if not hasattr(_of_thread, "scratch"):
+        pieces, words = (_BLOCKS, i64), (4 * _BLOCKS + LANES, u32)
+        numbers = [pieces, pieces, pieces, (_BLOCKS + _COPIED, u64), (_KEYS, u64), (_KEYS, u64), *[words] * 4]
+        _of_thread.scratch = Scratch(*(_aligned(count, dtype, place) for place, (count, dtype) in enumerate(numbers)))
+    scratch: Scratch = _of_thread.scratch
+    return scratch
+
+
+def _aligned(count: int, dtype: type[Any], place: int) -> NDArray[Any]:
+    """Return an array that begins on a cache line, and ``place`` lines after the beginning of some page.
+
+    Vectors that straddle lines cost twice, and a load waits for an earlier store to the same place of another page.
+    """
+    nbytes, page = count * np.dtype(dtype).itemsize, 4096
+    memory = np.empty(nbytes + 2 * page, np.uint8)
+    begin = -memory.ctypes.data % page + place * _CACHE_LINE
+    return memory[begin : begin + nbytes].view(dtype)
+
+
+class Planned(NamedTuple):
+    """How many blocks, pieces and elements were planned: 4 elements for each block that is taken whole."""
+
+    blocks: int
+    pieces: int
+    elements: int
+
+
+@kernel
+def plan(run: Run, done: Any, scratch: Scratch) -> Planned:
+    """Plan the elements from number ``done`` on."""
+    widest_vectors()
+    row, column = done // run.length, done % run.length
+    used = pieces = elements = 0
+    while row < run.number and used < _BLOCKS:
+        index = run.first + row * run.stride + column
+        lead = index & 3
+        size = min(run.length - column, 4 * (_BLOCKS - used) - lead, _HIGH_HALF - (index & (_HIGH_HALF - 1)))
+        scratch.starts[pieces] = index
+        scratch.sizes[pieces] = size
+        scratch.sources[pieces] = 4 * used + lead
+        visits = (lead + size + 3) >> 2
+        if pieces or visits < _BLOCKS:  # a piece that takes all blocks needs no list
+            for visit in range(0, visits, _COPIED):  # the excess is overwritten by the next piece
+                _list_blocks(u64((index >> 2) + visit), scratch.blocks, used + visit)
+        used += visits
+        pieces += 1
+        elements += size
+        column += size
+        if column == run.length:
+            row, column = row + 1, 0
+    return Planned(used, pieces, elements)
+
+
+@operation
+def _list_blocks(first: Any, blocks: Any, at: Any) -> None:
+    blocks.store(at, count_from(first, _COPIED))
+
+
+@kernel
+def expand(key: Key, keys: Indices) -> None:
+    """Write the keys of all rounds, two for each, and then the counter's high half.
+
+    Each group of lanes reads them again: in registers they would leave no room for the lanes.
+    """
+    for r in range(ROUNDS):
+        keys[2 * r], keys[2 * r + 1] = (u64(key[0]) + u64(r) * _WEYL_0) & _LOW, (u64(key[1]) + u64(r) * _WEYL_1) & _LOW
+    keys[2 * ROUNDS], keys[2 * ROUNDS + 1] = u64(key[2]), u64(key[3])
+
+
+def words_from(first: Lanes, keys: Memory) -> Lanes:
+    """Return the words of the blocks from ``first`` on, ``LANES`` of them, all with the same high half of the counter.
+
+    That half is a scalar, and for two rounds so is half of what depends on it.
+    """
+    return _words_of_blocks(count_from(first, _LANES_OF_BLOCKS), first >> 32, keys).view(u32)
+
+
+def _words_of_blocks(low: Lanes, high: Lanes, keys: Memory) -> Lanes:
+    """Return the words of blocks, two to a lane of 64 bits, the first in its low half."""
+    x0, x1, x2, x3 = low, high, keys.load(2 * ROUNDS), keys.load(2 * ROUNDS + 1)
+    for r in range(ROUNDS - 1):  # the words are the low halves; above them is noise
+        p, q = (x0 & _LOW) * MULTIPLIERS[0], (x2 & _LOW) * MULTIPLIERS[1]
+        x0, x1, x2, x3 = (q >> 32) ^ x1 ^ keys.load(2 * r), q, (p >> 32) ^ x3 ^ keys.load(2 * r + 1), p
+    p, q = (x0 & _LOW) * MULTIPLIERS[0], (x2 & _LOW) * MULTIPLIERS[1]
+    evens = ((q >> 32) | (q << 32)) ^ (x1 & _LOW) ^ keys.load(2 * ROUNDS - 2)
+    odds = ((p >> 32) | (p << 32)) ^ (x3 & _LOW) ^ keys.load(2 * ROUNDS - 1)
+    return interleave(evens, odds)
+
+
+@operation
+def _write_from(first: Any, keys: Any, words: Any, at: Any) -> None:
+    words.store(at, words_from(first, keys))
+
+
+@operation
+def _write_listed(blocks: Any, begin: Any, keys: Any, words: Any, at: Any) -> None:
+    low = blocks.load(begin, _LANES_OF_BLOCKS)
+    words.store(at, _words_of_blocks(low, low >> 32, keys).view(u32))
+
+
+@kernel
+def write_words(scratch: Scratch, planned: Planned, keys: Indices, raw: Words, words: Words) -> int:
+    """Write the words of the planned elements into ``words``, one after the other; return where they begin."""
+    widest_vectors()
+    if planned.pieces == 1:
+        first = u64(scratch.starts[0] >> 2)
+        for b in range(0, planned.blocks, _LANES_OF_BLOCKS):
+            _write_from(first + u64(b), keys, words, 4 * b)
+        return int(scratch.sources[0])
+    whole = planned.elements == 4 * planned.blocks
+    target = words if whole else raw
+    for b in range(0, planned.blocks, _LANES_OF_BLOCKS):
+        _write_listed(scratch.blocks, b, keys, target, 4 * b)
+    if not whole:
+        at = 0
+        for piece in range(planned.pieces):
+            source, size = scratch.sources[piece], scratch.sizes[piece]
+            for e in range(0, size, _COPIED):  # the excess is overwritten by the next piece
+                _copy_words(raw, source + e, words, at + e)
+            at += size
+    return 0
+
+
+@operation
+def _copy_words(source: Any, begin: Any, words: Any, at: Any) -> None:
+    words.store(at, source.load(begin, _COPIED))
+
+
+@kernel
+def copy(source: Words, begin: int, n: int, out: Any, at: Any) -> None:
+    """Copy elements of the type of ``out``; slices would be copied one element at a time."""
+    widest_vectors()
+    whole = n & -_COPIED
+    for e in range(0, whole, _COPIED):
+        _copy_many(source, begin + e, out, at + e)
+    for e in range(whole, n):
+        _copy_one(source, begin + e, out, at + e)
+
+
+@operation
+def _copy_many(source: Any, begin: Any, out: Any, at: Any) -> None:
+    out.store(at, source.load(begin, _COPIED, out.dtype))
+
+
+@operation
+def _copy_one(source: Any, begin: Any, out: Any, at: Any) -> None:
+    out.store(at, source.load(begin, None, out.dtype))
+
+
+@kernel
+def held(scratch: Scratch) -> Scratch:
+    """Return scratch memory whose references are not counted."""
+    return Scratch(
+        uncounted(scratch.starts),
+        uncounted(scratch.sizes),
+        uncounted(scratch.sources),
+        uncounted(scratch.blocks),
+        uncounted(scratch.keys),
+        uncounted(scratch.low_keys),
+        uncounted(scratch.raw),
+        uncounted(scratch.words),
+        uncounted(scratch.low_raw),
+        uncounted(scratch.low_words),
+    )
+
+
+def fill_words(key: Key, run: Run, out: Words) -> None:
+    """Write the words of runs themselves."""
+    write_all(key, run, out, scratch())
+
+
+@entry
+def write_all(key: Key, run: Run, out: Words, scratch: Scratch) -> None:
+    """Write the words of runs themselves, with a thread's scratch memory."""
+    widest_vectors()
+    work, words, done = held(scratch), uncounted(out), i64(0)
+    expand(key, work.keys)
+    while done < words.size:
+        planned = plan(run, done, work)
+        begin = write_words(work, planned, work.keys, work.raw, work.words)
+        copy(work.words, begin, planned.elements, words, done)
+        done += planned.elements
