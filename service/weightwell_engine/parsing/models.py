@@ -39,9 +39,12 @@ RESET_PARAMETERS = "reset_parameters"
 
 
 class Model(BaseModel):
-    """A strict, immutable model: no unknown fields, no infinities."""
+    """A strict, immutable model: no unknown fields, no infinities.
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+    There are some 70 models. Each is built when it is first used, since building all of them takes half a second.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, defer_build=True)
 
 
 class Tensor(Model):

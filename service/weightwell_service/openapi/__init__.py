@@ -32,7 +32,7 @@ INIT_GET: dict[str, Any] = {
     "operation_id": "init",
     "summary": "Draw one tensor, or a manifest of many",
     "responses": {200: FILE, **RANGED, **NOT_MODIFIED, **REFUSALS},
-    "openapi_extra": {"parameters": query_of_init() + CONDITIONS},
+    "openapi_extra": {"parameters": CONDITIONS},
 }
 INIT_HEAD: dict[str, Any] = {
     **_FILE,
@@ -43,7 +43,7 @@ INIT_HEAD: dict[str, Any] = {
         **NOT_MODIFIED,
         **{status: {"description": refusal["description"]} for status, refusal in REFUSALS.items()},
     },
-    "openapi_extra": {"parameters": query_of_init() + CONDITIONS[2:]},
+    "openapi_extra": {"parameters": CONDITIONS[2:]},
 }
 INIT_POST: dict[str, Any] = {
     **_FILE,
@@ -58,7 +58,6 @@ PLAN_GET: dict[str, Any] = {
     "operation_id": "plan",
     "summary": "What the file of the same query holds",
     "responses": _PLAN_REFUSALS,
-    "openapi_extra": {"parameters": query_of_init()},
 }
 PLAN_POST: dict[str, Any] = {
     "tags": ["weights"],
@@ -81,7 +80,7 @@ READY: dict[str, Any] = {"tags": ["health"], "operation_id": "ready", "summary":
 
 
 def document(app: FastAPI) -> Callable[[], Schema]:
-    """Return the function that makes an application's OpenAPI document, once."""
+    """Return the function that makes an application's OpenAPI document, once, when somebody asks for it."""
 
     def openapi() -> Schema:
         if app.openapi_schema is None:
@@ -94,6 +93,9 @@ def document(app: FastAPI) -> Callable[[], Schema]:
                 license_info=app.license_info,
             )
             made.setdefault("components", {}).setdefault("schemas", {}).update(components())
+            query, init, plan = query_of_init(), made["paths"]["/init"], made["paths"]["/plan"]
+            for operation in init["get"], init["head"], plan["get"]:
+                operation["parameters"] = query + operation.get("parameters", [])
             app.openapi_schema = made
         return app.openapi_schema
 
