@@ -12,7 +12,7 @@ from functools import cached_property
 from weightwell_engine.dtypes import DTYPES, DType
 from weightwell_engine.exceptions import InvalidSpec, TooLarge
 from weightwell_engine.laws import Constant, Lattice, Law
-from weightwell_engine.regions import Region, Runs
+from weightwell_engine.regions import Part, Region
 from weightwell_engine.safetensors import Entry, header, layout
 from weightwell_engine.schemes import SCHEMES
 from weightwell_engine.spec import METADATA, Spec, TensorSpec
@@ -66,12 +66,12 @@ class Piece:
         """Number of bytes."""
         return (self.stop - self.start) * self.tensor.dtype.itemsize
 
-    def parts(self, out: memoryview) -> Iterator[tuple[Runs, memoryview]]:
-        """Yield the piece as runs of the whole tensor, each with its part of ``out``, which holds the piece."""
+    def parts(self, out: memoryview) -> Iterator[tuple[Part, memoryview]]:
+        """Yield the piece as parts of the whole tensor, each with its place in ``out``, which holds the piece."""
         filled = 0
-        for runs in self.tensor.region.runs(self.start, self.stop):
-            nbytes = runs.size * self.tensor.dtype.itemsize
-            yield runs, out[filled : filled + nbytes]
+        for part in self.tensor.region.parts(self.start, self.stop):
+            nbytes = part.size * self.tensor.dtype.itemsize
+            yield part, out[filled : filled + nbytes]
             filled += nbytes
 
 

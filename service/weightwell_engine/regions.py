@@ -1,19 +1,22 @@
 """Regions: slices of a tensor, as runs of the flat row-major index.
 
-A slice is a rectangle. In the flat index of the whole tensor a rectangle is a set of equal runs at equal distances, and
-that is what generators draw.
+A slice is a rectangle. In the flat index of the whole tensor, a rectangle is a set of runs of equal length. These runs
+are what generators draw.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import ceil, prod
+from math import prod
 from operator import sub
 
-# Elements of a short run: drawing one costs no more than the call.
-_SHORT = 4096
+import numpy as np
+from numpy.typing import NDArray
 
-# Largest number of elements of a cover, which bounds its memory.
-_COVER = 1 << 16
+# Elements of a block of runs, at least, for which a call of its own is worth while.
+_BLOCK = 4096
+
+# Runs whose starts are listed together.
+_LISTED = 1 << 15
 
 Level = tuple[int, int]  # a number of equal items, and the distance between neighbours
 
@@ -32,24 +35,32 @@ class Runs:
         """Number of elements."""
         return self.length * self.count
 
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """Flat indices at which the runs begin (count)."""
+        return self.first + self.stride * np.arange(self.count, dtype=np.int64)
 
-@dataclass(frozen=True, slots=True)
-class Cover:
-    """Runs of which only some elements are wanted: drawing all of them is faster than many short runs.
 
-    Of every run the elements at ``i * stride + j * stride' + ...`` are picked, for the ``(size, stride)`` of ``picks``,
-    outermost first. Of the elements picked from all runs, in order, those from ``begin`` to ``end - 1`` are wanted.
-    """
+@dataclass(frozen=True, slots=True, eq=False)
+class ScatteredRuns:
+    """The flat indices ``starts[j] + i`` for ``0 <= i < length``, in that order. ``starts`` rises, and is not empty."""
 
-    runs: Runs
-    picks: tuple[Level, ...]
-    begin: int
-    end: int
+    starts: NDArray[np.int64]
+    length: int
 
     @property
     def size(self) -> int:
-        """Number of elements that are wanted."""
-        return self.end - self.begin
+        """Number of elements."""
+        return self.length * self.starts.size
+
+
+Part = Runs | ScatteredRuns
+"""Elements of a tensor that generators draw in one call."""
+
+
+def indices(part: Part) -> NDArray[np.int64]:
+    """Return the flat indices of a part (size), in order."""
+    return (part.starts[:, None] + np.arange(part.length, dtype=np.int64)).ravel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,26 +108,22 @@ class Region:
             yield from _block_runs(origin, length, stride, begin, end)
             start += end - begin
 
-    def covers(self, start: int, stop: int) -> Iterator[Runs | Cover]:
-        """Yield the elements ``start ... stop - 1`` as ``runs`` does, but a cover instead of many short runs.
+    def parts(self, start: int, stop: int) -> Iterator[Part]:
+        """Yield the elements ``start ... stop - 1`` as ``runs`` does, but many short runs in one part.
 
-        A 2 x 2 crop of every 3 x 3 kernel has runs of 2 elements. Its cover is a row of whole kernels.
+        A 2 x 2 crop of every 3 x 3 kernel has runs of 2 elements.
         """
         levels, first = self._levels()
-        inner = _innermost(levels)
-        if not inner:
+        (length, _), *outer = reversed(levels)
+        short = len(outer) > 1 and 0 < length * outer[0][0] < _BLOCK
+        whole, end = (-(-start // length), stop // length) if short else (0, 0)  # runs that are wanted whole
+        if whole >= end:
             yield from self.runs(start, stop)
             return
-        *outer, (count, stride) = levels[: -len(inner)]
-        size, span = prod(size for size, _ in inner), _span(inner)
-        while start < stop:
-            row, begin = divmod(start, size)
-            block, place = divmod(row, count)
-            rows = min(count - place, max(_COVER // span, 1), ceil((begin + stop - start) / size))
-            end = min(begin + stop - start, rows * size)
-            origin = first + _offset(outer, block) + place * stride
-            yield Cover(Runs(origin, span, stride, rows), tuple(inner), begin, end)
-            start += end - begin
+        yield from self.runs(start, whole * length)
+        for run in range(whole, end, _LISTED):
+            yield ScatteredRuns(first + _offsets(outer, run, min(run + _LISTED, end)), length)
+        yield from self.runs(end * length, stop)
 
     def _levels(self) -> tuple[list[Level], int]:
         """Collapse the rectangle into ``(size, stride)`` levels, outermost first, and the flat index of its corner.
@@ -136,17 +143,6 @@ class Region:
         return levels[::-1], first
 
 
-def _innermost(levels: list[Level]) -> list[Level]:
-    """Return the innermost of at least three levels, as many as lie within a short span, if these are two or more."""
-    inner = [levels[i:] for i in range(1, len(levels) - 1) if _span(levels[i:]) <= _SHORT]
-    return inner[0] if inner else []
-
-
-def _span(levels: list[Level]) -> int:
-    """Return the number of elements from the first to the last of these levels."""
-    return 1 + sum((size - 1) * stride for size, stride in levels)
-
-
 def _offset(levels: list[Level], index: int) -> int:
     """Return the distance of item ``index`` of these levels, outermost first, from item 0."""
     offset = 0
@@ -154,6 +150,17 @@ def _offset(levels: list[Level], index: int) -> int:
         index, here = divmod(index, size)
         offset += here * stride
     return offset
+
+
+def _offsets(levels: list[Level], start: int, stop: int) -> NDArray[np.int64]:
+    """Return the distances of items ``start ... stop - 1`` of these levels, innermost first, from item 0."""
+    items = np.arange(start, stop, dtype=np.int64)
+    offsets = np.zeros_like(items)
+    for size, stride in levels:
+        rest = items // size
+        offsets += (items - rest * size) * stride
+        items = rest
+    return offsets
 
 
 def _block_runs(origin: int, length: int, stride: int, begin: int, end: int) -> Iterator[Runs]:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weightwell_engine.regions import Cover, Region, Runs
+from weightwell_engine.regions import Region, Runs, ScatteredRuns, indices
 
 
 @st.composite
@@ -13,20 +13,6 @@ def regions(draw: st.DrawFn) -> Region:
     shape = tuple(draw(st.lists(st.integers(0, 6), max_size=5)))
     bounds = [sorted((draw(st.integers(0, size)), draw(st.integers(0, size)))) for size in shape]
     return Region(shape, tuple(start for start, _ in bounds), tuple(stop for _, stop in bounds))
-
-
-def flat(runs: Runs) -> np.ndarray:
-    return (runs.first + runs.stride * np.arange(runs.count)[:, None] + np.arange(runs.length)).ravel()
-
-
-def covered(part: Runs | Cover) -> np.ndarray:
-    """Return the flat indices that are wanted of runs, or of a cover."""
-    if isinstance(part, Runs):
-        return flat(part)
-    picked = np.zeros(1, int)
-    for size, stride in part.picks:
-        picked = (picked[:, None] + stride * np.arange(size)).ravel()
-    return flat(part.runs).reshape(part.runs.count, -1)[:, picked].ravel()[part.begin : part.end]
 
 
 def sliced(region: Region) -> np.ndarray:
@@ -38,27 +24,40 @@ def sliced(region: Region) -> np.ndarray:
 @given(regions(), st.data())
 def test_runs_are_the_flat_indices_of_a_numpy_slice_in_order(region: Region, data: st.DataObject) -> None:
     start, stop = sorted(data.draw(st.tuples(*[st.integers(0, region.size)] * 2)))
-    runs = [flat(each) for each in region.runs(start, stop)]
+    runs = [indices(each) for each in region.runs(start, stop)]
     np.testing.assert_array_equal(np.concatenate([*runs, np.empty(0, int)]), sliced(region)[start:stop])
 
 
 @given(regions(), st.data())
-def test_covers_hold_what_runs_are_in_the_same_order(region: Region, data: st.DataObject) -> None:
+def test_parts_are_the_flat_indices_of_a_numpy_slice_in_order(region: Region, data: st.DataObject) -> None:
     start, stop = sorted(data.draw(st.tuples(*[st.integers(0, region.size)] * 2)))
-    parts = list(region.covers(start, stop))
-    np.testing.assert_array_equal(np.concatenate([*map(covered, parts), np.empty(0, int)]), sliced(region)[start:stop])
+    parts = list(region.parts(start, stop))
+    np.testing.assert_array_equal(np.concatenate([*map(indices, parts), np.empty(0, int)]), sliced(region)[start:stop])
     assert sum(part.size for part in parts) == stop - start
+    assert all(part.size > 0 for part in parts)
 
 
-def test_a_crop_of_many_small_kernels_is_few_covers_of_little_memory() -> None:
-    covers = list(Region((512, 512, 3, 3), (0, 0, 0, 0), (512, 512, 2, 2)).covers(0, 2**20))
-    assert all(isinstance(cover, Cover) and cover.runs.size <= 2**16 for cover in covers)
-    assert len(covers) < 100
+@pytest.mark.parametrize(
+    "region",
+    [
+        pytest.param(Region((512, 512, 3, 3), (0, 0, 0, 0), (512, 512, 2, 2)), id="a crop of small kernels"),
+        pytest.param(Region((3_000_000, 3, 41, 101), (0, 0, 0, 0), (3_000_000, 2, 1, 1)), id="single elements"),
+        pytest.param(Region((2,) * 40, (0, 0) * 20, (2, 1) * 20), id="as many levels as there can be"),
+    ],
+)
+def test_many_short_runs_are_few_parts_of_little_memory(region: Region) -> None:
+    parts = list(region.parts(1, min(region.size, 2**18) - 1))
+    assert len(parts) <= 20
+    assert all(part.starts.nbytes <= 2**18 for part in parts if isinstance(part, ScatteredRuns))
+    found = np.concatenate([*map(indices, parts)])
+    digits = np.unravel_index(np.arange(1, min(region.size, 2**18) - 1), region.extent)
+    moved = [digit + start for digit, start in zip(digits, region.starts, strict=True)]
+    np.testing.assert_array_equal(found, np.ravel_multi_index(tuple(moved), region.shape))
 
 
-def test_a_crop_of_large_planes_is_not_covered() -> None:
+def test_a_crop_of_large_planes_is_not_scattered() -> None:
     region = Region((8, 1000, 1000), (0, 0, 0), (8, 500, 500))
-    assert list(region.covers(0, region.size)) == list(region.runs(0, region.size))
+    assert list(region.parts(0, region.size)) == list(region.runs(0, region.size))
 
 
 @given(regions())
@@ -69,7 +68,7 @@ def test_runs_are_never_empty(region: Region) -> None:
 @given(regions(), st.data())
 def test_a_region_cut_anywhere_has_the_runs_of_the_whole(region: Region, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, region.size), max_size=4)))
-    parts = [flat(runs) for cut in pairwise([0, *cuts, region.size]) for runs in region.runs(*cut)]
+    parts = [indices(runs) for cut in pairwise([0, *cuts, region.size]) for runs in region.runs(*cut)]
     np.testing.assert_array_equal(np.concatenate([*parts, np.empty(0, int)]), sliced(region))
 
 
@@ -101,7 +100,7 @@ def test_a_common_slice_is_one_progression_of_runs(
     shape: tuple[int, ...], starts: tuple[int, ...], stops: tuple[int, ...], runs: Runs
 ) -> None:
     region = Region(shape, starts, stops)
-    assert [flat(each).tolist() for each in region.runs(0, region.size)] == [flat(runs).tolist()]
+    assert [indices(each).tolist() for each in region.runs(0, region.size)] == [indices(runs).tolist()]
 
 
 def test_a_part_far_into_an_enormous_region_is_found_at_once() -> None:

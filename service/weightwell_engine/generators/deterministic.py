@@ -11,5 +11,5 @@ def fill(piece: Piece, out: memoryview) -> None:
     if not isinstance(law, Constant | Lattice):
         raise TypeError(f"expected a Constant or a Lattice, got {law!r}")
     drawn = Positional(law, piece.tensor.dtype)
-    for runs, part in piece.parts(out):
-        drawn.fill(runs, part)
+    for part, place in piece.parts(out):
+        drawn.fill(part, place)

@@ -1,7 +1,7 @@
 """Laws, prepared for kernels that have given their known answers.
 
     prepared = prepare(law, dtype, seed, name)
-    prepared.fill(runs, out)        # from any thread, any runs, in any order
+    prepared.fill(part, out)        # from any thread, any part, in any order
 
 A kernel is compiled, or read from disk, when it is first needed, and checked before its first number is handed out.
 """

@@ -3,17 +3,12 @@
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Executor, ThreadPoolExecutor
 
-import numpy as np
-from numpy.lib.stride_tricks import as_strided
-
 from weightwell_engine.generators import DrawingStopped, places
 from weightwell_engine.generators.philox.cpu import orthogonal, orthogonal_stack, sparse
 from weightwell_engine.generators.philox.cpu.checked import Prepared, prepare
 from weightwell_engine.generators.philox.generator import Laws
-from weightwell_engine.generators.philox.specification.formats import UNSIGNED, Patterns
 from weightwell_engine.laws import Orthogonal, OrthogonalStack, Sparse
 from weightwell_engine.plan import Piece, PlannedTensor
-from weightwell_engine.regions import Cover, Runs
 
 
 def resident(tensor: PlannedTensor, threads: int) -> int:
@@ -42,8 +37,10 @@ class CpuDrawing:
     def fill(self, pieces: Sequence[Piece], out: memoryview) -> None:
         """Write the elements of pieces, one piece after the other, into ``out``."""
         try:
-            for piece, place in places(pieces, out):
-                _fill(piece, self._laws.of(piece.tensor), place)
+            for piece, memory in places(pieces, out):
+                prepared = self._laws.of(piece.tensor)
+                for part, place in piece.parts(memory):
+                    prepared.fill(part, place)
         except (CancelledError, RuntimeError):
             if self._stopped:
                 raise DrawingStopped from None
@@ -67,25 +64,3 @@ class CpuDrawing:
         if self._stopped:
             self._executor.shutdown(wait=False)
         return self._executor
-
-
-def _fill(piece: Piece, prepared: Prepared, out: memoryview) -> None:
-    """Write the elements of a piece, whose law is ``prepared``, into ``out``."""
-    itemsize, filled = piece.tensor.dtype.itemsize, 0
-    for part in piece.tensor.region.covers(piece.start, piece.stop):
-        nbytes = part.size * itemsize
-        place = out[filled : filled + nbytes]
-        if isinstance(part, Runs):
-            prepared.fill(part, place)
-        else:
-            _pick(part, prepared, np.frombuffer(place, UNSIGNED[itemsize]))
-        filled += nbytes
-
-
-def _pick(cover: Cover, prepared: Prepared, out: Patterns) -> None:
-    """Write what is wanted of a cover into ``out``."""
-    drawn = np.empty((cover.runs.count, cover.runs.length), out.dtype)
-    prepared.fill(cover.runs, drawn.data.cast("B"))
-    sizes, strides = zip(*cover.picks, strict=True)
-    steps = drawn.strides[0], *(stride * out.itemsize for stride in strides)
-    out[:] = as_strided(drawn, (cover.runs.count, *sizes), steps).reshape(-1)[cover.begin : cover.end]

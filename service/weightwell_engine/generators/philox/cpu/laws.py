@@ -24,7 +24,7 @@ from weightwell_engine.generators.philox.specification.formats import UNSIGNED, 
 from weightwell_engine.generators.philox.specification.keys import Stream, derive_key
 from weightwell_engine.generators.philox.specification.truncation import Narrow, Wide
 from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, OrthogonalStack, Sparse
-from weightwell_engine.regions import Runs
+from weightwell_engine.regions import Part
 
 
 class Prepared(Protocol):
@@ -34,8 +34,8 @@ class Prepared(Protocol):
     def kernels(self) -> tuple[str, ...]:
         """Names of the kernels that draw it, each of which builds on those before it."""
 
-    def fill(self, runs: Runs, out: memoryview) -> None:
-        """Write the elements of ``runs``, little-endian, into ``out``: ``runs.size * dtype.itemsize`` bytes."""
+    def fill(self, part: Part, out: memoryview) -> None:
+        """Write the elements of ``part``, little-endian, into ``out``: ``part.size * dtype.itemsize`` bytes."""
 
 
 def prepare(law: Law, dtype: DType, seed: int, name: str, executor: Executor | None = None) -> Prepared:
@@ -83,25 +83,25 @@ class Elements:
         scaled = self.draw.exponent or self.draw.carrier is not carrier_of(self.draw.dtype)
         return self.draw.carrier if scaled else self.draw.dtype
 
-    def fill(self, runs: Runs, out: memoryview) -> None:
-        """Write the elements of ``runs`` into ``out``."""
-        if not runs.size:
+    def fill(self, part: Part, out: memoryview) -> None:
+        """Write the elements of ``part`` into ``out``."""
+        if not part.size:
             return
         dtype, drawn = self.draw.dtype, self._drawn
         target = np.frombuffer(out, UNSIGNED[dtype.itemsize])
         if drawn is dtype and not self.draw.exponent:
-            self._draw(runs, target)
+            self._draw(part, target)
             return
-        bits = np.empty(runs.size, UNSIGNED[drawn.itemsize])
-        self._draw(runs, bits)
+        bits = np.empty(part.size, UNSIGNED[drawn.itemsize])
+        self._draw(part, bits)
         values = bits.view(drawn.name).astype(carrier_of(dtype).name, copy=False)
         target[:] = encode(values, dtype, self.draw.exponent)
 
-    def _draw(self, runs: Runs, bits: Any) -> None:
+    def _draw(self, part: Part, bits: Any) -> None:
         if isinstance(self.law, Single):
-            fill_singles(self.law, Run.of(runs), self._drawn.name, bits)
+            fill_singles(self.law, Run.of(part), self._drawn.name, bits)
         else:
-            fill_doubles(self.law, Run.of(runs), bits.view(np.float64))
+            fill_doubles(self.law, Run.of(part), bits.view(np.float64))
 
 
 @lru_cache(1024)  # immutable, and a small file that is drawn again spends most of its time here

@@ -13,7 +13,7 @@ from weightwell_engine.generators.philox.specification.draws import Draw, carrie
 from weightwell_engine.generators.philox.specification.formats import UNSIGNED, Patterns, encode
 from weightwell_engine.generators.philox.specification.orthogonal import Matrix
 from weightwell_engine.laws import Orthogonal
-from weightwell_engine.regions import Runs
+from weightwell_engine.regions import Part, Runs, indices
 
 
 class Source(Protocol):
@@ -49,25 +49,33 @@ class Orthogonals:
         """Names of the kernels that draw it."""
         return (*self._normals.kernels, f"orthogonal {self._dtype.name}")
 
-    def fill(self, runs: Runs, out: memoryview) -> None:
-        """Write the elements of ``runs`` into ``out``."""
-        if not runs.size:
+    def fill(self, part: Part, out: memoryview) -> None:
+        """Write the elements of ``part`` into ``out``."""
+        if not part.size:
             return
         with self._lock:
             if self._patterns is None:
                 self._patterns = self._encode(self._matrix().reshape(-1))
+        if isinstance(part, Runs):
+            self._fill_runs(part, out, self._patterns)
+            return
+        place, tap = np.divmod(indices(part), self._law.taps)
+        target: Patterns = np.frombuffer(out, UNSIGNED[self._dtype.itemsize])
+        target[:] = np.where(tap == self._law.centre, self._patterns[place], 0)
+
+    def _fill_runs(self, runs: Runs, out: memoryview, patterns: Patterns) -> None:
         target = np.frombuffer(out, UNSIGNED[self._dtype.itemsize]).reshape(runs.count, runs.length)
         if self._law.taps == 1:
             strides = runs.stride * self._dtype.itemsize, self._dtype.itemsize
-            target[...] = np.lib.stride_tricks.as_strided(self._patterns[runs.first :], target.shape, strides)
+            target[...] = np.lib.stride_tricks.as_strided(patterns[runs.first :], target.shape, strides)
             return
         target[...] = 0
         if runs.length < runs.count:
             for column, line in enumerate(target.T):
-                self._fill_centres(runs.first + column, runs.stride, line, self._patterns)
+                self._fill_centres(runs.first + column, runs.stride, line, patterns)
         else:
             for row, line in enumerate(target):
-                self._fill_centres(runs.first + row * runs.stride, 1, line, self._patterns)
+                self._fill_centres(runs.first + row * runs.stride, 1, line, patterns)
 
     def _fill_centres(self, first: int, stride: int, line: Patterns, patterns: Patterns) -> None:
         """Write those of the elements ``first, first + stride, ...`` of kernels that are at a centre.

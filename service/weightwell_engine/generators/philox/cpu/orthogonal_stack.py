@@ -15,7 +15,7 @@ from weightwell_engine.generators.philox.specification.formats import UNSIGNED, 
 from weightwell_engine.generators.philox.specification.orthogonal_stack import is_batch_first, places
 from weightwell_engine.generators.philox.specification.words import Indices
 from weightwell_engine.laws import Orthogonal, OrthogonalStack
-from weightwell_engine.regions import Runs
+from weightwell_engine.regions import Part, Runs
 
 # Elements whose places are found together: their indices stay in the processor's cache.
 _BLOCK = 1 << 15
@@ -50,10 +50,10 @@ class OrthogonalStacks:
         """Names of the kernels that draw it."""
         return Orthogonals(self._each, self._draw, self._normals, None).kernels
 
-    def fill(self, runs: Runs, out: memoryview) -> None:
-        """Write the elements of ``runs`` into ``out``."""
+    def fill(self, part: Part, out: memoryview) -> None:
+        """Write the elements of ``part`` into ``out``."""
         target = np.frombuffer(out, UNSIGNED[self._draw.dtype.itemsize])
-        for start, at in _indices(runs):
+        for start, at in _indices(part):
             self._gather(at, target[start : start + at.size])
 
     def _gather(self, at: Indices, target: Patterns) -> None:
@@ -130,9 +130,10 @@ def _groups_kept(law: OrthogonalStack) -> int:
     return max(_KEPT // (_group_size(law) * law.rows * law.cols), 2)
 
 
-def _indices(runs: Runs) -> Iterator[tuple[int, Indices]]:
-    """Yield the flat indices of runs, block by block, each with how many were before it."""
-    for start in range(0, runs.size, _BLOCK):
-        number = np.arange(start, min(start + _BLOCK, runs.size), dtype=np.uint64)
-        run = number // np.uint64(runs.length)
-        yield start, np.uint64(runs.first) + run * np.uint64(runs.stride) + (number - run * np.uint64(runs.length))
+def _indices(part: Part) -> Iterator[tuple[int, Indices]]:
+    """Yield the flat indices of a part, block by block, each with how many were before it."""
+    for start in range(0, part.size, _BLOCK):
+        number = np.arange(start, min(start + _BLOCK, part.size), dtype=np.int64)
+        run = number // part.length
+        starts = part.first + run * part.stride if isinstance(part, Runs) else part.starts[run]
+        yield start, (starts + (number - run * part.length)).view(np.uint64)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from weightwell_engine.dtypes import DType
 from weightwell_engine.generators.philox.specification.formats import UNSIGNED, pattern
 from weightwell_engine.laws import Constant, Lattice
-from weightwell_engine.regions import Runs
+from weightwell_engine.regions import Part, Runs
 
 
 class Positional:
@@ -21,21 +21,26 @@ class Positional:
         self._dtype = UNSIGNED[dtype.itemsize]
         self._bits = pattern(law.value, dtype)
 
-    def fill(self, runs: Runs, out: memoryview) -> None:
-        """Write the elements of ``runs`` into ``out``."""
+    def fill(self, part: Part, out: memoryview) -> None:
+        """Write the elements of ``part`` into ``out``."""
         target: NDArray[Any] = np.frombuffer(out, self._dtype)
         if isinstance(self._law, Constant):
             target[:] = self._bits
         else:
             target[:] = 0
-            target[places(_points(self._law, runs), runs)] = self._bits
+            target[places(_points(self._law, part), part)] = self._bits
 
 
-def places(points: NDArray[np.int64], runs: Runs) -> NDArray[np.int64]:
-    """Return where those of some flat indices are that are among the elements of runs."""
-    run, column = np.divmod(points - runs.first, _stride(runs))
-    inside = (run >= 0) & (run < runs.count) & (column < runs.length)
-    found: NDArray[np.int64] = (run * runs.length + column)[inside]
+def places(points: NDArray[np.int64], part: Part) -> NDArray[np.int64]:
+    """Return where those of some flat indices are that are among the elements of a part."""
+    if isinstance(part, Runs):
+        run, column = np.divmod(points - part.first, _stride(part))
+        inside = (run >= 0) & (run < part.count) & (column < part.length)
+    else:
+        run = np.searchsorted(part.starts, points, side="right") - 1
+        column = points - part.starts[run]
+        inside = (run >= 0) & (column < part.length)
+    found: NDArray[np.int64] = (run * part.length + column)[inside]
     return found
 
 
@@ -43,9 +48,12 @@ def _stride(runs: Runs) -> int:
     return runs.stride if runs.count > 1 else max(runs.length, 1)
 
 
-def _points(law: Lattice, runs: Runs) -> NDArray[np.int64]:
-    """Return the points of a lattice between the ends of runs, and perhaps some beyond them."""
-    start, stop = runs.first, runs.first + (runs.count - 1) * _stride(runs) + runs.length
+def _points(law: Lattice, part: Part) -> NDArray[np.int64]:
+    """Return the points of a lattice between the ends of a part, and perhaps some beyond them."""
+    if isinstance(part, Runs):
+        start, stop = part.first, part.first + (part.count - 1) * _stride(part) + part.length
+    else:
+        start, stop = int(part.starts[0]), int(part.starts[-1]) + part.length
     (rows, cols), outer, inner = law.counts, max(law.strides[0], 1), max(law.strides[1], 1)
     top = max(0, -((law.first + (cols - 1) * inner - start) // outer))
     bottom = min(rows, -((law.first - stop) // outer))

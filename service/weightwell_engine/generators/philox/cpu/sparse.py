@@ -25,7 +25,7 @@ from weightwell_engine.generators.philox.specification.formats import UNSIGNED
 from weightwell_engine.generators.philox.specification.keys import Key
 from weightwell_engine.generators.philox.specification.words import Words
 from weightwell_engine.laws import Sparse
-from weightwell_engine.regions import Runs
+from weightwell_engine.regions import Part, Runs, indices
 
 # Columns whose words are compared together.
 _SIDE_BY_SIDE = 32
@@ -48,8 +48,8 @@ class Elements(Protocol):
     def kernels(self) -> tuple[str, ...]:
         """Names of the kernels that draw them."""
 
-    def fill(self, runs: Runs, out: memoryview) -> None:
-        """Write the elements of ``runs`` into ``out``."""
+    def fill(self, part: Part, out: memoryview) -> None:
+        """Write the elements of ``part`` into ``out``."""
 
 
 class SparseMatrix:
@@ -71,18 +71,21 @@ class SparseMatrix:
         self._known = bytearray(-(-law.cols // self._width))
         self._locks = [Lock() for _ in range(min(len(self._known), _LOCKS))]
 
-    def fill(self, runs: Runs, out: memoryview) -> None:
-        """Write the elements of ``runs`` into ``out``."""
-        self._elements.fill(runs, out)
-        if self._law.zeros and runs.size:
-            self._rank(self._panels(runs))
+    def fill(self, part: Part, out: memoryview) -> None:
+        """Write the elements of ``part`` into ``out``."""
+        self._elements.fill(part, out)
+        if self._law.zeros and part.size:
+            self._rank(self._panels(part))
             target = np.frombuffer(out, UNSIGNED[self._elements.dtype.itemsize])
-            set_zeros(self._key, self._bounds, Run.of(runs), target, scratch())
-            target[places(np.array(tuple(self._equals), np.int64), runs)] = 0
+            set_zeros(self._key, self._bounds, Run.of(part), target, scratch())
+            target[places(np.array(tuple(self._equals), np.int64), part)] = 0
 
-    def _panels(self, runs: Runs) -> Iterable[int]:
-        """Return the panels that hold the columns of runs."""
-        cols, first = self._law.cols, runs.first % self._law.cols
+    def _panels(self, part: Part) -> Iterable[int]:
+        """Return the panels that hold the columns of a part."""
+        if not isinstance(part, Runs):
+            panels: list[int] = np.unique(indices(part) % self._law.cols // self._width).tolist()
+            return panels
+        cols, first, runs = self._law.cols, part.first % self._law.cols, part
         stop = first + runs.length
         if (runs.stride % cols and runs.count > 1) or runs.length >= cols:
             return range(len(self._known))

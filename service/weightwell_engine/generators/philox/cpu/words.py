@@ -14,7 +14,7 @@ from weightwell_engine.generators.philox.cpu.compiling import entry, kernel, unc
 from weightwell_engine.generators.philox.cpu.simd import VECTOR, Lanes, Memory, count_from, interleave, operation
 from weightwell_engine.generators.philox.specification.keys import Key
 from weightwell_engine.generators.philox.specification.words import MULTIPLIERS, ROUNDS, WEYL, Indices, Words
-from weightwell_engine.regions import Runs
+from weightwell_engine.regions import Part, Runs
 
 u32, u64, i64 = np.uint32, np.uint64, np.int64
 
@@ -32,17 +32,20 @@ _WEYL_0, _WEYL_1 = (u64(weyl) for weyl in WEYL)
 
 
 class Run(NamedTuple):
-    """``regions.Runs``, as kernels take it."""
+    """``regions.Part``, as kernels take it: ``number`` runs, which begin at ``starts`` if that is not empty."""
 
     first: int
     length: int
     stride: int
     number: int
+    starts: NDArray[np.int64] = np.empty(0, np.int64)
 
     @classmethod
-    def of(cls, runs: Runs) -> "Run":
-        """Return runs for a kernel."""
-        return cls(runs.first, runs.length, runs.stride, runs.count)
+    def of(cls, part: Part) -> "Run":
+        """Return a part for a kernel."""
+        if isinstance(part, Runs):
+            return cls(part.first, part.length, part.stride, part.count)
+        return cls(0, part.length, 0, part.starts.size, part.starts)
 
 
 class Scratch(NamedTuple):
@@ -101,10 +104,10 @@ class Planned(NamedTuple):
 def plan(run: Run, done: Any, scratch: Scratch) -> Planned:
     """Plan the elements from number ``done`` on."""
     widest_vectors()
-    row, column = done // run.length, done % run.length
+    row, column, scattered = done // run.length, done % run.length, run.starts.size > 0
     used = pieces = elements = 0
     while row < run.number and used < _BLOCKS:
-        index = run.first + row * run.stride + column
+        index = (run.starts[row] if scattered else run.first + row * run.stride) + column
         lead = index & 3
         size = min(run.length - column, 4 * (_BLOCKS - used) - lead, _HIGH_HALF - (index & (_HIGH_HALF - 1)))
         scratch.starts[pieces] = index

@@ -24,7 +24,7 @@ from weightwell_engine.generators.philox.specification.quantile import (
 from weightwell_engine.generators.philox.specification.truncation import Narrow, Wide
 from weightwell_engine.generators.philox.specification.words import Indices, Words, words
 from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, OrthogonalStack, Sparse
-from weightwell_engine.regions import Runs
+from weightwell_engine.regions import Part, indices
 
 Flags = NDArray[np.bool_]
 
@@ -38,10 +38,10 @@ class Prepared:
     seed: int
     name: str
 
-    def fill(self, runs: Runs, out: memoryview) -> None:
-        """Write the elements of ``runs``, little-endian, into ``out``: ``runs.size * dtype.itemsize`` bytes."""
+    def fill(self, part: Part, out: memoryview) -> None:
+        """Write the elements of ``part``, little-endian, into ``out``: ``part.size * dtype.itemsize`` bytes."""
         target = np.frombuffer(out, UNSIGNED[self.dtype.itemsize])
-        target[:] = self.patterns(indices(runs))
+        target[:] = self.patterns(indices(part).view(np.uint64))
 
     def patterns(self, at: Indices) -> Patterns:
         """Return the bits of the elements at some flat indices."""
@@ -97,12 +97,6 @@ class Prepared:
 
     def _words(self, stream: Stream, at: Indices) -> Words:
         return words(derive_key(self.seed, self.name, stream), at)
-
-
-def indices(runs: Runs) -> Indices:
-    """Return the flat indices of runs, in order."""
-    starts = runs.first + runs.stride * np.arange(runs.count, dtype=np.int64)
-    return (starts[:, None] + np.arange(runs.length, dtype=np.int64)).ravel().view(np.uint64)
 
 
 def on_lattice(law: Lattice, at: Indices) -> Flags:

@@ -16,8 +16,18 @@ from weightwell_engine.exceptions import UnsupportedSpec
 from weightwell_engine.generators.philox.cpu.checked import prepare
 from weightwell_engine.generators.philox.specification import reference
 from weightwell_engine.generators.philox.specification.formats import UNSIGNED, encode
-from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
-from weightwell_engine.regions import Region, Runs
+from weightwell_engine.laws import (
+    Constant,
+    Lattice,
+    Law,
+    Normal,
+    Orthogonal,
+    OrthogonalStack,
+    Sparse,
+    TruncatedNormal,
+    Uniform,
+)
+from weightwell_engine.regions import Part, Region, Runs, ScatteredRuns, indices
 
 ROWS, COLS = 90, 70
 SHAPE = (ROWS, COLS)
@@ -36,6 +46,8 @@ MATRICES: list[Law] = [Orthogonal(ROWS, COLS, 1.5), Orthogonal(28, 45, -0.5, tap
 POSITIONAL: list[Law] = [Constant(0.1), Lattice(0.3, 5, (COLS + 1, 2), (80, 4))]
 LAWS: list[Law] = [*INDEPENDENT, SPARSE, *MATRICES, *POSITIONAL]
 
+STACK = OrthogonalStack(7, 10, 1.0, taps=9, centre=4, count=10, sizes=(7, 10, 10, 9), strides=(90, 9, 630, 1))
+
 laws = st.sampled_from(LAWS)
 independent = st.sampled_from(INDEPENDENT)
 dtypes = st.sampled_from(list(FLOATS.values()))
@@ -49,9 +61,9 @@ runs_anywhere = st.builds(
 )
 
 
-def _draw(law: Law, dtype: DType, runs: Runs, seed: int = 0, name: str = "weight") -> NDArray[Any]:
-    bits = np.empty(runs.size, UNSIGNED[dtype.itemsize])
-    prepare(law, dtype, seed, name).fill(runs, bits.data.cast("B"))
+def _draw(law: Law, dtype: DType, part: Part, seed: int = 0, name: str = "weight") -> NDArray[Any]:
+    bits = np.empty(part.size, UNSIGNED[dtype.itemsize])
+    prepare(law, dtype, seed, name).fill(part, bits.data.cast("B"))
     return bits
 
 
@@ -98,8 +110,26 @@ def test_a_whole_tensor_is_what_the_reference_draws(law: Law, dtype: DType) -> N
 def test_a_slice_is_that_slice_of_the_whole(law: Law, dtype: DType, region: Region) -> None:
     matrix = _draw(law, dtype, whole).reshape(SHAPE)
     slices = tuple(slice(start, stop) for start, stop in zip(region.starts, region.stops, strict=True))
-    drawn = np.concatenate([_draw(law, dtype, runs) for runs in region.runs(0, region.size)])
+    drawn = np.concatenate([_draw(law, dtype, part) for part in region.parts(0, region.size)])
     np.testing.assert_array_equal(drawn.reshape(region.extent), matrix[slices])
+
+
+@given(law=st.sampled_from([*LAWS, STACK]), dtype=dtypes, data=st.data())
+def test_scattered_runs_are_those_of_the_whole(law: Law, dtype: DType, data: st.DataObject) -> None:
+    length = data.draw(st.integers(1, 9))
+    gaps = data.draw(st.lists(st.integers(0, 300), min_size=1, max_size=100))
+    starts = np.cumsum(np.array(gaps) + length) - length
+    part = ScatteredRuns(starts[starts + length <= whole.size], length)
+    if part.size:
+        np.testing.assert_array_equal(_draw(law, dtype, part), _draw(law, dtype, whole)[indices(part)])
+
+
+@given(law=independent, dtype=dtypes, starts=st.lists(st.integers(0, 2**62), min_size=1, max_size=60, unique=True))
+def test_scattered_runs_anywhere_are_what_the_reference_draws(law: Law, dtype: DType, starts: list[int]) -> None:
+    part = ScatteredRuns(np.array(sorted(starts)), 3)
+    expected = np.empty(part.size, UNSIGNED[dtype.itemsize])
+    reference.Prepared(law, dtype, 0, "weight").fill(part, expected.data.cast("B"))
+    np.testing.assert_array_equal(_draw(law, dtype, part), expected)
 
 
 @given(law=laws, dtype=dtypes, cuts=st.lists(st.integers(0, ROWS * COLS), max_size=7))

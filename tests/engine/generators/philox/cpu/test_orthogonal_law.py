@@ -18,7 +18,7 @@ from weightwell_engine.generators.philox.specification import reference
 from weightwell_engine.generators.philox.specification.draws import carrier_of, settle
 from weightwell_engine.generators.philox.specification.formats import UNSIGNED, encode
 from weightwell_engine.laws import Normal, Orthogonal
-from weightwell_engine.regions import Runs
+from weightwell_engine.regions import Runs, indices
 
 FLOAT32 = DTYPES["float32"]
 # Plain and as the centre of a kernel, tall and wide, around the borders of blocks.
@@ -74,7 +74,7 @@ def test_a_gain_is_what_the_reference_makes_of_it(gain: float, dtype: DType) -> 
 @given(data=st.data())
 def test_any_runs_are_those_of_the_whole(law: Orthogonal, data: st.DataObject) -> None:
     runs, prepared = data.draw(runs_within(law)), prepare(law, FLOAT32, 0, "weight")
-    expected = _draw(prepared.fill, _whole(law))[reference.indices(runs)]
+    expected = _draw(prepared.fill, _whole(law))[indices(runs)]
     np.testing.assert_array_equal(_draw(prepared.fill, runs), expected)
 
 
