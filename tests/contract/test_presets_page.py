@@ -40,7 +40,7 @@ def rules_of(section: str) -> tuple[Rule, ...]:
 def test_the_first_table_has_every_preset_and_its_parameters() -> None:
     told = {
         _CODE.findall(name)[0]: (_CODE.findall(must), _CODE.findall(may))
-        for name, must, may, _ in rows(PAGE.partition("## A preset as a start")[0])
+        for name, must, may, _ in rows(PAGE.partition("## Combine a preset with your own rules")[0])
     }
     assert list(told) == list(PRESETS)
     for name, preset in PRESETS.items():
