@@ -19,7 +19,7 @@ GPU_NEEDS := $(if $(AMBIENT),,$(INSTALLED))
 ON_GPU = PYTHONPATH=$(CURDIR)/client:$(CURDIR)/service$${PYTHONPATH:+:$$PYTHONPATH} $(or $(AMBIENT),$(BIN)/python)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-cuda check lint format bench bench-cuda verify build clean
+.PHONY: help run test test-fast test-cuda check lint format bench bench-cuda soak verify build clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ bench: tool-curl tool-nginx $(INSTALLED)  ## speed, as ratios to torch and to ng
 
 bench-cuda: $(GPU_NEEDS)  ## speed on a GPU, as ratios to torch and to plain copies (minutes)
 	$(ON_GPU) -m benchmarks.cuda --gpu $(GPU)
+
+soak: $(INSTALLED)  ## what clients that misbehave cost, with goals (minutes)
+	$(BIN)/python -m benchmarks.soak
 
 verify: tool-dieharder $(INSTALLED)  ## the generator's exhaustive and statistical proof (an hour)
 	$(BIN)/python -m benchmarks.verify

@@ -15,6 +15,7 @@ from weightwell_engine.generators.factory import find_device
 from weightwell_service import __version__
 from weightwell_service.app import create_app
 from weightwell_service.server import make_server
+from weightwell_service.server.connections import allow_descriptors
 from weightwell_service.settings import Settings
 
 
@@ -41,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"weightwell-service: cannot listen on {where}: {error.strerror}; see --host, --port", file=sys.stderr)
         return 2
     print(f"weightwell-service: version {__version__} draws on {engine.device}", file=sys.stderr)
+    allow_descriptors(settings.max_connections)
     server = make_server(create_app(settings, engine), settings)
     with suppress(KeyboardInterrupt):  # uvicorn has finished the responses under way, and raises it again
         server.run()

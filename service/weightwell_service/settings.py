@@ -34,8 +34,24 @@ class Settings(BaseSettings):
         description="memory budget for tensors that must be generated whole, over all requests, in bytes",
     )
     max_request_bytes: PositiveInt = Field(default=16 * 2**20, description="largest JSON body, in bytes")
+    max_total_request_bytes: PositiveInt = Field(
+        default=256 * 2**20, description="memory budget for JSON bodies, over all requests, in bytes"
+    )
+    max_connections: PositiveInt = Field(
+        default=4096, description="most connections at once; fewer if the limit of open files is lower"
+    )
+    head_timeout: PositiveFloat = Field(
+        default=20.0, allow_inf_nan=False, description="seconds in which the head of a request must arrive"
+    )
     stall_timeout: PositiveFloat = Field(
-        default=60.0, allow_inf_nan=False, description="seconds without progress before a stalled connection is closed"
+        default=60.0,
+        allow_inf_nan=False,
+        description="seconds over which the rate of a body that arrives, or of a response that is read, is measured",
+    )
+    min_rate: PositiveFloat = Field(
+        default=1000.0,
+        allow_inf_nan=False,
+        description="least rate of both, in bytes per second; slower ones are closed",
     )
     keep_alive: PositiveInt = Field(
         default=75, description="seconds before an idle connection is closed; longer than clients keep theirs"
@@ -43,3 +59,4 @@ class Settings(BaseSettings):
     shutdown_timeout: PositiveInt = Field(
         default=30, description="seconds that running responses have to end at shutdown"
     )
+    access_log: bool = Field(default=True, description="whether the log has a line for each request")

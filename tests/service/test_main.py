@@ -63,9 +63,14 @@ VALUES: dict[str, tuple[str, Any]] = {
     "max_bytes": ("1000", 1000),
     "max_resident_bytes": ("2000", 2000),
     "max_request_bytes": ("3000", 3000),
+    "max_total_request_bytes": ("4000", 4000),
+    "max_connections": ("10", 10),
+    "head_timeout": ("0.25", 0.25),
     "stall_timeout": ("0.5", 0.5),
+    "min_rate": ("1500", 1500.0),
     "keep_alive": ("7", 7),
     "shutdown_timeout": ("8", 8),
+    "access_log": ("false", False),
 }
 
 
@@ -87,7 +92,8 @@ def test_a_setting_is_a_flag_that_is_stronger_than_the_environment(
 ) -> None:
     text, value = VALUES[name]
     monkeypatch.setenv(f"WEIGHTWELL_{name.upper()}", "cpu" if name == "device" else "1")
-    assert main([f"--{name.replace('_', '-')}", text]) == 0
+    flag = name.replace("_", "-")
+    assert main([f"--no-{flag}"] if value is False else [f"--{flag}", text]) == 0
     assert getattr(served["app"].state.service.settings, name) == value
 
 

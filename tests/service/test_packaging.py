@@ -222,6 +222,7 @@ def test_nginx_takes_the_block_of_the_deployment_page(tmp_path: Path) -> None:
         pytest.skip("nginx is not installed")
     (block,) = re.findall(r"^```nginx\n(.*?)^```", (ROOT / "docs/deployment.md").read_text(), re.MULTILINE | re.DOTALL)
     paths = "".join(f"{kind}_temp_path {tmp_path};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    assert "proxy_set_header X-Forwarded-For $remote_addr;" in block  # clients send this header as they like
     (tmp_path / "nginx.conf").write_text(
         f"pid {tmp_path}/pid; error_log stderr; events {{}} http {{ access_log off; {paths} {block} }}"
     )

@@ -1,0 +1,323 @@
+"""What clients that misbehave cost: every line attacks a fresh service, and is met or missed.
+
+    python -m benchmarks.soak            # all lines
+    python -m benchmarks.soak trailers   # those with this word in their name
+
+Prints a table: what the attack cost version 0.1.0, the goal, and what it costs now. Uses loopback only, takes minutes,
+and ends with status 1 if a goal is missed. Deadlines are set to a few seconds, so that lines need not wait for the
+defaults. To add a line, write a function that takes a ``Service`` and returns what it measured, and add it to
+``LINES``.
+"""
+
+import argparse
+import os
+import resource
+import select
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.http import free_port
+from benchmarks.measure import table
+
+MIB = 2**20
+HEAD_SECONDS, STALL_SECONDS = 3, 5
+
+SMALL = "/init?shape=16,16&scheme=normal"
+CHUNKED = b"POST /plan HTTP/1.1\r\nHost: soak\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@dataclass
+class Service:
+    """A running service."""
+
+    port: int
+    pid: int
+    log: Path
+
+    def connect(self, data: bytes = b"") -> socket.socket:
+        """Open a connection and send something."""
+        connection = socket.create_connection(("127.0.0.1", self.port), 10)
+        if data:
+            connection.sendall(data)
+        return connection
+
+    def get(self, target: str = SMALL) -> float:
+        """Return the seconds of one small request on a new connection."""
+        begin = time.perf_counter()
+        with self.connect(f"GET {target} HTTP/1.1\r\nHost: soak\r\nConnection: close\r\n\r\n".encode()) as connection:
+            received = b"".join(iter(lambda: connection.recv(2**16), b""))
+        if not received.startswith(b"HTTP/1.1 200"):
+            raise RuntimeError(f"{target} gave {received[:80]!r}")
+        return time.perf_counter() - begin
+
+    def memory(self) -> int:
+        """Return the resident memory in bytes."""
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def cpu(self) -> float:
+        """Return the seconds of CPU that the process has taken."""
+        user, system = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+Measured = tuple[str, bool]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One attack. ``measure`` returns what it cost, and whether the goal is met."""
+
+    name: str
+    before: str
+    goal: str
+    measure: Callable[[Service], Measured]
+    settings: Mapping[str, object] = field(default_factory=dict)
+    files: int | None = None  # the limit of open files of the service
+
+
+@contextmanager
+def serving(line: Line) -> Iterator[Service]:
+    """Run a service for a line until the context ends."""
+    port = free_port()
+    settings = {"PORT": port, "HEAD_TIMEOUT": HEAD_SECONDS, "STALL_TIMEOUT": STALL_SECONDS, **line.settings}
+    environment = os.environ | {f"WEIGHTWELL_{name}": str(value) for name, value in settings.items()}
+    command = [sys.executable, "-m", "weightwell_service"]
+    if line.files:
+        command = ["sh", "-c", f'ulimit -n {line.files}; exec "$@"', "sh", *command]
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        with log.open("wb") as out:
+            process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
+        try:
+            service = Service(port, process.pid, log)
+            wait(lambda: process.poll() is not None or answers(service), 180)
+            if process.poll() is not None:
+                raise RuntimeError(log.read_text())
+            yield service
+        finally:
+            process.kill()
+            process.wait()
+
+
+def answers(service: Service) -> bool:
+    """Return whether a small request is answered."""
+    try:
+        service.get()
+    except OSError:
+        return False
+    return True
+
+
+def wait(condition: Callable[[], bool], seconds: float) -> float:
+    """Return the seconds until a condition holds, at most so many."""
+    begin = time.perf_counter()
+    while not condition() and time.perf_counter() - begin < seconds:
+        time.sleep(0.02)
+    return time.perf_counter() - begin
+
+
+def is_open(connection: socket.socket) -> bool:
+    """Return whether the server has not closed a connection. Drops what it has sent."""
+    with suppress(BlockingIOError):
+        try:
+            while data := connection.recv(2**16, socket.MSG_DONTWAIT):
+                del data
+        except ConnectionError:
+            return False
+        return False
+    return True
+
+
+def drip(connections: list[socket.socket], data: bytes, seconds: float) -> int:
+    """Send a byte on every connection each second; return how many are open at the end."""
+    for n in range(int(seconds)):
+        for connection in connections:
+            with suppress(OSError):
+                connection.send(data[n % len(data) :][:1], socket.MSG_DONTWAIT)
+        time.sleep(1)
+    return sum(is_open(each) for each in connections)
+
+
+# Trailers ------------------------------------------------------------------------------------------------------------
+
+
+def trailers(service: Service) -> Measured:
+    """Send trailers until they are refused, or 300 MB."""
+    before, sent, part = service.memory(), 0, b"a: b\r\n" * 10_000
+    with service.connect(CHUNKED + b"2\r\n{}\r\n0\r\n") as connection, suppress(OSError):
+        while sent < 300e6 and not select.select([connection], [], [], 0)[0]:
+            sent += connection.send(part)
+    gained = service.memory() - before
+    return f"{gained / MIB:.0f} MiB for {sent / 1e6:.1f} MB sent", gained < 50 * MIB
+
+
+def endless_trailer(service: Service) -> Measured:
+    """Send one trailer value for a few seconds, and small requests meanwhile."""
+    connection = service.connect(CHUNKED + b"2\r\n{}\r\n0\r\na: ")
+    connection.setblocking(False)
+    longest, until = 0.0, time.monotonic() + 5
+    while time.monotonic() < until:
+        with suppress(OSError):
+            for _ in range(50):
+                connection.send(b"b" * 2**18)
+        longest = max(longest, service.get("/health/live"))
+    return f"{longest * 1e3:.0f} ms", longest < 0.1
+
+
+# Deadlines -----------------------------------------------------------------------------------------------------------
+
+
+def slow_heads(service: Service) -> Measured:
+    """Open connections that send a byte of a head each second."""
+    left = drip([service.connect(b"GET / HTTP/1.1\r\na: ") for _ in range(1000)], b"b", HEAD_SECONDS + 3)
+    return f"{left} of 1,000 open", left == 0
+
+
+def silent(service: Service) -> Measured:
+    """Open connections that send nothing."""
+    connections = [service.connect() for _ in range(500)]
+    time.sleep(HEAD_SECONDS + 3)
+    left = sum(is_open(each) for each in connections)
+    return f"{left} of 500 open", left == 0
+
+
+def slow_bodies(service: Service) -> Measured:
+    """Open connections that send a byte of a body each second."""
+    head = b"POST /plan HTTP/1.1\r\nHost: soak\r\nContent-Length: 1000000\r\n\r\n"
+    left = drip([service.connect(head) for _ in range(500)], b" ", STALL_SECONDS + 3)
+    return f"{left} of 500 open", left == 0
+
+
+def large_bodies(service: Service) -> Measured:
+    """Send 500 bodies of 16 MiB less a byte."""
+    before, most = service.memory(), 0
+    head, body = b"POST /plan HTTP/1.1\r\nHost: soak\r\nContent-Length: %d\r\n\r\n" % (16 * MIB), b" " * (16 * MIB - 1)
+    kept = []
+    for _ in range(500):
+        connection = service.connect()
+        connection.settimeout(2)
+        with suppress(OSError):
+            connection.sendall(head + body)
+        kept.append(connection)
+        most = max(most, service.memory() - before)
+    return f"{most / MIB:.0f} MiB", most < 1024 * MIB
+
+
+def descriptors(service: Service) -> Measured:
+    """Hold more silent connections than there are descriptors, renew those that are closed, and ask beside them."""
+    connections = [service.connect() for _ in range(1100)]
+    served = 0
+    for _ in range(20):
+        connections = [each if is_open(each) else service.connect() for each in connections]
+        served += answers(service)
+    time.sleep(1.5)
+    logged = "are the limit (WEIGHTWELL_MAX_CONNECTIONS)" in service.log.read_text()
+    return f"{served} of 20 requests served, {'logged' if logged else 'not logged'}", served == 20 and logged
+
+
+def too_large(service: Service) -> Measured:
+    """Announce a body that is too large, and expect to be asked for it."""
+    head = b"POST /plan HTTP/1.1\r\nHost: soak\r\nExpect: 100-continue\r\nContent-Length: 999999999\r\n\r\n"
+    with service.connect(head) as connection:
+        status = connection.recv(2**16).split()[1].decode()
+    return f"the first answer is {status}", status == "413"
+
+
+def readers(service: Service) -> Measured:
+    """Read one response at 20 kB/s, with buffers as the system has them, and another one not at all."""
+    request = b"GET /init?shape=16384,16384&scheme=normal HTTP/1.1\r\nHost: soak\r\n\r\n"
+    slow, stalled = service.connect(request), service.connect(request)
+    for _ in range(8 * STALL_SECONDS):
+        slow.recv(20_000)
+        time.sleep(1)
+    kept = bool(slow.recv(1))
+    logged = service.log.read_text().count("closed a stalled connection")
+    reset = stalled.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+    return (
+        f"20 kB/s {'kept' if kept else 'closed'}, 0 B/s {'closed' if reset else 'kept'}",
+        kept and reset and logged == 1,
+    )
+
+
+# Leaving -------------------------------------------------------------------------------------------------------------
+
+
+def uploads(service: Service) -> Measured:
+    """Abandon 500 uploads."""
+    before = service.log.stat().st_size
+    for _ in range(500):
+        service.connect(b"POST /plan HTTP/1.1\r\nHost: soak\r\nContent-Length: 99\r\n\r\n{").close()
+    time.sleep(1)
+    written = service.log.stat().st_size - before
+    return f"{written / 1e3:.0f} kB", written < 100e3
+
+
+def departure(service: Service) -> Measured:
+    """Ask for a large matrix and for more, leave, and see when the CPU rests."""
+    more = f"GET {SMALL} HTTP/1.1\r\nHost: soak\r\n\r\n".encode()
+    service.connect(b"GET /init?shape=8192,8192&scheme=orthogonal HTTP/1.1\r\nHost: soak\r\n\r\n" + more * 3000).close()
+
+    def rests() -> bool:
+        begin = service.cpu()
+        time.sleep(0.3)
+        return service.cpu() - begin < 0.1
+
+    time.sleep(0.3)
+    seconds = wait(rests, 60)
+    return f"{seconds:.1f} s", seconds < 2
+
+
+def half_closed(service: Service) -> Measured:
+    """Close the sending side after the request for a matrix of a second."""
+    with service.connect(b"GET /init?shape=3000,3000&scheme=orthogonal HTTP/1.1\r\nHost: soak\r\n\r\n") as connection:
+        connection.shutdown(socket.SHUT_WR)
+        connection.settimeout(60)
+        received = sum(len(part) for part in iter(lambda: connection.recv(2**20), b""))
+    return f"{received / 1e6:.0f} MB", received > 36e6
+
+
+LINES = [
+    Line("trailers for ever, memory", "4,100 MB for 300 MB sent", "+50 MiB", trailers),
+    Line("an endless trailer, longest /health/live", "21 s", "100 ms", endless_trailer),
+    Line("1,000 slow heads, after the deadline", "1,000 open", "0 open", slow_heads),
+    Line("500 silent connections, after the deadline", "500 open", "0 open", silent),
+    Line("500 bodies at 1 byte/s, after the deadline", "500 open", "0 open", slow_bodies),
+    Line("500 bodies of 16 MiB less a byte, memory", "8,700 MB", "+1 GiB", large_bodies),
+    Line("1,100 silent connections, 1,024 descriptors", "0 served, not logged", "20 served", descriptors, files=1024),
+    Line("too large a Content-Length with Expect", "100", "413", too_large),
+    Line("readers", "20 kB/s closed", "20 kB/s kept, 0 B/s closed", readers),
+    Line("500 abandoned uploads, log", "2,300 kB", "100 kB", uploads),
+    Line("a client that leaves, with requests behind", "the whole work", "2 s", departure),
+    Line("a client that closes its sending side", "nothing", "36 MB", half_closed),
+]
+
+
+def main() -> int:
+    """Run the lines that are asked for and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("word", nargs="?", default="", help="run only the lines with this word in their name")
+    options = parser.parse_args()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    rows, missed = [], 0
+    for line in LINES:
+        if options.word not in line.name:
+            continue
+        with ExitStack() as stack:
+            measured, met = line.measure(stack.enter_context(serving(line)))
+        missed += not met
+        rows.append((line.name, line.before, line.goal, measured, "met" if met else "missed"))
+        print(f"{rows[-1][0]}: {measured}, {rows[-1][-1]}", file=sys.stderr)
+    table("Clients that misbehave", ("line", "0.1.0", "goal", "now", ""), rows)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

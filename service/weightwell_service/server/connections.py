@@ -1,0 +1,135 @@
+"""Connections: how many there may be, what they hold together, and the look at each of them once a second."""
+
+import errno
+import logging
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from weightwell_engine.exceptions import Busy
+from weightwell_service.server.deadlines import Deadlines, Phase
+from weightwell_service.settings import Settings
+
+if sys.platform != "win32":
+    import resource
+
+log = logging.getLogger(__name__)
+
+# File descriptors that are no connections: libraries, logs, the event loop, and connections that are being closed.
+_OTHER_FILES = 128
+
+# Seconds between two lines that say the same of a server that has too few file descriptors.
+_REPEAT = 60.0
+
+
+class Connection(Protocol):
+    """What is asked of a connection."""
+
+    def check(self, now: float) -> Phase | None:
+        """Close the connection if its client is too slow; return the phase in which it was."""
+
+    def abort(self) -> None:
+        """Close the connection now."""
+
+    def turn_away(self, limit: int) -> None:
+        """Refuse the connection, because there are so many."""
+
+
+class Connections:
+    """The limits that connections share. One for each server; used on its event loop alone.
+
+    ``quiet`` has the connections without a request, the one that has been so for longest first.
+    """
+
+    def __init__(self, settings: Settings, clock: Callable[[], float]):
+        self.deadlines = Deadlines(settings.head_timeout, settings.stall_timeout, settings.min_rate)
+        self.max_request_bytes = settings.max_request_bytes
+        self.limit = min(settings.max_connections, max(descriptors() - _OTHER_FILES, 1))
+        if self.limit < settings.max_connections:
+            log.warning(
+                "at most %d connections instead of %d: the limit of open files (ulimit -n) is %d",
+                self.limit,
+                settings.max_connections,
+                descriptors(),
+            )
+        self.quiet: dict[Connection, None] = {}
+        self._clock = clock
+        self._max_bodies = max(settings.max_total_request_bytes, settings.max_request_bytes)
+        self._bodies = 0
+        self._closed_quiet = 0
+        self._turned_away = 0
+        self._said = -_REPEAT
+
+    def admit(self, connection: Connection, count: int) -> None:
+        """Take a new connection, which makes ``count``. Too many cost the one that has been quiet for longest."""
+        if count > self.limit:
+            oldest = next(iter(self.quiet), None)
+            if oldest is None:
+                self._turned_away += 1
+                connection.turn_away(self.limit)
+                return
+            del self.quiet[oldest]
+            self._closed_quiet += 1
+            oldest.abort()
+        self.quiet[connection] = None
+
+    def hold(self, nbytes: int) -> None:
+        """Take memory for a part of a body; raise ``Busy`` if there is none."""
+        if self._bodies + nbytes > self._max_bodies:
+            raise Busy("the memory for request bodies is in use by other requests; try again")
+        self._bodies += nbytes
+
+    def release(self, nbytes: int) -> None:
+        """Give memory back."""
+        self._bodies -= nbytes
+
+    def sweep(self, connections: Iterable[Connection]) -> None:
+        """Look at every connection, and say in the log what was closed."""
+        now = self._clock()
+        closed = Counter(connection.check(now) for connection in list(connections))
+        if closed[Phase.HEAD]:
+            log.warning(
+                "closed %d connections: no complete head of a request for %g s (WEIGHTWELL_HEAD_TIMEOUT)",
+                closed[Phase.HEAD],
+                self.deadlines.head,
+            )
+        if self._closed_quiet or self._turned_away:
+            log.warning(
+                "%d connections are the limit (WEIGHTWELL_MAX_CONNECTIONS): closed %d without a request, refused %d",
+                self.limit,
+                self._closed_quiet,
+                self._turned_away,
+            )
+            self._closed_quiet = self._turned_away = 0
+        self._look_for_descriptors(now)
+
+    def _look_for_descriptors(self, now: float) -> None:
+        """Say that file descriptors are used up: the event loop closes new connections then, and says nothing."""
+        try:
+            os.close(os.dup(2))
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE) and now - self._said >= _REPEAT:
+                self._said = now
+                log.error("no file descriptor is free, new connections are closed: %s; see ulimit -n", error.strerror)  # noqa: TRY400 - the traceback says nothing
+
+
+def descriptors() -> int:
+    """Return how many file descriptors this process may have open."""
+    if sys.platform == "win32":
+        return 2**31
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 2**31 if soft == resource.RLIM_INFINITY else soft
+
+
+def allow_descriptors(connections: int) -> None:
+    """Raise the soft limit of open files as far as so many connections need, and as far as the hard limit allows."""
+    if sys.platform == "win32":
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHER_FILES
+    if resource.RLIM_INFINITY != soft < wanted:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )

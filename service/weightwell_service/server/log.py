@@ -1,0 +1,34 @@
+"""The log: its format, and how clients and URLs are written in it."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+from uvicorn.config import LOGGING_CONFIG
+
+# Characters of a URL that a line of the log shows.
+_MAX_URL = 200
+
+
+def logging_config() -> dict[str, Any]:
+    """Return uvicorn's configuration of logging, with the time in every line, and for this package as well."""
+    config = deepcopy(LOGGING_CONFIG)
+    for formatter in config["formatters"].values():
+        formatter |= {"fmt": f"%(asctime)s {formatter['fmt']}", "datefmt": "%Y-%m-%dT%H:%M:%S%z"}
+    ours = {"handlers": ["default"], "level": "INFO", "propagate": False}
+    config["loggers"] |= {"weightwell_service": ours, "py.warnings": ours}
+    return config
+
+
+def address(client: tuple[str, int] | None) -> str:
+    """Return a client's address as the log shows it."""
+    return "an unknown client" if client is None else f"{client[0]}:{client[1]}"
+
+
+def request_line(scope: Mapping[str, Any]) -> str:
+    """Return the method and the URL of a request, shortened, and in printable ASCII."""
+    query = scope.get("query_string", b"")
+    url = scope.get("raw_path", b"") + (b"?" + query if query else b"")
+    text = f"{scope.get('method', '?')} {url.decode('latin-1')}"
+    shown = text if len(text) <= _MAX_URL else text[:_MAX_URL] + "..."
+    return shown.encode("unicode_escape").decode("ascii")
