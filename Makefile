@@ -58,7 +58,7 @@ bench: tool-curl tool-nginx $(INSTALLED)  ## speed, as ratios to torch and to ng
 bench-cuda: $(GPU_NEEDS)  ## speed on a GPU, as ratios to torch and to plain copies (minutes)
 	$(ON_GPU) -m benchmarks.cuda --gpu $(GPU)
 
-soak: $(INSTALLED)  ## what clients that misbehave cost, with goals (minutes)
+soak: tool-nginx $(INSTALLED)  ## what clients that misbehave cost, with goals (minutes)
 	$(BIN)/python -m benchmarks.soak
 
 verify: tool-dieharder $(INSTALLED)  ## the generator's exhaustive and statistical proof (an hour)

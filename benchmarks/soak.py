@@ -11,6 +11,7 @@ defaults. To add a line, write a function that takes a ``Service`` and returns w
 
 import argparse
 import os
+import re
 import resource
 import select
 import socket
@@ -23,7 +24,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.http import free_port
+from benchmarks.http import free_port, running
 from benchmarks.measure import table
 
 MIB = 2**20
@@ -246,6 +247,32 @@ def readers(service: Service) -> Measured:
     )
 
 
+# The log -------------------------------------------------------------------------------------------------------------
+
+
+def forged(service: Service) -> Measured:
+    """Send another address in X-Forwarded-For through nginx, as docs/deployment.md sets it up."""
+    page = (Path(__file__).parents[1] / "docs/deployment.md").read_text()
+    (block,) = re.findall(r"^```nginx\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    port = free_port()
+    block = block.replace("127.0.0.1:8000", f"127.0.0.1:{service.port}").replace(
+        "listen 80", f"listen 127.0.0.1:{port}"
+    )
+    root = service.log.parent
+    names = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    folders = " ".join(f"{name}_temp_path {root};" for name in names)
+    http = f"http {{ access_log off; {folders} {block} }}"
+    config = root / "nginx.conf"
+    config.write_text(f"daemon off; pid {root}/pid; error_log {root}/error.log; events {{}} {http}")
+    request = b"GET /init?shape=3&scheme=forged HTTP/1.1\r\nHost: soak\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n"
+    nginx = running(["nginx", "-p", str(root), "-c", str(config)], port)
+    with nginx, socket.create_connection(("127.0.0.1", port), 10) as connection:
+        connection.sendall(request)
+        connection.recv(2**16)
+    (line,) = [line for line in service.log.read_text().splitlines() if "forged" in line]
+    return f"the log has {line.split()[2]}", "203.0.113.9" not in line
+
+
 # Leaving -------------------------------------------------------------------------------------------------------------
 
 
@@ -293,6 +320,7 @@ LINES = [
     Line("1,100 silent connections, 1,024 descriptors", "0 served, not logged", "20 served", descriptors, files=1024),
     Line("too large a Content-Length with Expect", "100", "413", too_large),
     Line("readers", "20 kB/s closed", "20 kB/s kept, 0 B/s closed", readers),
+    Line("a forged X-Forwarded-For behind nginx, log", "203.0.113.9", "127.0.0.1", forged),
     Line("500 abandoned uploads, log", "2,300 kB", "100 kB", uploads),
     Line("a client that leaves, with requests behind", "the whole work", "2 s", departure),
     Line("a client that closes its sending side", "nothing", "36 MB", half_closed),

@@ -283,7 +283,7 @@ class LimitedProtocol(HttpToolsProtocol):
                 return
             self._shared.release(held)
             held = 0
-            self._check_client(scope)
+            self._client_of(scope)
             if not cycle.more_body:
                 await send(message)
                 return
@@ -298,19 +298,17 @@ class LimitedProtocol(HttpToolsProtocol):
             await self._application(scope, receive_counted, send_counted)
         except ClientDisconnect:
             if self._refusal is None:
-                log.info("%s left before the end of its body: %s", address(self.client), request_line(scope))
+                log.info("%s left before the end of its body: %s", self._client_of(scope), request_line(scope))
         except asyncio.CancelledError:
             self._stop(cycle)
         finally:
             self._shared.release(held)
 
-    def _check_client(self, scope: Any) -> None:
-        """Put the address of the connection in place of a forwarded one that is none: it goes into the log."""
-        if scope["client"] is not self.client and scope["client"]:
-            try:
-                ipaddress.ip_address(scope["client"][0])
-            except ValueError:
-                scope["client"] = self.client
+    def _client_of(self, scope: Any) -> str:
+        """Return the client's address for the log. A forwarded one that is no address is replaced in the scope."""
+        if scope["client"] is not self.client and not _is_address(scope["client"][0]):
+            scope["client"] = self.client
+        return address(scope["client"])
 
     def on_response_complete(self) -> None:
         """Go on with the next request, or close the connection."""
@@ -346,8 +344,10 @@ class LimitedProtocol(HttpToolsProtocol):
                 _leave(self._cycles.pop())
                 if self.pipeline:
                     self.pipeline.popleft()
-        what = request_line(self.scope) if self.scope and "method" in self.scope else "a request"
-        log.info("refused %s of %s: %d, %s", what, address(self.client), refusal.status, refusal.detail)
+        what, who = "a request", address(self.client)
+        if self._in_body:
+            what, who = request_line(self.scope), self._client_of(self.scope)
+        log.info("refused %s of %s: %d, %s", what, who, refusal.status, refusal.detail)
         if not self._cycles:
             self._send_refusal(refusal)
         else:
@@ -374,7 +374,9 @@ class LimitedProtocol(HttpToolsProtocol):
         """End an answer, because the server stops."""
         if cycle.disconnected or cycle.response_complete:
             return
-        log.info("stopped before the end of an answer to %s: %s", address(self.client), request_line(cycle.scope))
+        log.info(
+            "stopped before the end of an answer to %s: %s", self._client_of(cycle.scope), request_line(cycle.scope)
+        )
         _leave(cycle)
         if not cycle.response_started:
             refusal = Refusal(503, "this server is being stopped; try again")
@@ -416,13 +418,14 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(Refusal(408, f"{what}; the minimum is {limits.rate:g}"))
         else:
             if phase is Phase.READER:
+                scope = self._cycles[0].scope if self._cycles else self.scope
                 log.warning(
                     "closed a stalled connection: %s read %.0f bytes/s over %g s, the minimum is %g: %s",
-                    address(self.client),
+                    self._client_of(scope),
                     rate,
                     limits.window,
                     limits.rate,
-                    request_line(self._cycles[0].scope if self._cycles else self.scope),
+                    request_line(scope),
                 )
             self._reset()
 
@@ -431,6 +434,14 @@ def _leave(cycle: RequestResponseCycle) -> None:
     """Let the application know that the client has gone, and drop what it still sends."""
     cycle.disconnected = True
     cycle.message_event.set()
+
+
+def _is_address(host: str) -> bool:
+    """Return whether a text is an IP address. The zone that one may have can be any text, so none is allowed."""
+    try:
+        return ipaddress.ip_address(host).version == 4 or "%" not in host
+    except ValueError:
+        return False
 
 
 def _unacknowledged(transport: asyncio.Transport) -> int:
