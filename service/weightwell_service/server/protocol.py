@@ -63,7 +63,6 @@ class LimitedProtocol(HttpToolsProtocol):
         self._cycles: deque[RequestResponseCycle] = deque()  # requests without a complete answer, in order
         self._requests = 0
         self._in_head = self._in_body = False
-        self._head_nbytes = 0
         self._idle_nbytes = 0  # fed to the parser since it called back
         self._received = self._sent = 0  # bytes of bodies
         self._unframed = 0  # bytes of a body that the parser does not take: the request wishes to upgrade
@@ -138,13 +137,15 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Keep what was received, and parse it unless a request before it is being answered."""
-        if not self._lingering:
+        if self._lingering:
+            self._dropped += len(data)
+            if self._dropped > _MAX_DROPPED:
+                self._reset()
+        elif self._ahead or self._cycles or self._unframed or len(data) > _PART:
             self._ahead += data
             self._parse()
-            return
-        self._dropped += len(data)
-        if self._dropped > _MAX_DROPPED:
-            self._reset()
+        else:
+            self._feed(data)
 
     def _parse(self) -> None:
         """Parse what was received, up to the end of a request that is to be answered first."""
@@ -153,19 +154,23 @@ class LimitedProtocol(HttpToolsProtocol):
             del self._ahead[: len(part)]
             if self._unframed:
                 self._take_unframed(part)
-                continue
-            self._idle_nbytes += len(part)
-            try:
-                self.parser.feed_data(part)
-                self._check_idle()
-            except httptools.HttpParserUpgrade as upgrade:  # which a server may ignore: RFC 9110, section 7.8
-                self._ahead[:0] = part[upgrade.args[0] :]
-            except httptools.HttpParserError as error:
-                self._refuse(refusal_of(error))
-            except Refusal as refusal:
-                self._refuse(refusal)
+            else:
+                self._feed(part)
         if len(self._ahead) > _MAX_AHEAD:
             self.flow.pause_reading()
+
+    def _feed(self, part: bytes) -> None:
+        self._idle_nbytes += len(part)
+        try:
+            self.parser.feed_data(part)
+        except httptools.HttpParserUpgrade as upgrade:  # which a server may ignore: RFC 9110, section 7.8
+            self._ahead[:0] = part[upgrade.args[0] :]
+            self._parse()
+        except httptools.HttpParserError as error:
+            self._refuse(refusal_of(error))
+        else:
+            if self._idle_nbytes > MAX_HEAD:
+                self._refuse(self._too_long())
 
     def _take_unframed(self, part: bytes) -> None:
         """Take a part of a body that the parser believes to be of another protocol."""
@@ -174,42 +179,20 @@ class LimitedProtocol(HttpToolsProtocol):
         if not self._unframed:
             self.on_message_complete()
 
-    def _check_idle(self) -> None:
-        if self._idle_nbytes > MAX_HEAD:
-            part = "the trailers or a chunk header of the body" if self._in_body else "the URL and the headers"
-            raise Refusal(431, f"{part} may have {MAX_HEAD} bytes, got more")
-
     def on_message_begin(self) -> None:
         """Begin to count the bytes of a head."""
         self._unset_keepalive_if_required()
         self._requests += 1
         self._in_head = True
-        self._head_nbytes = self._idle_nbytes = 0
+        self._idle_nbytes = 0
         super().on_message_begin()
-
-    def on_url(self, url: bytes) -> None:
-        """Count a part of the URL."""
-        super().on_url(url)
-        self._head_nbytes += len(url)
-        if self._head_nbytes > MAX_HEAD:
-            raise Refusal(414, f"the URL may have {MAX_HEAD} bytes, got more; POST the spec as JSON")
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Count a header, or drop a trailer."""
-        if not self._in_head:
-            return  # a trailer: nothing here means anything
-        super().on_header(name, value)
-        self._head_nbytes += len(name) + len(value) + 4
-        if self._head_nbytes > MAX_HEAD:
-            raise Refusal(431, f"the URL and the headers may have {MAX_HEAD} bytes, got more")
 
     def on_headers_complete(self) -> None:
         """Pass the request on, or refuse it before its body is asked for."""
-        self._check_host()
-        nbytes = self._check_length()
-        if self.parser.should_upgrade():
-            self._unframed = nbytes
+        nbytes = self._check_head()
+        self._unframed = nbytes if self.parser.should_upgrade() else 0
         super().on_headers_complete()
+        self.headers = []  # for trailers, which mean nothing here; the scope keeps the headers
         self._in_head, self._in_body = False, True
         self._idle_nbytes = 0
         self._cycles.append(self.cycle)
@@ -217,28 +200,37 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.pipeline:
             self.flow.resume_reading()  # to notice that the client goes; what it sends is kept up to a limit
 
-    def _check_host(self) -> None:
-        hosts = [value for name, value in self.headers if name == b"host"]
+    def _check_head(self) -> int:
+        """Return the length that the body is said to have; raise ``Refusal``."""
+        head, body, hosts = len(self.url), 0, []
+        for name, value in self.headers:
+            head += len(name) + len(value) + 4
+            if name == b"host":
+                hosts.append(value)
+            elif name == b"content-length":
+                body = int(value)
+            elif name == b"transfer-encoding" and self.parser.should_upgrade():
+                raise Refusal(400, "a request with Upgrade must have a Content-Length; send it without Upgrade")
+        if head > MAX_HEAD:
+            raise self._too_long()
         if len(hosts) > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
             raise Refusal(400, f"a request must have one Host header, got {len(hosts)}")
         if hosts and not _HOST.fullmatch(hosts[0]):
             raise Refusal(400, "the Host header must be a host name or an address, and a port if there is one")
-
-    def _check_length(self) -> int:
-        """Return the length that a body is said to have. Refuse too large a body before the client is asked for it."""
-        nbytes, limit = 0, self._shared.max_request_bytes
-        for name, value in self.headers:
-            if name == b"content-length":
-                nbytes = int(value)
-            if name == b"transfer-encoding" and self.parser.should_upgrade():
-                raise Refusal(400, "a request with Upgrade must have a Content-Length; send it without Upgrade")
-        if nbytes > limit:
+        if body > self._shared.max_request_bytes:
             raise Refusal(
                 413,
-                f"the body has {nbytes} bytes, and this server allows {limit} (WEIGHTWELL_MAX_REQUEST_BYTES); "
-                "split the manifest",
+                f"the body has {body} bytes, and this server allows {self._shared.max_request_bytes} "
+                "(WEIGHTWELL_MAX_REQUEST_BYTES); split the manifest",
             )
-        return nbytes
+        return body
+
+    def _too_long(self) -> Refusal:
+        if self._in_body:
+            return Refusal(431, f"the trailers, or a chunk header of the body, may have {MAX_HEAD} bytes, got more")
+        if len(self.url) > MAX_HEAD // 2:
+            return Refusal(414, f"the URL and the headers may have {MAX_HEAD} bytes, got more; POST the spec as JSON")
+        return Refusal(431, f"the URL and the headers may have {MAX_HEAD} bytes, got more")
 
     def on_chunk_header(self) -> None:
         """Count anew: a chunk has begun."""
@@ -262,9 +254,9 @@ class LimitedProtocol(HttpToolsProtocol):
 
     async def _call(self, scope: Any, receive: Any, send: Any) -> None:
         """Call the application: count the bytes of bodies, and end quietly what ends because the connection does."""
-        cycle = next((each for each in self._cycles if each.scope is scope), None)
-        if cycle is None:
+        if not self._cycles or self._cycles[0].scope is not scope:
             return  # refused since
+        cycle = self._cycles[0]
         held = 0
 
         async def receive_counted() -> Any:
@@ -283,7 +275,8 @@ class LimitedProtocol(HttpToolsProtocol):
                 return
             self._shared.release(held)
             held = 0
-            self._client_of(scope)
+            if scope["client"] is not self.client:
+                self._client_of(scope)
             if not cycle.more_body:
                 await send(message)
                 return
@@ -295,7 +288,7 @@ class LimitedProtocol(HttpToolsProtocol):
             cycle.keep_alive = True
 
         try:
-            await self._application(scope, receive_counted, send_counted)
+            await self._application(scope, receive_counted if cycle.more_body or cycle.body else receive, send_counted)
         except ClientDisconnect:
             if self._refusal is None:
                 log.info("%s left before the end of its body: %s", self._client_of(scope), request_line(scope))
