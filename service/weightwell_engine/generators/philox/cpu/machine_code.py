@@ -132,6 +132,7 @@ def _write(path: Path, content: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
+        Path(temporary).chmod(0o644)  # the image is built by another user than the one that runs it
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink()

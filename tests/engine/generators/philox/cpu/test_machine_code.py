@@ -221,7 +221,8 @@ def _compiles(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> bool:
 
 def test_a_later_process_reads_what_an_earlier_one_compiled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert _compiles(entry(_twice), monkeypatch)
-    assert [file.suffix for file in folder.iterdir()] == [".kernel"]
+    (file,) = folder.iterdir()
+    assert (file.suffix, file.stat().st_mode & 0o777) == (".kernel", 0o644)  # readable for a service of another user
     assert not _compiles(entry(_twice), monkeypatch)
 
 
