@@ -15,11 +15,11 @@ import httpx
 from weightwell import calls
 from weightwell.calls import Call
 from weightwell.connection import CONNECTIONS, TIMEOUT, Settings, without_credentials
-from weightwell.exceptions import FileChanged
+from weightwell.exceptions import TimedOut
 from weightwell.files.comparison import Claim, Verdict
 from weightwell.files.output import Target, opened
 from weightwell.forms import Described, manifest_of, spec_of
-from weightwell.literals import FrameworkName, GainSource, SchemeName, TensorFields
+from weightwell.literals import FileFields, FrameworkName, GainSource, SchemeName, TensorFields
 from weightwell.models.filling import Reset
 from weightwell.models.manifest import Manifest
 from weightwell.models.plans import Plan
@@ -28,10 +28,9 @@ from weightwell.pools import AsyncPool
 from weightwell.spec import ManifestSpec, ShapeLike, TensorSpec
 from weightwell.streams import Streams
 from weightwell.tracebacks import short_tracebacks
-from weightwell.transfers.crew import AsyncCrew
+from weightwell.transfers.driver import abring
 from weightwell.transfers.progress import Progress
 from weightwell.transfers.retry import Retry
-from weightwell.transfers.transfer import Transfer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,10 +43,10 @@ C = TypeVar("C", bound="Closable")
 
 
 class Closable(Protocol):
-    """What is closed in the end."""
+    """An object with a method ``close``."""
 
     def close(self) -> None:
-        """Let go."""
+        """Release its resources."""
 
 
 @short_tracebacks
@@ -70,12 +69,14 @@ class AsyncClient:
         wait: float | None = None,
         progress: bool | None = None,
         connections: int = CONNECTIONS,
+        deadline: float | None = None,
     ):
         settings = Settings.of(base_url, timeout=timeout, headers=headers, auth=auth, transport=transport)
         self._pool = AsyncPool(settings)
         self._retry = Retry(wait)
         self._progress = progress
         self._connections = connections
+        self._deadline = float("inf") if deadline is None else deadline
         self._streams = Streams()
         self._sleep: Callable[[float], Awaitable[None]] = anyio.sleep
 
@@ -142,13 +143,9 @@ class AsyncClient:
         """Draw a tensor and return it; ``Client.init`` says what ``fields`` there are."""
         return await self._call(calls.init(TensorSpec.of(shape, scheme, **fields), framework, device))
 
-    @overload
-    async def plan(self, what: ShapeLike, scheme: SchemeName | str, **fields: Unpack[TensorFields]) -> Plan: ...
-
-    @overload
-    async def plan(self, what: Described, **fields: Any) -> Plan: ...
-
-    async def plan(self, what: ShapeLike | Described, scheme: SchemeName | str | None = None, **fields: Any) -> Plan:
+    async def plan(
+        self, what: ShapeLike | Described, scheme: SchemeName | str | None = None, **fields: Unpack[FileFields]
+    ) -> Plan:
         """Return what would be drawn; see ``Client.plan``."""
         return await self._call(calls.plan(spec_of(what, scheme, fields), self._pool.settings.address))
 
@@ -188,22 +185,23 @@ class AsyncClient:
             calls.init_module(module, rules, device=device, reset_buffers=reset_buffers, **manifest)
         )
 
-    @overload
     async def save(
-        self, path: Target, what: ShapeLike, scheme: SchemeName | str, **fields: Unpack[TensorFields]
-    ) -> None: ...
-
-    @overload
-    async def save(self, path: Target, what: Described, **fields: Any) -> None: ...
-
-    async def save(
-        self, path: Target, what: ShapeLike | Described, scheme: SchemeName | str | None = None, **fields: Any
+        self,
+        path: Target,
+        what: ShapeLike | Described,
+        scheme: SchemeName | str | None = None,
+        *,
+        verify: bool = False,
+        **fields: Unpack[FileFields],
     ) -> None:
         """Draw a tensor, or many, into a file; see ``Client.save``. The event loop never waits for the disk."""
-        calls.check_target(path)
+        calls.check_target(path, verify=verify)
         spec = spec_of(what, scheme, fields)
         async with _held(opened, path) as output:
             await self._call(calls.save(spec, output.destination))
+            if verify:
+                async with _held(output.claim) as claim:
+                    await self._call(calls.confirm(claim, output))
             await _in_thread(output.commit)
 
     async def verify(self, path: str | os.PathLike[str]) -> Verdict:
@@ -231,24 +229,22 @@ class AsyncClient:
         place = _in_thread if call.writes else _at_once
         bar = Progress(call.label, self._progress if call.label else False)
         async with self._pool.http() as http:
-            with closing(bar) as progress:
-                transfer = Transfer(call.request, call.destination, self._retry, progress, self._connections)
-                while not transfer.complete:
-                    try:
-                        await AsyncCrew(http, transfer, place, self._sleep).bring()
-                    except FileChanged as error:
-                        await self._sleep(transfer.start_over(error))
+            with closing(bar) as progress, anyio.move_on_after(self._deadline) as scope:
+                transfer = call.transfer(self._retry, progress, self._connections, self._deadline)
+                await abring(http, transfer, place, self._sleep)
+        if scope.cancelled_caught:
+            raise TimedOut("the call took longer than its deadline= allows")
         result = call.result()
         call.cautions(transfer.unused_rules, self._streams)
         return result
 
 
 @asynccontextmanager
-async def _held(make: Callable[[T], C], argument: T) -> AsyncIterator[C]:
-    """Hold what a thread opens; another closes it in the end, whatever has been cancelled."""
+async def _held(make: Callable[..., C], *args: Any) -> AsyncIterator[C]:
+    """Hold what is opened in a thread, and close it in a thread, also after a cancellation."""
     made: list[C] = []
     try:
-        await _in_thread(lambda: made.append(make(argument)))
+        await _in_thread(lambda: made.append(make(*args)))
         yield made[0]
     finally:
         with anyio.CancelScope(shield=True):
@@ -256,14 +252,15 @@ async def _held(make: Callable[[T], C], argument: T) -> AsyncIterator[C]:
                 await anyio.to_thread.run_sync(each.close)
 
 
-async def _in_thread(function: Callable[..., object], *args: Any) -> None:
-    """Call a function in a thread. When this returns, or raises, nobody is in it any more."""
+async def _in_thread(function: Callable[..., T], *args: Any) -> T:
+    """Call a function in a thread. It does not run any more when this returns or raises."""
     turn, over = Lock(), False
+    results: list[T] = []
 
     def call() -> None:
         with turn:
             if not over:
-                function(*args)
+                results.append(function(*args))
 
     def end() -> None:
         nonlocal over
@@ -277,8 +274,9 @@ async def _in_thread(function: Callable[..., object], *args: Any) -> None:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(end)
         raise
+    return results[0]
 
 
-async def _at_once(function: Callable[..., None], *args: Any) -> None:
-    """Call a function that never waits, where one that may would be called in a thread."""
-    function(*args)
+async def _at_once(function: Callable[..., T], *args: Any) -> T:
+    """Call a function that does not wait, in place of ``_in_thread``."""
+    return function(*args)

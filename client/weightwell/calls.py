@@ -10,6 +10,7 @@ from weightwell.cautions import caution_unused
 from weightwell.dtypes import BY_CODE
 from weightwell.exceptions import InvalidFile, UnexpectedResponse
 from weightwell.files.comparison import Claim, Comparison, Verdict
+from weightwell.files.output import Output
 from weightwell.frameworks import viewer
 from weightwell.models.filling import Reset, filling_of
 from weightwell.models.manifest import Manifest
@@ -21,6 +22,9 @@ from weightwell.safetensors import Entry, Header
 from weightwell.spec import FileSpec, ManifestSpec, TensorSpec
 from weightwell.streams import Streams
 from weightwell.transfers.destinations import DataDestination, Destination, Document, InMemory, SafetensorsFile
+from weightwell.transfers.progress import Progress
+from weightwell.transfers.retry import Retry
+from weightwell.transfers.transfer import Transfer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,10 +46,11 @@ def _no_cautions(_unused: str, _streams: Streams) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """A request, where its answer goes, and ``result``, which returns what the caller gets once it is there.
+    """A request, the destination of its answer, and ``result``, which returns what the caller gets.
 
-    ``label`` names it on a progress bar; ``writes`` says that receiving it may wait for a disk. ``cautions`` warns of
-    what was drawn as it was asked for and may not be meant, given the rules that the server says nothing takes.
+    ``label`` is the name on a progress bar. ``writes``: receiving may wait for a disk. ``cautions`` warns of tensors
+    that may not be meant, given the rules that the server says no tensor takes. ``connections``: the number of
+    connections, None for that of the client.
     """
 
     request: Request
@@ -54,6 +59,14 @@ class Call(Generic[T]):
     label: str = ""
     writes: bool = False
     cautions: Cautions = _no_cautions
+    connections: int | None = None
+
+    def transfer(self, retry: Retry, progress: Progress, connections: int, deadline: float) -> Transfer:
+        """Return the transfer of the answer, which has to end in ``deadline`` seconds."""
+        count = self.connections or connections
+        return Transfer(
+            self.request, self.destination, retry, progress, connections=count, deadline=retry.clock() + deadline
+        )
 
 
 class Drawn(SafetensorsFile):
@@ -135,14 +148,16 @@ def save(spec: FileSpec, data: DataDestination) -> Call[None]:
     return Call(spec.request, body, lambda: None, spec.label, writes=True, cautions=body.cautions)
 
 
-def check_target(path: object) -> None:
-    """Raise TypeError for anything but a path or a binary file, as by the order of arguments that 0.1 had."""
+def check_target(path: object, *, verify: bool) -> None:
+    """Raise TypeError for anything but a path or a binary file, ValueError for one that cannot be verified."""
     if isinstance(path, Manifest):
         raise TypeError("the path comes first: write save('model.safetensors', manifest)")
     if not (isinstance(path, str | os.PathLike) or hasattr(path, "write")):
         raise TypeError(
             f"expected a path or a binary file first, as in save('model.safetensors', ...), got {path!r:.80}"
         )
+    if verify and not isinstance(path, str | os.PathLike):
+        raise ValueError("verify=True needs a path, got a binary file: save without it, then use verify()")
 
 
 def verify(claim: Claim) -> Call[Verdict]:
@@ -156,6 +171,23 @@ def verify(claim: Claim) -> Call[Verdict]:
     body = SafetensorsFile(accept, comparison)
     request = asking_for_manifest("init", claim.document)
     return Call(request, body, comparison.verdict, f"{len(claim.entries)} tensors", writes=True)
+
+
+def confirm(claim: Claim, output: Output) -> Call[Verdict]:
+    """Return the call that compares a file that was just received with a second download, over one connection.
+
+    Its result raises ``InvalidFile``, and does not keep the file, if they differ.
+    """
+    call = verify(claim)
+
+    def result() -> Verdict:
+        verdict = call.result()
+        if not verdict.same:
+            output.discard()
+            raise InvalidFile(f"the file differs from a second download, and was removed: {verdict}")
+        return verdict
+
+    return replace(call, result=result, connections=1)
 
 
 def presets() -> Call[Any]:

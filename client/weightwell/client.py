@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -13,11 +14,19 @@ import httpx
 from weightwell import calls
 from weightwell.calls import Call
 from weightwell.connection import CONNECTIONS, TIMEOUT, Settings, without_credentials
-from weightwell.exceptions import FileChanged
 from weightwell.files.comparison import Claim, Verdict
 from weightwell.files.output import Target, opened
 from weightwell.forms import Described, manifest_of, spec_of
-from weightwell.literals import DTypeLike, FrameworkName, GainSource, GeneratorName, SchemeName, SeedLike, TensorFields
+from weightwell.literals import (
+    DTypeLike,
+    FileFields,
+    FrameworkName,
+    GainSource,
+    GeneratorName,
+    SchemeName,
+    SeedLike,
+    TensorFields,
+)
 from weightwell.models.filling import Reset
 from weightwell.models.manifest import Manifest
 from weightwell.models.plans import Plan
@@ -27,10 +36,9 @@ from weightwell.slices import SliceLike
 from weightwell.spec import ManifestSpec, ShapeLike, TensorSpec
 from weightwell.streams import Streams
 from weightwell.tracebacks import short_tracebacks
-from weightwell.transfers.crew import Crew
+from weightwell.transfers.driver import bring
 from weightwell.transfers.progress import Progress
 from weightwell.transfers.retry import Retry
-from weightwell.transfers.transfer import Transfer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,17 +57,18 @@ class Client:
     connections stay. Close it, or use it in a ``with`` statement.
 
     ``base_url``: the server's address; without one, ``$WEIGHTWELL_URL``, or else ``http://127.0.0.1:8000``.
-    ``timeout``: seconds of silence that are borne, or an ``httpx.Timeout``.
+    ``timeout``: seconds without a byte before the client gives up, or an ``httpx.Timeout``.
     ``headers``, ``auth``: as in ``httpx.Client``.
     ``transport``: one of httpx, which stays in the process that made it; or a function without arguments that makes
     one, which is called in every process.
-    ``wait``: seconds for which the client goes on trying while nothing is gained; 0 for never again. By default 3 while
-    no server has ever answered this client, and 300 once one has, so that a server may start again in between. Every
-    request is safe to repeat, and a broken body goes on where it broke.
+    ``deadline``: seconds that a call may take in all, or None for any number.
+    ``wait``: seconds for which the client tries again while no byte arrives; 0 for a single attempt. By default 3 until
+    a server has answered this client once, and 300 afterwards, enough for a server to restart. Every request is safe to
+    repeat, and a broken body is continued where it broke.
     ``progress``: True for a bar on every tensor, False for none, None for bodies of 64 MiB and more where somebody is
     looking: on a terminal or in a notebook.
-    ``connections``: how many there may be at once for one long file. One is added after another for as long as that
-    raises the rate; 1 for never more than one.
+    ``connections``: the number of connections for a file of 64 MiB or more, each for an equal range of it. Files whose
+    ranges cost the server as much as the whole, such as those of ``generator="torch"``, take one connection.
 
     Every method raises the exceptions of ``weightwell.exceptions``, all of which are ``WeightwellError``, and TypeError
     or ValueError for an argument that cannot be sent at all.
@@ -76,12 +85,14 @@ class Client:
         wait: float | None = None,
         progress: bool | None = None,
         connections: int = CONNECTIONS,
+        deadline: float | None = None,
     ):
         settings = Settings.of(base_url, timeout=timeout, headers=headers, auth=auth, transport=transport)
         self._pool = Pool(settings)
         self._retry = Retry(wait)
         self._progress = progress
         self._connections = connections
+        self._deadline = float("inf") if deadline is None else deadline
         self._streams = Streams()
         self._sleep = _sleep
 
@@ -181,13 +192,9 @@ class Client:
         )
         return self._call(calls.init(spec, framework, device))
 
-    @overload
-    def plan(self, what: ShapeLike, scheme: SchemeName | str, **fields: Unpack[TensorFields]) -> Plan: ...
-
-    @overload
-    def plan(self, what: Described, **fields: Any) -> Plan: ...
-
-    def plan(self, what: ShapeLike | Described, scheme: SchemeName | str | None = None, **fields: Any) -> Plan:
+    def plan(
+        self, what: ShapeLike | Described, scheme: SchemeName | str | None = None, **fields: Unpack[FileFields]
+    ) -> Plan:
         """Return what would be drawn: the file's size, its URL, and every tensor's law. Nothing is drawn.
 
         ``what``: a shape, with a scheme and the ``fields`` of ``init``; or a ``Manifest``; or a torch module, with the
@@ -262,29 +269,35 @@ class Client:
         said = {"preset": preset, "seed": seed, "generator": generator, "prefix": prefix}
         return self._call(calls.init_module(module, rules, device=device, reset_buffers=reset_buffers, **said))
 
-    @overload
-    def save(self, path: Target, what: ShapeLike, scheme: SchemeName | str, **fields: Unpack[TensorFields]) -> None: ...
-
-    @overload
-    def save(self, path: Target, what: Described, **fields: Any) -> None: ...
-
     def save(
-        self, path: Target, what: ShapeLike | Described, scheme: SchemeName | str | None = None, **fields: Any
+        self,
+        path: Target,
+        what: ShapeLike | Described,
+        scheme: SchemeName | str | None = None,
+        *,
+        verify: bool = False,
+        **fields: Unpack[FileFields],
     ) -> None:
         """Draw a tensor, or many, into a safetensors file, byte for byte the server's.
 
-        ``what``, ``scheme``, ``fields``: as for ``plan``: ``save(path, (512, 784), "kaiming_normal", seed=42)`` is one
-        tensor, and ``save(path, manifest)`` many.
-        ``path`` becomes the whole file or is left as it was; or it is a binary file, which is written to. What has come
-        when a save to a path is interrupted is kept in ``PATH.part``, and the next save of the same file goes on from
-        there. Raises OSError where the file cannot be written, BlockingIOError where
-        another process is saving to the same path.
+        ``path``: the file to write, or a binary file that you have opened.
+        ``what``, ``scheme``, ``fields``: as for ``plan``. ``save(path, (512, 784), "kaiming_normal", seed=42)`` saves
+        one tensor, ``save(path, manifest)`` many.
+        ``verify``: generate the file a second time and compare every byte before it appears at ``path``. Raises
+        ``InvalidFile`` if a byte differs.
+
+        The file appears at ``path`` when it is complete and on the disk. An interrupted save leaves ``PATH.part`` and
+        ``PATH.part.json``, and the next save of the same file continues there. Raises OSError where the file cannot be
+        written, BlockingIOError where another process is saving to the same path.
         """
-        calls.check_target(path)
+        calls.check_target(path, verify=verify)
         spec = spec_of(what, scheme, fields)
         output = opened(path)
         try:
             self._call(calls.save(spec, output.destination))
+            if verify:
+                with closing(output.claim()) as claim:
+                    self._call(calls.confirm(claim, output))
             output.commit()
         finally:
             output.close()
@@ -317,12 +330,8 @@ class Client:
         """Make a call, with as many attempts as it takes."""
         bar = Progress(call.label, self._progress if call.label else False)
         with self._pool.http() as http, closing(bar) as progress:
-            transfer = Transfer(call.request, call.destination, self._retry, progress, self._connections)
-            while not transfer.complete:
-                try:
-                    Crew(http, transfer, self._sleep).bring()
-                except FileChanged as error:
-                    self._sleep(transfer.start_over(error), threading.Event())
+            transfer = call.transfer(self._retry, progress, self._connections, self._deadline)
+            bring(http, transfer, self._sleep, time.monotonic() + self._deadline)
         result = call.result()
         call.cautions(transfer.unused_rules, self._streams)
         return result

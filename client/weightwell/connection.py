@@ -14,8 +14,9 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 # Whole matrices (orthogonal) are drawn before their first byte is sent, and that takes minutes for the largest.
 TIMEOUT = httpx.Timeout(600.0, connect=5.0)
 
-# How many connections one long file may take at most: what browsers and package managers allow themselves.
-CONNECTIONS = 8
+# Connections for one long file. Four double the rate of a line that is slow for each connection, and cost nothing on
+# loopback (benchmarks/connections.py).
+CONNECTIONS = 4
 
 # The bytes are wanted as they are: compressing random numbers is work for nothing.
 _HEADERS = {"Accept-Encoding": "identity"}

@@ -1,41 +1,41 @@
-"""What can go wrong between a program and its tensor.
+"""The exceptions of the client.
 
 WeightwellError
- +-- TransportError          the answer did not come, or not whole; trying again later may help
- |    +-- ConnectionFailed   nobody answers at the server's address
- |    +-- TimedOut           the server was silent for longer than the client waits
+ +-- TransportError          no complete answer arrived; trying again later may help
+ |    +-- ConnectionFailed   no server answers at the address
+ |    +-- TimedOut           no byte arrived for ``timeout`` seconds, or the call took longer than ``deadline``
  |    +-- TruncatedBody      the connection broke in the middle of the body
- +-- ServerProblem           the server refused, and said why (RFC 9457)
- |    +-- InvalidRequest     400, 422: a field has a value that it cannot have
- |    +-- AccessDenied       401, 403: the server wants other credentials
+ +-- ServerProblem           the server refused the request, and gave the reason (RFC 9457)
+ |    +-- InvalidRequest     400, 422: a field has an invalid value
+ |    +-- AccessDenied       401, 403: the credentials are missing or wrong
  |    +-- NotFound           404, 405: there is no such resource at this address
- |    +-- TooLarge           413: the result is larger than the server draws
- |    +-- Busy               429, 503: not now
- +-- UnexpectedResponse      the answer is none that a Weightwell server gives
- |    +-- InvalidFile        it is not the safetensors file that was asked for
- |    +-- FileChanged        it became another file while it came, and did so every time
- +-- MissingFramework        the package that the result needs is not installed
+ |    +-- TooLarge           413: the result is larger than the server allows
+ |    +-- Busy               429, 503: the server cannot answer now
+ +-- UnexpectedResponse      a Weightwell server does not answer like this
+ |    +-- InvalidFile        the body is not the requested safetensors file
+ |    +-- FileChanged        the file changed during the transfer, each time
+ +-- MissingFramework        the package for the result is not installed
 
-An argument that is wrong before anything is sent raises ``TypeError`` or ``ValueError``, as everywhere in Python.
+An invalid argument raises ``TypeError`` or ``ValueError`` before anything is sent.
 """
 
 from weightwell.problems import FieldError, Problem
 
 
 class WeightwellError(Exception):
-    """Base of everything that this package raises on purpose."""
+    """Base class of the exceptions of this package."""
 
 
 class TransportError(WeightwellError):
-    """The answer did not come, or not whole; the cause is chained, and trying again later may help."""
+    """No complete answer arrived; trying again later may help. ``__context__`` is the cause."""
 
 
 class ConnectionFailed(TransportError):
-    """Nobody answers at the server's address."""
+    """No server answers at the address."""
 
 
 class TimedOut(TransportError):
-    """The server was silent for longer than the client waits."""
+    """No byte arrived for ``timeout`` seconds, or the call took longer than ``deadline``."""
 
 
 class TruncatedBody(TransportError):
@@ -51,9 +51,9 @@ class TruncatedBody(TransportError):
 
 
 class ServerProblem(WeightwellError):
-    """The server refused, and said why: ``status``, ``type``, ``title``, ``detail`` and ``errors`` are its words.
+    """The server refused the request. ``status``, ``type``, ``title``, ``detail`` and ``errors`` are from its answer.
 
-    The message says of every error its field, what was got, what is expected, and the server's hint.
+    The message has the field, the value received, the values allowed and the hint of every error.
     ``retry_after`` is the wait in seconds that the server asked for, or None.
     """
 
@@ -73,36 +73,36 @@ class ServerProblem(WeightwellError):
 
 
 class InvalidRequest(ServerProblem, ValueError):
-    """A field has a value that it cannot have; ``errors`` name each field, what was got and what is expected."""
+    """A field has an invalid value; ``errors`` has the field, the value received and the values allowed."""
 
 
 class AccessDenied(ServerProblem):
-    """The server wants other credentials: see ``auth`` and ``headers`` of the client."""
+    """The credentials are missing or wrong: see ``auth`` and ``headers`` of the client."""
 
 
 class NotFound(ServerProblem):
-    """There is no such resource at this address; it may be no Weightwell server, or one of another version."""
+    """There is no such resource at this address: check that it is a Weightwell server of this version."""
 
 
 class TooLarge(ServerProblem):
-    """The result is larger than the server draws; ask for it in slices, or raise the server's limit."""
+    """The result is larger than the server allows: request slices, or raise the limit of the server."""
 
 
 class Busy(ServerProblem):
-    """The server could draw it, but not now, and the client has waited for as long as ``wait`` allows."""
+    """The server cannot answer now, and the client has tried again for ``wait`` seconds."""
 
 
 class UnexpectedResponse(WeightwellError):
-    """The answer is none that a Weightwell server gives; something else may be answering in its place."""
+    """A Weightwell server does not answer like this; look for a proxy, a cache or a login page."""
 
 
 class InvalidFile(UnexpectedResponse):
-    """The body is not the safetensors file that was asked for; the message names the first field that differs."""
+    """The body is not the requested safetensors file; the message names the first field that differs."""
 
 
 class FileChanged(UnexpectedResponse):
-    """The file became another one while it came, every time, as it does where servers of two versions take turns."""
+    """The file changed during the transfer, each time; servers of two versions may share the address."""
 
 
 class MissingFramework(WeightwellError, ImportError):
-    """The package that the result needs is not installed; the message names the pip extra that brings it."""
+    """The package for the result is not installed; the message names the pip extra for it."""

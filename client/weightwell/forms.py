@@ -1,4 +1,4 @@
-"""Forms: what a file is asked for by, in every form that a caller may say it in.
+"""Forms: the ways in which a caller may describe a file.
 
 A shape and a scheme; a ``Manifest``; a torch module; or a dict, which is the JSON of docs/http.md: of one tensor, such
 as ``{"shape": [512, 784], "scheme": "kaiming_normal"}``, or of many, with ``"tensors"``.
@@ -26,13 +26,13 @@ _FORMS = (
 def spec_of(
     what: ShapeLike | Described, scheme: SchemeName | str | None, fields: Mapping[str, Any]
 ) -> TensorSpec | ManifestSpec:
-    """Return the spec of a file; raise TypeError or ValueError for what is in no form, or cannot be sent.
+    """Return the spec of a file; raise TypeError or ValueError for anything that does not describe one.
 
-    ``fields``: beside a shape those of ``Client.init``, beside a module those of ``Manifest.from_module``.
+    ``fields``: for a shape those of ``Client.init``, for a module those of ``Manifest.from_module``.
     """
     if isinstance(what, Manifest | Mapping) or _is_module(what):
         if scheme is not None:
-            raise TypeError(f"a scheme belongs to a shape, got {scheme!r} beside {type(what).__name__}")
+            raise TypeError(f"a scheme needs a shape, got {scheme!r} and a {type(what).__name__}")
         if isinstance(what, Mapping) and "tensors" not in what:
             return TensorSpec.of(**_single(what, fields))
         return ManifestSpec.of(manifest_of(what, fields).document())
@@ -42,7 +42,7 @@ def spec_of(
 
 
 def manifest_of(what: object, fields: Mapping[str, Any]) -> Manifest:
-    """Return the manifest of a file that is described without a shape; raise TypeError or ValueError as ``spec_of``."""
+    """Return the manifest for a description without a shape; raise TypeError or ValueError as ``spec_of``."""
     if _is_module(what):
         return Manifest.from_module(what, **fields)
     if isinstance(what, Manifest):
@@ -72,9 +72,9 @@ def _single(what: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any
 
 
 def _refuse_more(fields: Mapping[str, Any], form: str) -> None:
-    """Raise TypeError for fields beside a form that says everything itself."""
+    """Raise TypeError for fields that a form has inside."""
     if fields:
-        raise TypeError(f"a {form} says everything itself, got {', '.join(fields)} beside it: write it there")
+        raise TypeError(f"a {form} takes no further fields, got {', '.join(fields)}: put them into the {form}")
 
 
 def _is_module(what: object) -> "TypeGuard[nn.Module]":

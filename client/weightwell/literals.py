@@ -89,3 +89,11 @@ class TensorFields(Parameters, total=False):
     name: str | None
     generator: GeneratorName | str | None
     slice: SliceLike | None
+
+
+class FileFields(TensorFields, total=False):
+    """What describes a file: those of a tensor, and for a torch module those of ``Manifest.from_module``."""
+
+    rules: Any
+    preset: Any
+    prefix: str

@@ -1,7 +1,6 @@
 """Memory that a tensor is received into."""
 
 import mmap
-import sys
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -9,8 +8,6 @@ from pathlib import Path
 Memory = bytearray | mmap.mmap
 
 MAPPED = 1 << 20  # bytes; below this the zeros of a bytearray cost less than a system call
-
-POPULATE_WRITE = 23  # of <asm-generic/mman-common.h>, the same on every architecture; Python has no name for it
 
 # The order of the pages that a virtual machine reports to its host as free; an impossible one where it reports none.
 REPORTED = Path("/sys/module/page_reporting/parameters/page_reporting_order")
@@ -20,9 +17,8 @@ ORDERS = range(32)
 def allocate(size: int) -> Memory:
     """Return ``size`` bytes of writable memory, aligned for every element type.
 
-    Large memory is mapped rather than zeroed, in huge pages where the system has them: the pages come into being under
-    the copy out of the socket, and there are 512 times fewer of them. Writing zeros first halves the rate of a local
-    transfer. Raises MemoryError.
+    Large memory is mapped, in huge pages where they are cheap: writing the zeros of a bytearray costs half as much as
+    receiving the bytes (docs/performance.md). Raises MemoryError.
     """
     if size < MAPPED or not hasattr(mmap, "MAP_PRIVATE"):
         return bytearray(size)
@@ -36,21 +32,12 @@ def allocate(size: int) -> Memory:
     return memory
 
 
-def populate(memory: Memory, start: int, stop: int) -> None:
-    """Have the pages of bytes that will be written next, all at once: one by one they cost a third more."""
-    if isinstance(memory, mmap.mmap) and start < stop and sys.platform == "linux":
-        start -= start % mmap.PAGESIZE
-        with suppress(OSError):  # a kernel before 5.14
-            memory.madvise(POPULATE_WRITE, start, stop - start)
-
-
 @cache
 def free_pages_are_reported() -> bool:
     """Whether this is a virtual machine that gives its free huge pages back to the host.
 
-    The host takes their memory, and every huge page must be fetched again, at up to ten times the price of one that
-    stayed, and four times that of small pages, which are not given back.
-    https://docs.kernel.org/mm/free_page_reporting.html
+    The host takes their memory, and fetching one again takes up to ten times as long as using one that stayed, and
+    three times as long as small pages. https://docs.kernel.org/mm/free_page_reporting.html
     """
     try:
         return int(REPORTED.read_text()) in ORDERS

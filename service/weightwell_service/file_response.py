@@ -93,6 +93,8 @@ def _headers(file: VirtualFile) -> dict[str, str]:
         "content-disposition": f'attachment; filename="{filename}.safetensors"',
         "etag": file.etag,
         "weightwell-generator": file.plan.identity,
+        # A stream is generated from its beginning, and a matrix as a whole, for every range of it.
+        "weightwell-range-cost": "proportional" if file.generator.portable and not file.footprint else "whole",
         **({"weightwell-unused-rules": unused} if unused else {}),
         "x-content-type-options": "nosniff",
     }

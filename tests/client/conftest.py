@@ -1,11 +1,13 @@
 """A server that answers as Weightwell does, from a table of bytes, and misbehaves where a test asks it to."""
 
 import asyncio
+import base64
 import hashlib
 import json
 import socket
 import struct
 import threading
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
@@ -229,7 +231,17 @@ def _read(stream: Any) -> Asked | None:
     body = stream.read(int(headers.get("content-length", 0)))
     parts = urlsplit(target)
     fields = json.loads(body) if body else dict(parse_qsl(parts.query, keep_blank_values=True))
-    return Asked(method, parts.path, fields, headers)
+    return Asked(method, parts.path, _fields_of_manifest(fields), headers)
+
+
+def _fields_of_manifest(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of the one tensor of a manifest in a URL, such as that of a file that is verified."""
+    if "manifest" not in fields:
+        return fields
+    text = fields["manifest"]
+    manifest = json.loads(zlib.decompress(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))))
+    ((name, tensor),) = manifest["tensors"].items()
+    return {"dtype": manifest.get("dtype"), "name": name, "generator": manifest["generator"], **tensor}
 
 
 def _answer(asked: Asked) -> Answer:
@@ -255,7 +267,7 @@ def _answer(asked: Asked) -> Answer:
 
 def whole(file: bytes) -> Answer:
     """The answer that is all of a file."""
-    return Answer(200, file, {"ETag": etag_of(file), "Accept-Ranges": "bytes"})
+    return Answer(200, file, {"ETag": etag_of(file), "Accept-Ranges": "bytes", "Weightwell-Range-Cost": "proportional"})
 
 
 def ranged(asked: Asked, answer: Answer) -> Answer:

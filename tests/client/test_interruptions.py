@@ -18,7 +18,6 @@ import weightwell
 from weightwell import async_client
 from weightwell.files import disk
 from weightwell.files.part import Part
-from weightwell.transfers import growth
 from weightwell.transfers import transfer as transfers
 from weightwell_engine.generators.philox.cpu.checked import warm_up
 
@@ -75,7 +74,6 @@ def test_a_server_that_is_killed_and_started_again_gives_the_right_file(
     process: Process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, connections: int
 ) -> None:
     monkeypatch.setattr(transfers, "WIDE", 1)
-    monkeypatch.setattr(growth.Growth, "more", lambda growth, working, *_: min(working, growth._limit - working))
     lock, writes, write, starts = threading.Lock(), [0], disk.write_at, process.starts
 
     def write_and_kill(*args: Any) -> int:
@@ -107,7 +105,7 @@ import os, signal, sys
 from pathlib import Path
 from weightwell import Client
 from weightwell.files import disk, part, record
-from weightwell.transfers import shares
+from weightwell.transfers import destinations
 
 def kill(place, name, call, after):
     function, calls = getattr(place, name), []
@@ -122,8 +120,9 @@ def kill(place, name, call, after):
     setattr(place, name, killed)
 
 url, path, place, name, call, after = sys.argv[1:]
-part.PERIOD, part.SHARE, shares.BLOCK = 0.0, float("inf"), 5000
-kill({"disk": disk, "Path": Path, "record": record}[place], name, int(call), after == "after")
+destinations.BLOCK = 5000
+places = {"disk": disk, "Path": Path, "Record": record.Record, "os": os}
+kill(places[place], name, int(call), after == "after")
 Client(url).save(path, (300, 700), "ones")
 """
 
@@ -135,10 +134,11 @@ Client(url).save(path, (300, 700), "ones")
         ("disk", "allocate", 1),
         ("disk", "write_at", 1),
         ("disk", "write_at", 50),
-        ("disk", "sync_data", 50),
-        ("Path", "replace", 50),
-        ("Path", "replace", 169),
-        ("record", "remove", 1),
+        ("Record", "begin", 1),
+        ("Record", "add", 50),
+        ("os", "fsync", 1),
+        ("Path", "unlink", 1),
+        ("Path", "replace", 1),
     ],
 )
 def test_a_client_that_is_killed_anywhere_goes_on_with_the_right_file(
@@ -152,7 +152,7 @@ def test_a_client_that_is_killed_anywhere_goes_on_with_the_right_file(
         client.save(path, (300, 700), "ones")
     assert path.read_bytes() == fake.file_of(fake.requests[0].fields)
     assert list(tmp_path.iterdir()) == [path]
-    if (place, call) in {("disk", 50), ("Path", 50)}:
+    if call == 50:
         position = int(fake.requests[asked + 1].headers["range"].removeprefix("bytes=").removesuffix("-"))
         assert position > 200_000
 

@@ -136,7 +136,7 @@ def test_a_refusal_is_one_line_and_its_exit_code_says_whose_fault_it_is(
 def test_an_unreachable_server_is_one_line(run: Run, capsys: Output) -> None:
     assert run("gain", "relu", "--wait", "0", "--url", "http://127.0.0.1:1") == 1
     error = capsys.readouterr().err
-    assert error.startswith("weightwell: nobody answers at http://127.0.0.1:1 (")
+    assert error.startswith("weightwell: no server answers at http://127.0.0.1:1 (")
     assert "start a server with `weightwell-service`" in error
     assert "WEIGHTWELL_URL" in error
     assert error.count("\n") == 1

@@ -1,7 +1,6 @@
 """Memory for tensors: as much as was asked for, aligned, and one's own."""
 
 import mmap
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 from weightwell import memory
-from weightwell.memory import MAPPED, allocate, free_pages_are_reported, populate
+from weightwell.memory import MAPPED, allocate, free_pages_are_reported
 
 
 @pytest.mark.parametrize("size", [8, MAPPED - 8, MAPPED, MAPPED + 8])
@@ -54,26 +53,6 @@ def test_a_machine_that_reports_free_pages_is_known_by_their_order(
     free_pages_are_reported.cache_clear()
     assert free_pages_are_reported() is reported
     free_pages_are_reported.cache_clear()
-
-
-@pytest.mark.parametrize("size", [8, MAPPED - 8, MAPPED, 3 * MAPPED + 8])
-def test_populated_memory_holds_what_it_held(size: int) -> None:
-    taken = allocate(size)
-    taken[:5] = b"bytes"
-    populate(taken, 3, size)
-    populate(taken, size, size)
-    assert taken[:5] == b"bytes"
-    assert not any(taken[5:size])
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has it")
-def test_memory_is_populated_before_it_is_written() -> None:
-    taken = allocate(MAPPED * 4)
-    populate(taken, 0, MAPPED * 4)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    memoryview(taken)[:: mmap.PAGESIZE] = bytes(len(taken) // mmap.PAGESIZE)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    assert after - before < 100  # of 1024
 
 
 @pytest.mark.parametrize("reported", [True, False])

@@ -48,6 +48,18 @@ def get(http: httpx.Client, **headers: str) -> httpx.Response:
     return http.get("/init", params=SMALL, headers={name.replace("_", "-"): value for name, value in headers.items()})
 
 
+@pytest.mark.parametrize(
+    ("query", "cost"),
+    [
+        ({"scheme": "normal"}, "proportional"),
+        ({"scheme": "normal", "generator": "torch"}, "whole"),
+        ({"scheme": "orthogonal"}, "whole"),
+    ],
+)
+def test_a_file_says_what_a_range_of_it_costs(http: httpx.Client, query: Query, cost: str) -> None:
+    assert http.head("/init", params={"shape": "7,3", **query}).headers["weightwell-range-cost"] == cost
+
+
 # HEAD ----------------------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Comparisons: a file on the disk against what a server says it should be."""
+"""Comparisons of a file on the disk with the file that a server generates from its metadata."""
 
 import os
 from bisect import bisect_right
@@ -28,10 +28,10 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Verdict:
-    """What came of comparing a file with what its metadata claims.
+    """The result of a comparison of a file with its metadata.
 
-    ``tensors`` of ``nbytes`` in all were compared. ``differences`` has one for each tensor that differs, in the order
-    of the file, and ``remarks`` what is wrong apart from them: the header, the end, a tensor that is not there.
+    ``tensors`` of ``nbytes`` in all were compared. ``differences`` has the first difference of each tensor, in the
+    order of the file. ``remarks`` has every other error: in the header, at the end, a tensor that is missing.
     """
 
     tensors: int
@@ -41,7 +41,7 @@ class Verdict:
 
     @property
     def same(self) -> bool:
-        """Whether every byte of the file is so."""
+        """Whether every byte of the file matches."""
         return not self.differences and not self.remarks
 
     def __repr__(self) -> str:
@@ -59,14 +59,14 @@ class Verdict:
                 f"element {list(first.index)} on, byte {first.byte} of the file"
             )
         elif self.tensors:
-            lines.append(f"the data of {_tensors(self.tensors)} is so")
+            lines.append(f"the data of {_tensors(self.tensors)} matches")
         return "\n".join(lines)
 
 
 class Claim:
-    """A safetensors file and what its metadata claims; close it when it has been compared.
+    """A safetensors file and the spec in its metadata; close it after the comparison.
 
-    Raises ValueError where it is no safetensors file, or does not say how to make it again.
+    Raises ValueError for a file that is no safetensors file, or has no spec.
     """
 
     def __init__(self, path: Path):
@@ -105,7 +105,7 @@ class Claim:
 
 
 class Comparison:
-    """A destination that compares what comes with a file, in any order and in several threads at once."""
+    """A destination that compares the data with a file, in any order and in several threads at once."""
 
     parallel = True
 
@@ -118,13 +118,13 @@ class Comparison:
         self._remarks: list[str] = []
 
     def check(self, entries: Mapping[str, Entry]) -> int:
-        """Take note of the tensors that will come; return the size of their data."""
+        """Note the tensors of the server's file; return the size of their data in bytes."""
         self._entries = sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop))
         self._starts = [entry.start for _, entry in self._entries]
         return max((entry.stop for entry in entries.values()), default=0)
 
     def open(self, head: bytes, _size: int, _etag: str | None) -> Sequence[Span]:
-        """Compare the head; whatever may have come before does not count."""
+        """Compare the head, and forget the differences of an earlier attempt."""
         self._first = {}
         self._remarks = [
             *self._length(),
@@ -132,18 +132,20 @@ class Comparison:
             *self._layout(),
         ]
         if not self._remarks and head != self._claim.head:
-            self._remarks.append("the header says the same in other words, or in another order")
+            self._remarks.append(
+                "the header has the same tensors and metadata, but other bytes: another order, or other spaces"
+            )
         return ()
 
-    def windows(self, start: int, stop: int) -> Iterator[memoryview]:
-        """Yield windows that are compared as they fill."""
-        for window in blocks(stop - start):
-            yield window
-            self._compare(start, window)
-            start += len(window)
+    def buffers(self, start: int, stop: int) -> Iterator[memoryview]:
+        """Yield buffers that are compared as they fill."""
+        for buffer in blocks(stop - start):
+            yield buffer
+            self._compare(start, buffer)
+            start += len(buffer)
 
     def verdict(self) -> Verdict:
-        """Return what came of it."""
+        """Return the result."""
         compared = [(name, entry) for name, entry in self._entries if self._claimed(name, entry)]
         found = [
             Difference(name, _index(entry, self._first[name]), self._place(name) + self._first[name])
@@ -154,7 +156,7 @@ class Comparison:
         return Verdict(len(compared), size + len(self._claim.head), tuple(found), tuple(self._remarks))
 
     def _claimed(self, name: str, made: Entry) -> Entry | None:
-        """Return a tensor of the server's as it stands in the file; None where it does not, or is another."""
+        """Return the entry of a tensor in the file; None where it is missing, or of another shape or dtype."""
         claimed = self._claim.entries.get(name)
         return claimed if claimed and (made.dtype, made.shape) == (claimed.dtype, claimed.shape) else None
 
@@ -168,7 +170,7 @@ class Comparison:
             yield f"{self._claim.size - self._claim.end} bytes follow the end of the file"
 
     def _layout(self) -> Iterator[str]:
-        """Tell of the tensors that only one of the two has, or that are of another shape or dtype."""
+        """Yield remarks on tensors that only one of the two files has, or that are of another shape or dtype."""
         entries = dict(self._entries)
         for name in sorted(entries.keys() ^ self._claim.entries.keys()):
             yield f"{name} is not in the file" if name in entries else f"{name} is in the file, and not in its spec"
@@ -180,9 +182,9 @@ class Comparison:
                     f"{made.dtype} {list(made.shape)}"
                 )
 
-    def _compare(self, start: int, window: memoryview) -> None:
+    def _compare(self, start: int, buffer: memoryview) -> None:
         """Compare bytes of the server's data with those of the same tensors in the file."""
-        stop = start + len(window)
+        stop = start + len(buffer)
         for name, entry in self._entries[max(bisect_right(self._starts, start) - 1, 0) :]:
             if entry.start >= stop:
                 return
@@ -191,7 +193,7 @@ class Comparison:
             if begin >= end or claimed is None:
                 continue
             shift = claimed.start - entry.start
-            there, made = self._claim.read(begin + shift, end + shift), bytes(window[begin - start : end - start])
+            there, made = self._claim.read(begin + shift, end + shift), bytes(buffer[begin - start : end - start])
             if there != made:
                 self._note(name, begin - entry.start + first_difference(there, made))
 
@@ -205,7 +207,7 @@ def _tensors(count: int) -> str:
 
 
 def first_difference(one: bytes, other: bytes) -> int:
-    """Return the first position at which two texts, which are not equal, differ; or where the shorter one ends."""
+    """Return the first position at which two byte strings differ; or the end of the shorter one."""
     low, high = 0, min(len(one), len(other))
     if one[:high] == other[:high]:
         return high
@@ -216,7 +218,7 @@ def first_difference(one: bytes, other: bytes) -> int:
 
 
 def _unlike(claimed: Mapping[str, Any], made: Mapping[str, Any]) -> Iterator[str]:
-    """Tell in what the metadata of two files differ."""
+    """Yield remarks on the metadata in which two files differ."""
     for key in sorted(claimed.keys() | made.keys()):
         if claimed.get(key) != made.get(key):
             mine, theirs = (_shortened(metadata.get(key)) for metadata in (claimed, made))

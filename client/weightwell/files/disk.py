@@ -1,30 +1,42 @@
-"""What a disk is asked for, where the system has it: positions, room, durability, locks."""
+"""Files on a disk: positions, room and locks, where the system has them."""
 
 import errno
 import os
+import stat
 from pathlib import Path
 from threading import Lock
 
 try:
     import fcntl
-except ImportError:  # Windows: two processes that save to one path at once are not told
+except ImportError:  # on Windows, two processes that save to one path at once get no error
     fcntl = None  # type: ignore[assignment]
 
 LOCKS = fcntl is not None
 
-_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+_FLAGS = os.O_RDWR | os.O_CREAT
+for _name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # without O_NONBLOCK, opening a FIFO could wait for ever
+    _FLAGS |= getattr(os, _name, 0)
 _NO_ROOM_AHEAD = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 
 _seeking = Lock()  # where reading or writing at a position takes two calls
 
 
-def open_locked(path: Path) -> int:
-    """Open a file, made where there is none, that nobody else has locked; return its descriptor.
+def open_file(path: Path, flags: int = 0) -> int:
+    """Open a regular file, or create it; return its descriptor. Raises OSError for links and everything else."""
+    descriptor = os.open(path, _FLAGS | flags, 0o666)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, f"{path} is not a regular file: remove it", str(path))
 
-    The lock lives as long as the descriptor, or the process. Raises BlockingIOError if somebody else has it.
+
+def open_locked(path: Path) -> int:
+    """Open a file, or create it, and lock it; return its descriptor.
+
+    The lock ends with the descriptor, or the process. Raises BlockingIOError if another process holds it.
     """
     while True:
-        descriptor = os.open(path, _FLAGS, 0o666)
+        descriptor = open_file(path)
         try:
             lock(descriptor)
             if not LOCKS or _leads_to(path, descriptor):
@@ -32,23 +44,23 @@ def open_locked(path: Path) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # whoever had it locked has just given it another name
+        os.close(descriptor)  # the process that held the lock has just renamed the file
 
 
 def lock(descriptor: int) -> None:
-    """Lock a file, if its file system can; raise BlockingIOError if somebody else has."""
+    """Lock a file, if its file system can; raise BlockingIOError if another process holds the lock."""
     if not LOCKS:
         return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise BlockingIOError(error.errno, "another process is saving to this path; wait for it, or end it") from None
+        raise BlockingIOError(error.errno, "another process is saving to this path: wait for it, or end it") from None
     except OSError:
         return
 
 
 def allocate(descriptor: int, size: int) -> None:
-    """Take the room for a file of ``size`` bytes, so that a disk that is too small says so now and not at the end."""
+    """Allocate ``size`` bytes for a file, so that a disk that is too small is an error now and not at the end."""
     if hasattr(os, "posix_fallocate") and size:
         try:
             return os.posix_fallocate(descriptor, 0, size)
@@ -73,22 +85,6 @@ def write_at(descriptor: int, data: memoryview, position: int) -> int:
     with _seeking:
         os.lseek(descriptor, position, os.SEEK_SET)
         return os.write(descriptor, data)
-
-
-def sync_data(descriptor: int) -> None:
-    """Return when what was written can be read after a power cut."""
-    getattr(os, "fdatasync", os.fsync)(descriptor)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in a directory durable, where the system lets directories be opened for that."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read(descriptor: int, size: int, position: int) -> bytes:

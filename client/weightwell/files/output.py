@@ -1,9 +1,10 @@
-"""Outputs: where a file is saved to."""
+"""Outputs: the targets of ``save``."""
 
 import os
 from pathlib import Path
 from typing import BinaryIO
 
+from weightwell.files.comparison import Claim
 from weightwell.files.part import Part
 from weightwell.transfers.destinations import InFile
 
@@ -11,25 +12,35 @@ Target = str | os.PathLike[str] | BinaryIO
 
 
 class OpenFile:
-    """A stream that bytes are simply written to: a pipe, a device, a file that the caller has opened."""
+    """A stream: a pipe, a device, or a file that the caller has opened."""
 
     def __init__(self, file: BinaryIO, *, owned: bool):
         self.destination = InFile(file)
         self._file = file
         self._owned = owned
 
+    def claim(self) -> Claim:
+        """Raise ValueError: a stream cannot be read again."""
+        raise ValueError("verify=True needs the path of a regular file, got a stream or a device")
+
+    def discard(self) -> None:
+        """Do nothing: what is written to a stream stays there."""
+
     def commit(self) -> None:
-        """Hand the last bytes over."""
+        """Flush the stream."""
         self._file.flush()
 
     def close(self) -> None:
-        """Let go of the stream."""
+        """Close the stream, unless it is the caller's."""
         if self._owned:
             self._file.close()
 
 
-def opened(target: Target) -> Part | OpenFile:
-    """Open a path, or take a binary file, for writing; raise OSError where that cannot be."""
+Output = Part | OpenFile
+
+
+def opened(target: Target) -> Output:
+    """Return the output for a path or a binary file; raise OSError where it cannot be opened."""
     if not isinstance(target, str | os.PathLike):
         return OpenFile(target, owned=False)
     path = Path(target)

@@ -1,34 +1,30 @@
-"""Parts: files in the making, which survive what interrupts them.
+"""Parts: files in the making, which survive an interruption.
 
-The file for ``PATH`` is written to ``PATH.part``, and takes its path when it is complete. From time to time what has
-come is forced onto the disk, and only then recorded in ``PATH.part.json``; so whatever kills the process or the
-machine, the record claims no byte that is not there. Whoever saves the same file next, by its entity tag, goes on from
-the record; a part of another file is replaced. The lock on the part is held by one process, for as long as it lives.
+The file for ``PATH`` is written to ``PATH.part``, and renamed when it is complete. ``PATH.part.json`` records what has
+been written (``weightwell.files.record``). The next save of the same file, by its entity tag and length, requests only
+the rest; a part of another file is replaced. One process at a time holds the lock on a part.
 """
 
 import errno
 import os
 import shutil
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock
 
-from weightwell.files import disk, record
+from weightwell.files import disk
+from weightwell.files.comparison import Claim
 from weightwell.files.record import Record
-from weightwell.transfers.destinations import BLOCK
-from weightwell.transfers.spans import Span, Spans
+from weightwell.transfers.destinations import blocks
+from weightwell.transfers.spans import Span
 
-PERIOD = 2.0  # seconds of work that a crash may cost
-SHARE = 0.1  # the largest share of the time that recording may take
 FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Part:
-    """The part of the file at ``path``; a destination for its data. Close it, whatever happens.
+    """The part of the file at ``path``; a destination for its data. Close it in any case.
 
-    Raises BlockingIOError where another process saves to the same path, and OSError where there is no room.
+    Raises BlockingIOError where another process saves to the same path, and OSError where the disk is full.
     """
 
     parallel = True
@@ -36,19 +32,13 @@ class Part:
     def __init__(self, path: Path):
         self._given = path
         self._path = Path(os.path.realpath(path))  # a link stays a link
-        self._part = self._path.with_name(self._path.name + ".part")
-        self._record = self._path.with_name(self._path.name + ".part.json")
-        self._lock = Lock()
-        self._buffers: list[bytearray] = []
-        self._begun = False  # whether a head has come
+        self.path = self._path.with_name(self._path.name + ".part")
+        self._record_path = self._path.with_name(self._path.name + ".part.json")
+        self._record: Record | None = None
+        self._keep = True  # until a head has come, nothing is known of the part of an earlier attempt
         self._size = self._offset = 0  # of the file, and of the data in it
-        self._etag: str | None = None
-        self._there = Spans()  # in the file
-        self._due = 0.0  # when to record
-        try:
-            self._descriptor = disk.open_locked(self._part)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(path)) from None
+        with self._explained():
+            self._descriptor = disk.open_locked(self.path)
 
     @property
     def destination(self) -> "Part":
@@ -56,103 +46,98 @@ class Part:
         return self
 
     def open(self, head: bytes, size: int, etag: str | None) -> Sequence[Span]:
-        """Take up the part where it is one of this file, or begin it; return the spans of the data that are there."""
-        self._begun, self._offset, self._size, self._etag = True, len(head), len(head) + size, etag
-        found = Record.read(self._record)
+        """Continue the part if it is one of this file, or begin it; return the spans of the data that are there."""
+        self._offset, self._size = len(head), len(head) + size
+        self._close_record()
         with self._explained():
-            if found is None or (found.etag, found.size) != (etag, self._size) or self._length() != self._size:
-                self._begin()
-                found = None
+            there = self._resumed(etag) if etag else []
+            if not there:
+                os.ftruncate(self._descriptor, 0)
+                disk.allocate(self._descriptor, self._size)
             self._write(memoryview(head), 0)
-        self._there = Spans(found.spans if found else ())
-        self._due = time.monotonic() + PERIOD
-        return [(max(start - self._offset, 0), stop - self._offset) for start, stop in self._there]
+        self._keep = bool(there)
+        return [(start - self._offset, stop - self._offset) for start, stop in there]
 
-    def windows(self, start: int, stop: int) -> Iterator[memoryview]:
-        """Yield windows that are written to their place in the part as they fill."""
-        buffer = self._buffers.pop() if self._buffers else bytearray(BLOCK)
-        position, end = start + self._offset, stop + self._offset
-        while position < end:
-            window = memoryview(buffer)[: end - position]
-            yield window
+    def buffers(self, start: int, stop: int) -> Iterator[memoryview]:
+        """Yield buffers that are written to their place in the part as they fill."""
+        position = start + self._offset
+        for buffer in blocks(stop - start):
+            yield buffer
             with self._explained():
-                self._write(window, position)
-                self._note(position, position + len(window))
-            position += len(window)
-        self._buffers.append(buffer)
+                self._write(buffer, position)
+                if self._record is not None:
+                    self._record.add(position, buffer)
+                    self._keep = True
+            position += len(buffer)
+
+    def claim(self) -> Claim:
+        """Return the file as it is now, for a comparison."""
+        return Claim(self.path)
 
     def commit(self) -> None:
-        """Put the file in its place, for good: once this returns, not even a power cut takes it away."""
+        """Write the file to the disk, and rename it to its path."""
         with self._explained():
             os.fsync(self._descriptor)
+        self._close_record()
+        self._record_path.unlink(missing_ok=True)
         if not disk.LOCKS:
-            self._release()  # Windows does not rename what is open
-        self._part.replace(self._path)
-        record.remove(self._record)
-        disk.sync_directory(self._path.parent)
+            self._release()  # Windows does not rename open files
+        self.path.replace(self._path)
         self._release()
+
+    def discard(self) -> None:
+        """Do not keep the part."""
+        self._keep = False
 
     def close(self) -> None:
-        """Keep the part where it can be gone on with, and remove it otherwise; do nothing after ``commit``."""
+        """Keep the part if it can be continued, and remove it otherwise; do nothing after ``commit``."""
         if self._descriptor < 0:
             return
-        if self._etag is not None and any(self._there):
-            with suppress(OSError):  # then it is the last record that counts
-                self._keep()
-        elif self._begun or not self._length():  # else nothing came that could tell whose part it is
-            record.remove(self._record)
-            self._part.unlink(missing_ok=True)
+        self._close_record()
+        if not (self._keep and os.fstat(self._descriptor).st_size):
+            self._record_path.unlink(missing_ok=True)
+            if not disk.LOCKS:
+                self._release()
+            self.path.unlink(missing_ok=True)
         self._release()
 
-    def _begin(self) -> None:
-        """Begin a part of nothing. No record may speak of it, not even after a power cut."""
-        if self._record.exists():
-            record.remove(self._record)
-            disk.sync_directory(self._part.parent)
-        os.ftruncate(self._descriptor, 0)
-        disk.allocate(self._descriptor, self._size)
+    def _resumed(self, etag: str) -> list[Span]:
+        """Return the spans that are there of a file with this entity tag, and record what is written from now on."""
+        self._record = Record(self._record_path)
+        there = []
+        if os.fstat(self._descriptor).st_size == self._size:
+            there = self._record.spans(etag, self._size, lambda start, stop: self._read(start, stop - start))
+        if not there:
+            self._record.begin(etag, self._size)
+        return there
 
-    def _length(self) -> int:
-        return os.fstat(self._descriptor).st_size
+    def _read(self, start: int, size: int) -> bytes:
+        return disk.read_at(self._descriptor, size, start)
 
     def _write(self, data: memoryview, position: int) -> None:
         while data:
             count = disk.write_at(self._descriptor, data, position)
             data, position = data[count:], position + count
 
-    def _note(self, start: int, stop: int) -> None:
-        """Take note that a span has been written, and record it when it is time."""
-        with self._lock:
-            self._there.add(start, stop)
-            if self._etag is None or time.monotonic() < self._due:
-                return
-            self._due = float("inf")  # whoever comes meanwhile writes on
-        began = time.monotonic()
-        self._keep()
-        ended = time.monotonic()
-        self._due = ended + max(PERIOD, (ended - began) / SHARE)
-
-    def _keep(self) -> None:
-        """Force what is there onto the disk, and record it."""
-        with self._lock:
-            there = Record.of(self._etag or "", self._size, self._there)
-        disk.sync_data(self._descriptor)
-        there.write(self._record)
+    def _close_record(self) -> None:
+        if self._record is not None:
+            self._record.close()
+            self._record = None
 
     def _release(self) -> None:
-        """Let go of the part, and of the lock with it."""
+        """Close the part, which unlocks it."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Say of which path an error is, and of a full disk how much was needed."""
+        """Give every error the path of the caller, and add the bytes that are needed to that of a full disk."""
         try:
             yield
         except OSError as error:
             reason = str(error.strerror)
             if error.errno in FULL:
-                free = shutil.disk_usage(self._part.parent).free
-                reason += f": the file takes {self._size} bytes, and {free} are free beside what has come"
+                free = shutil.disk_usage(self.path.parent).free
+                reason += f": the file takes {self._size} bytes, and {free} are free besides the part that is there"
             raise OSError(error.errno, reason, str(self._given)) from error

@@ -1,53 +1,62 @@
-"""Records: what is there of a file that has come in part, written beside it."""
+"""Records: the log of a file in the making, which says what of it has been written.
+
+The first line names the file by its entity tag and its size in bytes. Each further line, ``[start, stop, crc]``, says
+that the bytes ``[start, stop)`` were written, and gives their CRC-32. Bytes that have another CRC-32 when the log is
+read were damaged, or never reached the disk, and do not count.
+"""
 
 import json
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from weightwell.files import disk
 from weightwell.transfers.spans import Span
 
 
-@dataclass(frozen=True, slots=True)
 class Record:
-    """The spans that are there, for good, of the file of ``size`` bytes with this entity tag."""
+    """The log at ``path``. Several threads may write to it."""
 
-    etag: str
-    size: int
-    spans: tuple[Span, ...]
+    def __init__(self, path: Path):
+        self._path = path
+        self._descriptor = disk.open_file(path, os.O_APPEND)
 
-    @classmethod
-    def read(cls, path: Path) -> "Record | None":
-        """Read a record; None where there is none, or one that cannot be true, or another kind of file."""
-        try:
-            members = json.loads(path.read_bytes())
-            size, spans = int(members["size"]), tuple((int(start), int(stop)) for start, stop in members["spans"])
-            return cls(str(members["etag"]), size, spans) if all(0 <= a <= b <= size for a, b in spans) else None
-        except (FileNotFoundError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
-            return None
+    def spans(self, etag: str, size: int, read: Callable[[int, int], bytes]) -> list[Span]:
+        """Return the spans that are there of the file of this entity tag and size; ``read`` reads a span of it."""
+        text = disk.read_at(self._descriptor, os.fstat(self._descriptor).st_size, 0)
+        head, *entries = map(_parsed, text.split(b"\n"))
+        return list(_intact(entries, size, read)) if head == {"etag": etag, "size": size} else []
 
-    @classmethod
-    def of(cls, etag: str, size: int, spans: Iterable[Span]) -> "Record":
-        """Return the record of these spans."""
-        return cls(etag, size, tuple(spans))
+    def begin(self, etag: str, size: int) -> None:
+        """Begin the log of a file of which nothing is there."""
+        os.ftruncate(self._descriptor, 0)
+        self._append({"etag": etag, "size": size})
 
-    def write(self, path: Path) -> None:
-        """Replace the record by this one, so that at any moment the one or the other can be read."""
-        text = json.dumps({"etag": self.etag, "size": self.size, "spans": self.spans}) + "\n"
-        draft = _draft(path)
-        with draft.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+    def add(self, start: int, data: memoryview) -> None:
+        """Note that these bytes have been written at ``start``."""
+        self._append([start, start + len(data), zlib.crc32(data)])
+
+    def close(self) -> None:
+        """Close the log."""
+        os.close(self._descriptor)
+
+    def _append(self, value: object) -> None:
+        os.write(self._descriptor, json.dumps(value).encode() + b"\n")
 
 
-def remove(path: Path) -> None:
-    """Remove a record, and what a process that was killed may have left of the next one."""
-    _draft(path).unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
+def _parsed(line: bytes) -> object:
+    """Return the value of a line; None where it is incomplete."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
 
 
-def _draft(path: Path) -> Path:
-    return path.with_name(path.name + ".new")
+def _intact(entries: list[object], size: int, read: Callable[[int, int], bytes]) -> Iterator[Span]:
+    """Yield the spans whose bytes have the CRC-32 of their entry."""
+    for entry in entries:
+        match entry:
+            case [int(start), int(stop), int(crc)] if 0 <= start <= stop <= size:
+                if zlib.crc32(read(start, stop)) == crc:
+                    yield start, stop

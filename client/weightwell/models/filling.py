@@ -51,9 +51,9 @@ class Filling(Generic[M]):
         self._pieces = Pieces(Piece(entry.start, entry.stop, self._memory[name]) for name, entry in entries)
         return ()
 
-    def windows(self, start: int, stop: int) -> Iterator[memoryview]:
+    def buffers(self, start: int, stop: int) -> Iterator[memoryview]:
         """Yield writable memory for the data bytes ``[start, stop)``, in order."""
-        return self._pieces.windows(start, stop)
+        return self._pieces.buffers(start, stop)
 
     def commit(self) -> M:
         """Return the module, with every tensor that has arrived in its place.

@@ -23,7 +23,7 @@ class Piece:
     stop: int
     tensor: "torch.Tensor"
 
-    def windows(self, start: int, stop: int) -> Iterator[memoryview]:
+    def buffers(self, start: int, stop: int) -> Iterator[memoryview]:
         """Yield writable memory for the bytes ``[start, stop)`` of the tensor."""
         if self.tensor.device.type == "cpu":
             yield host_memory(self.tensor)[start:stop]
@@ -48,13 +48,13 @@ class Pieces:
     def __init__(self, pieces: Iterable[Piece]):
         self._pieces = sorted((piece for piece in pieces if piece.start < piece.stop), key=lambda piece: piece.start)
 
-    def windows(self, start: int, stop: int) -> Iterator[memoryview]:
+    def buffers(self, start: int, stop: int) -> Iterator[memoryview]:
         """Yield writable memory for the data bytes ``[start, stop)``, in order."""
         index = bisect_right(self._pieces, start, key=lambda piece: piece.stop)
         while start < stop:
             piece = self._pieces[index]
             end = min(stop, piece.stop)
-            yield from piece.windows(start - piece.start, end - piece.start)
+            yield from piece.buffers(start - piece.start, end - piece.start)
             start, index = end, index + 1
 
 

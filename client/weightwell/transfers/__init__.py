@@ -1,1 +1,1 @@
-"""Transfers: bodies on their way to their places, over several connections and as many attempts as that takes."""
+"""Transfers: bodies on their way to their destinations, over one or several connections, with retries."""

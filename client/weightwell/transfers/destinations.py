@@ -1,21 +1,22 @@
 """Destinations: where the bytes of a body go.
 
-A destination hands out windows: writable memory for the next bytes. A window is full when the next one is asked for, or
-when its range is over; reading sockets straight into windows is what makes receiving fast. The head of a body comes
-first and in order. After it, several connections may fill disjoint ranges at once, each through windows of its own.
-Starting over is asking for the head again.
+A destination hands out buffers: writable memory for the next bytes. A buffer is full when the next one is requested.
+Reading sockets straight into buffers is what makes receiving fast. The head of a body comes first and in order. After
+it, several connections may fill disjoint ranges at once, each through buffers of its own. A new request for the head
+starts over.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
 from weightwell.exceptions import InvalidFile, TransportError, UnexpectedResponse
-from weightwell.memory import Memory, allocate, populate
+from weightwell.memory import Memory, allocate
 from weightwell.safetensors import PREFIX, Header, etag_of, header_length, read_header
 from weightwell.transfers.spans import Span
 
 BLOCK = 1 << 20  # bytes written to a file at once
+MAX_DOCUMENT = 256 << 20  # bytes of JSON: the plan of 100,000 tensors takes about 60 MB
 
 T = TypeVar("T")
 
@@ -26,16 +27,16 @@ class Destination(Protocol):
     parallel: bool
 
     def head(self, total: int, etag: str | None, tag: str | None) -> Iterator[memoryview]:
-        """Yield the windows of what must come first of a body of ``total`` bytes with this strong entity tag.
+        """Yield the buffers of the head of a body of ``total`` bytes with this strong entity tag.
 
-        ``tag`` is the entity tag by which a part of the body can be asked for; None where it cannot be.
+        ``tag`` is the entity tag for requests of ranges; None where ranges are not possible.
         """
 
     def there(self) -> Sequence[Span]:
-        """Return the spans of the body that need not come, now that its head is known."""
+        """Return the spans of the body that are there from an earlier attempt, now that its head is known."""
 
-    def windows(self, start: int, stop: int) -> Iterator[memoryview]:
-        """Yield the windows of the bytes ``[start, stop)`` after the head; their lengths add up."""
+    def buffers(self, start: int, stop: int) -> Iterator[memoryview]:
+        """Yield the buffers of the bytes ``[start, stop)`` after the head; their lengths add up."""
 
 
 class DataDestination(Protocol):
@@ -49,8 +50,8 @@ class DataDestination(Protocol):
         Return the spans of the data that are there from an earlier attempt.
         """
 
-    def windows(self, start: int, stop: int) -> Iterator[memoryview]:
-        """Yield the windows of the bytes ``[start, stop)``; their lengths add up."""
+    def buffers(self, start: int, stop: int) -> Iterator[memoryview]:
+        """Yield the buffers of the bytes ``[start, stop)``; their lengths add up."""
 
 
 class Document(Generic[T]):
@@ -67,9 +68,10 @@ class Document(Generic[T]):
         self._results: list[T] = []
 
     def head(self, total: int, _etag: str | None, _tag: str | None) -> Iterator[memoryview]:
-        """Yield one window for all of it."""
-        body = bytearray(total)
-        yield memoryview(body)
+        """Yield the buffers of all of it."""
+        if total > MAX_DOCUMENT:
+            raise UnexpectedResponse(f"expected a JSON document of at most {MAX_DOCUMENT} bytes, got {total}")
+        body = yield from collected(total)
         try:
             document = json.loads(body)
         except ValueError as error:
@@ -80,8 +82,8 @@ class Document(Generic[T]):
         """Return nothing: no part of a document is kept."""
         return ()
 
-    def windows(self, _start: int, _stop: int) -> Iterator[memoryview]:
-        """Yield nothing: nothing is left after the head."""
+    def buffers(self, _start: int, _stop: int) -> Iterator[memoryview]:
+        """Yield nothing: all of the document is head."""
         return iter(())
 
     def result(self) -> T:
@@ -103,13 +105,11 @@ class SafetensorsFile:
         self._there: Sequence[Span] = ()
 
     def head(self, total: int, etag: str | None, tag: str | None) -> Iterator[memoryview]:
-        """Yield the windows of the length of the header and of the header."""
+        """Yield the buffers of the length of the header and of the header."""
         if total < PREFIX:
             raise InvalidFile(f"a body of {total} bytes is no safetensors file")
-        prefix = bytearray(PREFIX)
-        yield memoryview(prefix)
-        header = bytearray(header_length(prefix, total))
-        yield memoryview(header)
+        prefix = yield from collected(PREFIX)
+        header = yield from collected(header_length(prefix, total))
         size = self._accepted(read_header(header))
         self._offset = PREFIX + len(header)
         if self._offset + size != total:
@@ -127,9 +127,9 @@ class SafetensorsFile:
         """Return the spans of the file of which the data is there."""
         return [(start + self._offset, stop + self._offset) for start, stop in self._there]
 
-    def windows(self, start: int, stop: int) -> Iterator[memoryview]:
-        """Yield the windows of a range of the data."""
-        return self._data.windows(start - self._offset, stop - self._offset)
+    def buffers(self, start: int, stop: int) -> Iterator[memoryview]:
+        """Yield the buffers of a range of the data."""
+        return self._data.buffers(start - self._offset, stop - self._offset)
 
 
 class InMemory:
@@ -146,9 +146,8 @@ class InMemory:
             self.memory = allocate(size)
         return ()
 
-    def windows(self, start: int, stop: int) -> Iterator[memoryview]:
-        """Yield one window for all of the range."""
-        populate(self.memory, start, stop)
+    def buffers(self, start: int, stop: int) -> Iterator[memoryview]:
+        """Yield the memory of the range."""
         yield memoryview(self.memory)[start:stop]
 
 
@@ -168,30 +167,39 @@ class InFile:
             self._started = True
             self._origin = self._file.tell() if self._file.seekable() else None
         elif self._origin is None:
-            raise TransportError("the connection broke, and what is already written to a pipe cannot be written again")
+            raise TransportError(
+                "the connection broke, and a pipe cannot be rewound: save to a file instead, or try again"
+            )
         else:
             self._file.seek(self._origin)
             self._file.truncate()
         self._write(memoryview(head))
         return ()
 
-    def windows(self, start: int, stop: int) -> Iterator[memoryview]:
-        """Yield windows that are written to the file as they fill."""
-        for window in blocks(stop - start):
-            yield window
-            self._write(window)
+    def buffers(self, start: int, stop: int) -> Iterator[memoryview]:
+        """Yield buffers that are written to the file as they fill."""
+        for buffer in blocks(stop - start):
+            yield buffer
+            self._write(buffer)
 
     def _write(self, data: memoryview) -> None:
         """Write all of the data; a file without a buffer may take a part of it at a time."""
         while data:
             count: int | None = self._file.write(data)
-            data = data[len(data) if count is None else count :]  # what only looks like a file need not count
+            data = data[len(data) if count is None else count :]  # some objects with a write method return None
 
 
 def blocks(size: int) -> Iterator[memoryview]:
-    """Yield windows of ``size`` bytes in all that share the memory of one block."""
+    """Yield buffers of ``size`` bytes in all, which share the memory of one block."""
     block = memoryview(bytearray(min(BLOCK, size)))
-    while size:
-        window = block[: min(BLOCK, size)]
-        yield window
-        size -= len(window)
+    for start in range(0, size, BLOCK):
+        yield block[: size - start]
+
+
+def collected(size: int) -> Generator[memoryview, None, bytearray]:
+    """Yield buffers of ``size`` bytes in all, and return the bytes. Memory is taken only for bytes that have come."""
+    body = bytearray()
+    for buffer in blocks(size):
+        yield buffer
+        body += buffer
+    return body

@@ -1,5 +1,6 @@
-"""Answers: what the status and the header fields of a response promise, and what a refusal says."""
+"""Responses: checks of the status and the header fields, and the exception for an error."""
 
+import json
 import re
 from typing import Any
 
@@ -30,33 +31,33 @@ REFUSALS: dict[int, type[ServerProblem]] = {
 }
 
 
-def refusal(response: httpx.Response) -> ServerProblem:
-    """Return the exception for an error response whose body has been read."""
+def refusal(response: httpx.Response, body: bytes) -> ServerProblem:
+    """Return the exception for an error response, given the first bytes of its body."""
     problem = Problem.of(
-        _document(response),
+        _document(body),
         status=response.status_code,
         reason=response.reason_phrase,
-        text=response.text,
+        text=body.decode(errors="replace"),
         retry_after=seconds_of(response.headers.get("Retry-After")),
     )
     return REFUSALS.get(response.status_code, ServerProblem)(problem)
 
 
 def length_of(response: httpx.Response) -> int:
-    """Return the length in bytes that a response promises for its body, which must be the file as it is."""
+    """Return the length of the body in bytes; raise ``UnexpectedResponse`` for a body that is encoded."""
     encoding = response.headers.get("Content-Encoding", "identity")
     if encoding != "identity":
-        raise UnexpectedResponse(f"the body came with Content-Encoding: {encoding}, which was not asked for")
+        raise UnexpectedResponse(f"expected a body without an encoding, got Content-Encoding: {encoding}")
     length = response.headers.get("Content-Length", "")
-    if not length.isdecimal():
-        raise UnexpectedResponse("the body came without a Content-Length; is there a proxy that rewrites bodies?")
+    if not re.fullmatch("[0-9]{1,18}", length):
+        raise UnexpectedResponse("the body has no valid Content-Length; is there a proxy that rewrites bodies?")
     return int(length)
 
 
 def strong_etag(response: httpx.Response) -> str | None:
-    """Return the entity tag of the body where it promises the same bytes, which a weak one does not."""
+    """Return the entity tag of the body; None for a weak one, which does not promise the same bytes, or none at all."""
     etag: str = response.headers.get("ETag", "")
-    return etag if etag.startswith('"') else None
+    return etag if re.fullmatch('"[!#-~]*"', etag) else None
 
 
 def check_whole(response: httpx.Response) -> None:
@@ -74,8 +75,7 @@ def check_range(response: httpx.Response, *, start: int, stop: int, total: int, 
     expected = ((start, stop - 1, total), stop - start, etag)
     if got != expected:
         raise UnexpectedResponse(
-            f"a range of the file was asked for, and something else came: expected range, length and ETag "
-            f"{expected}, got {got}"
+            f"the answer is not the requested range of the file: expected range, length and ETag {expected}, got {got}"
         )
 
 
@@ -85,9 +85,9 @@ def _content_range(response: httpx.Response) -> tuple[int, ...]:
     return tuple(map(int, found.groups())) if found else ()
 
 
-def _document(response: httpx.Response) -> Any:
+def _document(body: bytes) -> Any:
     """Return the parsed body, None where it is not JSON."""
     try:
-        return response.json()
-    except ValueError:
+        return json.loads(body)
+    except (ValueError, RecursionError):
         return None

@@ -82,7 +82,7 @@ class Failures:
         self._since = self._since if self._count else now
         self._count += 1
         asked, left = retry_after or 0.0, self._retry.budget - (now - self._since)
-        if left <= 0 or asked > left:
+        if left < 1e-6 or asked > left:
             return None
         backoff = min(FIRST * 2.0 ** min(self._count - 1, 63), LONGEST)
         return Pause(min(asked + backoff * (1.0 - self._retry.random() / 2.0), left), left)
@@ -96,7 +96,7 @@ def seconds_of(retry_after: str | None, now: datetime | None = None) -> float | 
         return float(retry_after)
     try:
         wanted = parsedate_to_datetime(retry_after)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     aware = wanted if wanted.tzinfo else wanted.replace(tzinfo=UTC)
     return max(0.0, (aware - (now or datetime.now(UTC))).total_seconds())

@@ -1,46 +1,31 @@
-"""Spans: ranges of bytes, and sets of them."""
+"""Spans: ranges of bytes, what is missing between them, and equal shares of it."""
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 Span = tuple[int, int]  # the bytes [start, stop)
 
 
-class Spans:
-    """A set of bytes as disjoint spans in order, of which no two touch."""
-
-    def __init__(self, spans: Iterable[Span] = ()):
-        self._spans: list[Span] = []
-        for start, stop in spans:
-            self.add(start, stop)
-
-    def __iter__(self) -> Iterator[Span]:
-        return iter(self._spans)
-
-    def add(self, start: int, stop: int) -> None:
-        """Add the bytes ``[start, stop)``."""
-        if start >= stop:
-            return
-        first = bisect_left(self._spans, start, key=_stop)  # the first that touches what is added, or is right of it
-        last = bisect_right(self._spans, stop, key=_start)
-        touched = self._spans[first:last]
-        if touched:
-            start, stop = min(start, touched[0][0]), max(stop, touched[-1][1])
-        self._spans[first:last] = [(start, stop)]
-
-    def missing(self, start: int, stop: int) -> Iterator[Span]:
-        """Yield the spans of ``[start, stop)`` that are not in the set."""
-        for begin, end in self._spans:
-            if start < min(begin, stop):
-                yield start, min(begin, stop)
-            start = max(start, end)
-        if start < stop:
-            yield start, stop
+def missing(there: Iterable[Span], start: int, stop: int) -> Iterator[Span]:
+    """Yield the spans of ``[start, stop)`` that none of the spans ``there`` covers, in order."""
+    for begin, end in sorted(there):
+        if start < min(begin, stop):
+            yield start, min(begin, stop)
+        start = max(start, end)
+    if start < stop:
+        yield start, stop
 
 
-def _start(span: Span) -> int:
-    return span[0]
-
-
-def _stop(span: Span) -> int:
-    return span[1]
+def divided(spans: Sequence[Span], count: int) -> list[list[Span]]:
+    """Divide disjoint spans, which are in order, into ``count`` shares of equal size; some may be empty."""
+    size = -(-sum(stop - start for start, stop in spans) // count)
+    shares: list[list[Span]] = [[] for _ in range(count)]
+    index, room = 0, size
+    for start, stop in spans:
+        while start < stop:
+            end = min(stop, start + room)
+            shares[index].append((start, end))
+            room -= end - start
+            start = end
+            if not room:
+                index, room = index + 1, size
+    return shares

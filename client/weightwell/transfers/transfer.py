@@ -1,17 +1,27 @@
-"""Transfers: one answer on its way into its destination, over as many attempts as that takes. No I/O is done here.
+"""Transfers: one answer on its way to its destination. No I/O is done here.
 
-A ``Transfer`` is brought by one ``Receiver``, or by several where the answer is long, each over a connection of its
-own. A driver asks a receiver to ``proceed``, sends its ``message``, hands the response to ``begin``, fills ``window``
-(or calls ``feed``) while any bytes ``remain``, and calls ``end``. When anything raises, ``wait_after`` says how long to
-wait before the next attempt, or raises what the caller should see. An attempt after a broken one asks for the rest of
-the file, if it is still the same file. In between, ``vacancies`` says how many more receivers to ``enlist``.
+``Transfer.flow`` is a generator in the manner of ``auth_flow`` of httpx. It yields the next step for a driver, and is
+sent the result of that step:
+
+==============  ======================================================  ==========================================
+step            the driver                                              result
+==============  ======================================================  ==========================================
+``Ask``         sends the request                                       the response; its body has not been read
+a memoryview    reads the next bytes of the body into it                the number of bytes; 0 at the end
+``Pause``       sleeps                                                  None
+a list          runs each flow in it over a connection of its own       None
+==============  ======================================================  ==========================================
+
+A driver throws an error of the transport into the flow. The flow then yields a ``Pause`` and tries again, or raises
+what the caller of the client should see.
 """
 
 import logging
-import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from threading import Lock
-from typing import Any, NoReturn
+from typing import Any, TypeAlias
 
 import httpx
 
@@ -23,35 +33,69 @@ from weightwell.exceptions import (
     TransportError,
     TruncatedBody,
     UnexpectedResponse,
-    WeightwellError,
 )
 from weightwell.request import Request
 from weightwell.transfers.destinations import Destination
-from weightwell.transfers.growth import Growth
 from weightwell.transfers.progress import Progress
 from weightwell.transfers.response import check_range, check_whole, length_of, refusal, strong_etag
-from weightwell.transfers.retry import Failures, Retry
-from weightwell.transfers.shares import Share, Shares
-from weightwell.transfers.spans import Span, Spans
+from weightwell.transfers.retry import Failures, Pause, Retry
+from weightwell.transfers.spans import Span, divided, missing
 
 logger = logging.getLogger("weightwell")
 
-TEMPORARY = {429, 502, 503, 504}  # what a busy server, or a gateway while a server restarts, answers
+TEMPORARY = {429, 502, 503, 504}  # statuses of a busy server, or of a gateway while a server restarts
 WIDE = 64 << 20  # bytes; for less, more than one connection is not worth it
+MAX_ERROR = 64 << 10  # bytes of the body of an error that are read
 
+# The field in which a server says what a range of this file costs it: "proportional" to its length, or as much as the
+# "whole" file.
+RANGE_COST = "Weightwell-Range-Cost"
 
 _START = "start a server with `weightwell-service`, or give the address of one: base_url=, --url or WEIGHTWELL_URL"
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request to send: the keyword arguments of ``httpx.Client.build_request``."""
+
+    options: dict[str, Any]
+
+
+Step: TypeAlias = "Ask | memoryview | Pause | list[Flow]"
+Flow: TypeAlias = Generator[Step, Any, None]
+
+
+class Work:
+    """The part of one connection: ``spans`` of the body, of which the first begins at the next byte.
+
+    ``started`` is False until the head of the file has come. ``answered`` says whether the last request got a response.
+    """
+
+    def __init__(self, spans: list[Span] | None = None):
+        self.started = spans is not None
+        self.spans = spans or []
+        self.answered = False
+        self.buffers: Iterator[memoryview] | None = None
+        self.buffer = memoryview(b"")
 
 
 class Transfer:
     """One answer on its way.
 
-    ``total`` is the length of the whole body, and ``received`` how much of it has its place. ``connections`` is the
-    largest number of receivers that there may be at once. All methods may be called from several threads.
+    ``total`` is the length of the body in bytes, and ``received`` the number of bytes that are in their place.
+    ``connections`` is the number of connections for a long file whose ranges are cheap. ``deadline`` is a time of the
+    clock of ``retry``, in seconds. Several threads may run flows of one transfer.
     """
 
     def __init__(
-        self, request: Request, destination: Destination, retry: Retry, progress: Progress, connections: int = 1
+        self,
+        request: Request,
+        destination: Destination,
+        retry: Retry,
+        progress: Progress,
+        *,
+        connections: int = 1,
+        deadline: float = float("inf"),
     ):
         self.request = request
         self.destination = destination
@@ -62,290 +106,203 @@ class Transfer:
         self.unused_rules = ""  # as the server lists them
         self._progress = progress
         self._connections = connections
+        self._deadline = deadline
         self._lock = Lock()
-        self._shares = Shares()
-        self._open = False  # whether the head is there
+        self._started = False  # whether the head has come
         self._ranges = request.method == "GET"  # only GET has ranges (RFC 9110, 14.2), and not on every server
-        self._growth = Growth(1)
-        self._latency = 0.0  # seconds before the first byte
-        self._receivers: list[Receiver] = []
-        self._most = 0  # what counts as progress when it is passed
-        self._changes = Failures(retry)
+        self._most = 0  # bytes; more than this is progress
+        self._failures = Failures(retry)
 
     @property
     def complete(self) -> bool:
-        """Whether every byte has its place."""
-        return self._open and self.received == self.total
+        """Whether every byte is in its place."""
+        return self._started and self.received == self.total
 
     @property
     def tag(self) -> str | None:
-        """The entity tag that names the file when a part of it is asked for; None where it cannot be."""
+        """The entity tag for requests of a range of the file; None where ranges are not possible."""
         return self.etag if self._ranges else None
 
-    def enlist(self) -> "Receiver | None":
-        """Return one more receiver; None if there is nothing for it to do."""
-        with self._lock:
-            share = self._shares.take() if self._open else None
-            if self._receivers and share is None:
-                return None
-            self._receivers.append(Receiver(self, share))
-            return self._receivers[-1]
-
-    def vacancies(self) -> int:
-        """Return how many more receivers are worth having now."""
-        if self._growth.over:
-            return 0
-        with self._lock:
-            if not all(receiver.answered for receiver in self._receivers):
-                self._growth.begin(self.received)
-                return 0
-            missing = self.total - self.received
-            return self._growth.more(len(self._receivers), self.received, missing, self._latency)
-
-    def start(self, total: int, etag: str | None, receiver: "Receiver") -> Iterator[memoryview]:
-        """Start, or start over, with the whole body that came to a receiver; return the windows of its head."""
-        with self._lock:
-            if receiver.asked is not None and etag == self.etag:
-                self._refuse_ranges()
-            elif len(self._receivers) > 1:
-                raise FileChanged("the server's file is no longer the one of which a part has come")
-            self.total, self.received, self.etag = total, 0, etag
-            self._open = False
-            self._latency = time.monotonic() - receiver.sent
-            self._progress.start(total)
-        return self.destination.head(total, etag, self.tag)
-
-    def open(self, position: int) -> Share:
-        """Divide what follows the head, which ends at this position; return the share of what comes next."""
-        with self._lock:
-            there = Spans(self.destination.there() if self.tag else ())
-            missing = list(there.missing(position, self.total))
-            self._shares = Shares(missing)
-            self._open = True
-            self._growth = Growth(self._connections if self._wide(missing) else 1)
-            self._skip(sum(stop - start for start, stop in there))
-            return self._shares.begin(position)
-
-    def next_share(self, receiver: "Receiver", share: Share) -> Share | None:
-        """Return the next share for a receiver that has brought one; None if all the rest is in other hands."""
-        with self._lock:
-            self._shares.release(share, share.stop)
-            following = self._shares.take()
-            if following is None:
-                self._receivers.remove(receiver)
-            return following
-
-    def next_block(self, share: Share) -> Iterator[memoryview]:
-        """Return the windows of the next block of a share."""
-        return self.destination.windows(*self._shares.next_block(share))
-
-    def count(self, count: int) -> bool:
-        """Take note of ``count`` more bytes in their place; return whether there were never as many before."""
-        with self._lock:
-            return self._count(count)
-
-    def leave(self, receiver: "Receiver", share: Share | None, position: int) -> bool:
-        """Let others bring what a receiver cannot; return whether there are any."""
-        with self._lock:
-            if len(self._receivers) == 1 or share is None:
-                return False
-            self._receivers.remove(receiver)
-            self._shares.release(share, share.block)
-            self._count(share.block - position)
-            self._growth.end()
-            return True
+    def flow(self) -> Flow:
+        """Return the flow of the first connection."""
+        return self._flow(Work())
 
     def start_over(self, error: FileChanged) -> float:
-        """Return the seconds to wait before all is asked for anew; raise ``error`` if that has gone on for too long."""
-        pause = self._changes.pause()
+        """Return the seconds to wait before a new ``flow``; raise ``error`` if this has gone on for too long."""
+        pause = self._failures.pause()
         if pause is None:
             raise error
         logger.warning("%s; starting over %s", error, pause)
-        self._receivers.clear()
-        self._open = False
+        self._started = False
         return pause.seconds
 
-    def _count(self, count: int) -> bool:
-        self.received += count
-        self._progress.advance(count)
-        if self.received <= self._most:
-            return False
-        self._most = self.received
-        self._changes.forget()
-        return True
+    def _flow(self, work: Work) -> Flow:
+        """Bring the spans of a connection, with as many attempts as needed."""
+        while not work.started or work.spans:
+            try:
+                yield from self._attempt(work)
+            except Exception as error:
+                pause = self._pause(work, error)
+            else:
+                continue
+            yield pause
 
-    def _skip(self, count: int) -> None:
-        """Take note of bytes that need not come."""
-        self.received += count
-        self._most = max(self._most, self.received)
-        self._progress.skip(count)
-
-    def _wide(self, missing: list[Span]) -> bool:
-        """Whether several receivers could bring what is missing, and it is long enough for that."""
-        return bool(self.tag) and self.destination.parallel and sum(b - a for a, b in missing) >= WIDE
-
-    def _refuse_ranges(self) -> None:
-        """Take note that the server sends the whole file where a part of it is asked for."""
-        if len(self._receivers) > 1:
-            raise UnexpectedResponse("a range was asked for, and the whole file came")
-        self._ranges = False
-
-
-class Receiver:
-    """One connection's part in a transfer, over all its attempts.
-
-    ``position`` is the place in the body of the next byte, ``asked`` the range that the last request asked for and
-    ``sent`` when, and ``answered`` whether that attempt got as far as a body.
-    """
-
-    def __init__(self, transfer: Transfer, share: Share | None):
-        self.position = share.start if share else 0
-        self.asked: Span | None = None
-        self.sent = 0.0
-        self.answered = False
-        self._transfer = transfer
-        self._share = share  # None while the head is coming
-        self._windows: Iterator[memoryview] = iter(())
-        self._window = memoryview(b"")
-        self._promised = 0  # where the body of this attempt ends
-        self._failures = Failures(transfer.retry)
-
-    @property
-    def remaining(self) -> int:
-        """Number of bytes still to come, as far as is known."""
-        return (self._share.stop if self._share else self._transfer.total) - self.position
-
-    @property
-    def satisfied(self) -> bool:
-        """Whether what is still to come of this attempt's body is no longer wanted: others bring it."""
-        return not self.remaining and self.position < self._promised
-
-    def proceed(self) -> bool:
-        """Settle what to ask for next; return False if nothing is left for this receiver."""
-        if self._share is not None and not self.remaining:
-            self._share = self._transfer.next_share(self, self._share)
-            if self._share is None:
-                return False
-            self.position = self._share.start
-        return True
-
-    @property
-    def message(self) -> dict[str, Any]:
-        """The next request to send, in the words of ``httpx.Client.stream``."""
-        transfer = self._transfer
-        self.answered, self.asked, headers = False, None, {}
-        if transfer.tag and (self._share or self.position):
-            self.asked = start, stop = self.position, self.position + self.remaining
-            last = "" if stop == transfer.total else stop - 1
-            headers = {"Range": f"bytes={start}-{last}", "If-Range": transfer.tag}
-        self.sent = time.monotonic()
-        return {**transfer.request.message, "headers": headers}
-
-    def begin(self, response: httpx.Response) -> None:
-        """Judge the head of a response; raise unless it brings what is missing. The body of an error must be read."""
-        transfer = self._transfer
-        transfer.retry.answered = True
+    def _attempt(self, work: Work) -> Flow:
+        """Send one request and receive its answer."""
+        asked = work.spans[0] if work.started and self.tag else None
+        work.answered = False
+        response = yield Ask({**self.request.message, "headers": self._headers(asked)})
+        self.retry.answered = True
         if response.is_error:
-            raise refusal(response)
-        if response.status_code == 206 and self.asked and transfer.tag:
-            start, self._promised = self.asked
-            check_range(response, start=start, stop=self._promised, total=transfer.total, etag=transfer.tag)
+            raise refusal(response, (yield from _excerpt()))
+        if asked:
+            self._check_range(response, asked)
+            work.answered = True
+            yield from self._receive(work)
+            yield from self._end(asked[1] - asked[0])
         else:
             check_whole(response)
-            transfer.unused_rules = response.headers.get("Weightwell-Unused-Rules", "")
-            self._promised = length_of(response)
-            self._windows = transfer.start(self._promised, strong_etag(response), self)
-            self._window = memoryview(b"")
-            self._share, self.position = None, 0
-        self.answered = True
+            yield from self._receive_whole(work, response)
 
-    def window(self) -> memoryview:
-        """Return memory for the next bytes; not empty while any remain."""
-        self._refill()
-        return self._window
+    def _headers(self, asked: Span | None) -> dict[str, str]:
+        """Return the header fields of a request for a span, or for the whole file."""
+        if asked is None:
+            return {}
+        last = "" if asked[1] == self.total else asked[1] - 1
+        return {"Range": f"bytes={asked[0]}-{last}", "If-Range": self.tag or ""}
 
-    def advance(self, count: int) -> None:
-        """Take note that the first ``count`` bytes of the window are filled."""
-        self._window = self._window[count:]
-        self.position += count
-        if self._transfer.count(count):
-            self._failures.forget()
-        self._refill()
+    def _check_range(self, response: httpx.Response, asked: Span) -> None:
+        """Raise ``UnexpectedResponse``, or ``FileChanged``, unless the response brings a span of the same file."""
+        if response.status_code == 206:
+            check_range(response, start=asked[0], stop=asked[1], total=self.total, etag=self.tag or "")
+            return
+        check_whole(response)
+        if strong_etag(response) == self.etag:
+            self._ranges = False
+            raise FileChanged("the server sent the whole file where a range was requested")
+        raise FileChanged("the file on the server is no longer the one of which a part has come")
 
-    def feed(self, chunk: bytes) -> None:
-        """Copy the next bytes of the body into place, as far as they are still wanted from this receiver."""
-        if self.position + len(chunk) > self._promised:
-            raise UnexpectedResponse(f"the body is longer than the {self._promised} bytes that it promised")
-        rest = memoryview(chunk)
-        while rest and self.remaining:
-            window = self.window()
-            count = min(len(window), len(rest))
-            window[:count] = rest[:count]
-            self.advance(count)
-            rest = rest[count:]
+    def _receive_whole(self, work: Work, response: httpx.Response) -> Flow:
+        """Receive a file from its first byte: the head, and then the first share of the rest."""
+        total = length_of(response)
+        with self._lock:
+            self.total, self.received, self.etag = total, 0, strong_etag(response)
+            self.unused_rules = response.headers.get("Weightwell-Unused-Rules", "")
+            self._progress.start(total)
+        work.answered, work.started, work.spans, work.buffers = True, False, [], None
+        position = 0
+        for buffer in self.destination.head(total, self.etag, self.tag):
+            position += len(buffer)
+            filled = 0
+            while filled < len(buffer):
+                filled += yield from self._read(buffer[filled:])
+        first, *others = self._shares(position, response)
+        work.started, work.spans = True, first
+        if others:
+            yield [self._flow(Work(spans)) for spans in others]
+        if first and first[0][0] == position:
+            position = first[0][1]
+            yield from self._receive(work)
+        if position == total:
+            yield from self._end(total)
 
-    def end(self) -> None:
-        """Take note that the body has ended; raise ``TruncatedBody`` if that was too early."""
-        if self.remaining:
-            raise TruncatedBody(self._transfer.received, self._transfer.total)
-        self._refill()
+    def _shares(self, position: int, response: httpx.Response) -> list[list[Span]]:
+        """Divide what is missing after the head, which ends at ``position``, between the connections."""
+        there = self.destination.there() if self.tag else ()
+        spans = list(missing(there, position, self.total))
+        size = sum(stop - start for start, stop in spans)
+        cheap = response.headers.get(RANGE_COST) == "proportional"
+        several = self.tag and cheap and self.destination.parallel and size >= WIDE
+        with self._lock:
+            self._started = True
+            self.received = self.total - size
+            self._most = max(self._most, self.received)
+            self._progress.skip(self.received - position)
+        return divided(spans, self._connections if several else 1)
 
-    def wait_after(self, error: Exception) -> float | None:
-        """Return the seconds to wait before the next attempt; None if this was the last, and others bring the rest.
+    def _receive(self, work: Work) -> Flow:
+        """Receive the first span of a connection, from the next byte on."""
+        start, stop = work.spans[0]
+        if work.buffers is None:
+            work.buffers, work.buffer = self.destination.buffers(start, stop), memoryview(b"")
+        while True:
+            if not work.buffer:
+                work.buffer = next(work.buffers, memoryview(b""))  # the destination handles the full one
+            if not work.buffer:
+                break
+            count = yield from self._read(work.buffer)
+            work.buffer = work.buffer[count:]
+            start += count
+            work.spans[0] = start, stop
+        work.buffers = None
+        del work.spans[0]
 
-        Raises what came of it all where there are no others.
-        """
-        pause = self._failures.pause(getattr(error, "retry_after", None)) if self._passing(error) else None
-        if pause is not None:
-            logger.warning("%s; trying again %s", self._described(error), pause)
-            return pause.seconds
-        if isinstance(error, FileChanged) or not self._transfer.leave(self, self._share, self.position):
-            self._give_up(error)
-        logger.warning("%s; going on with fewer connections", self._described(error))
-        return None
+    def _read(self, buffer: memoryview) -> Generator[Step, Any, int]:
+        """Read some bytes into a buffer and return how many; raise ``TruncatedBody`` at the end of the body."""
+        count: int = yield buffer
+        if not count:
+            raise TruncatedBody(self.received, self.total)
+        with self._lock:
+            self.received += count
+            self._progress.advance(count)
+            if self.received > self._most:
+                self._most = self.received
+                self._failures.forget()
+        return count
 
-    def _refill(self) -> None:
-        """Go on to the next window when one is full, running what the destination does with the full one."""
-        while not self._window:
-            window = next(self._windows, None)
-            if window is not None:
-                self._window = window
-            elif self._share is None:
-                self._share = self._transfer.open(self.position)
-            elif self.remaining:
-                self._windows = self._transfer.next_block(self._share)
-            else:
-                return
+    def _end(self, promised: int) -> Flow:
+        """Read the end of a body, which makes its connection free for the next request."""
+        with suppress(httpx.HTTPError):  # every byte is there
+            if (yield memoryview(bytearray(1))):
+                raise UnexpectedResponse(f"the body is longer than its Content-Length of {promised} bytes")
 
-    def _passing(self, error: Exception) -> bool:
-        """Whether the same request may well succeed a little later; every request here is safe to repeat."""
-        if isinstance(error, ServerProblem):
-            return error.status in TEMPORARY
-        if isinstance(error, httpx.ReadTimeout):
-            return self.answered  # a server that is still drawing would only have to begin again
-        return isinstance(error, TruncatedBody | httpx.NetworkError | httpx.RemoteProtocolError | httpx.ConnectTimeout)
+    def _pause(self, work: Work, error: Exception) -> Pause:
+        """Return the pause before the next attempt; raise what the caller should see if there is none."""
+        shown = self._described(error, work)
+        with self._lock:
+            pause = self._failures.pause(getattr(error, "retry_after", None)) if _is_temporary(error, work) else None
+        if pause is None:
+            raise shown from (error if shown is not error else error.__cause__)
+        if self.retry.clock() + pause.seconds > self._deadline:
+            raise TimedOut("the call would take longer than its deadline= allows") from error
+        logger.warning("%s; trying again %s", shown, pause)
+        return pause
 
-    def _give_up(self, error: Exception) -> NoReturn:
-        """Raise ``error`` as what the caller should see."""
-        if isinstance(error, WeightwellError):
-            raise error
-        raise self._described(error) from error
-
-    def _described(self, error: Exception) -> Exception:
-        """Return an error of the transport as one of ours."""
+    def _described(self, error: Exception, work: Work) -> Exception:
+        """Return an error of httpx, or of a malformed answer, as one of ours."""
+        if isinstance(error, RecursionError | UnicodeError):
+            return UnexpectedResponse(f"the answer cannot be read ({error}); is this a Weightwell server?")
         if not isinstance(error, httpx.HTTPError):
             return error
         origin, reason = _origin(error), str(error) or type(error).__name__
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-            return ConnectionFailed(f"nobody answers at {origin} ({reason}): {_START}")
+            return ConnectionFailed(f"no server answers at {origin} ({reason}): {_START}")
         if isinstance(error, httpx.TimeoutException):
-            return TimedOut(f"{origin} was silent for too long; a larger timeout= waits longer")
-        if isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError) and self.answered:
-            return TruncatedBody(self._transfer.received, self._transfer.total)
+            return TimedOut(f"{origin} sent nothing for too long; a larger timeout= waits longer")
+        if isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError) and work.answered:
+            return TruncatedBody(self.received, self.total)
         return TransportError(f"no answer came from {origin} ({reason})")
 
 
+def _excerpt() -> Generator[Step, Any, bytes]:
+    """Return the first bytes of the body of an error."""
+    body, block = bytearray(), memoryview(bytearray(4096))
+    with suppress(httpx.HTTPError):  # the status is known, and a part of the text is better than none
+        while len(body) < MAX_ERROR and (count := (yield block)):
+            body += block[:count]
+    return bytes(body)
+
+
+def _is_temporary(error: Exception, work: Work) -> bool:
+    """Whether the same request may succeed later; every request is safe to repeat."""
+    if isinstance(error, ServerProblem):
+        return error.status in TEMPORARY
+    if isinstance(error, httpx.ReadTimeout):
+        return work.answered  # a server that is still generating would only have to begin again
+    return isinstance(error, TruncatedBody | httpx.NetworkError | httpx.RemoteProtocolError | httpx.ConnectTimeout)
+
+
 def _origin(error: httpx.HTTPError) -> str:
-    """Return the address that an error is about, without the credentials that may stand in it."""
+    """Return the address that an error is about, without credentials."""
     url = error.request.url
     return f"{url.scheme}://{url.netloc.decode()}"

@@ -14,6 +14,10 @@ FILE_HEADERS = {
     "Accept-Ranges": _header("ranges of bytes can be asked for", enum=["bytes"]),
     "Cache-Control": _header("immutable where the generator is portable; otherwise to be revalidated"),
     "Weightwell-Generator": _header("the generator, its version, and what else the numbers depend on"),
+    "Weightwell-Range-Cost": _header(
+        "what a range costs the server: in proportion to its length, or as much as the whole file",
+        enum=["proportional", "whole"],
+    ),
     "Weightwell-Unused-Rules": _header(
         "the rules of the request that no tensor takes, at most the first 100; absent if there are none",
         pattern=r"^rules\.\d+(, rules\.\d+)*$",

@@ -153,14 +153,16 @@ def test_another_generator_is_said_and_the_data_compared(verify: Verify, file: F
     verdict = verify()
     assert len(verdict.remarks) == 1
     assert "the metadata differ in 'generator': 'philox/0' in the file, 'philox" in str(verdict)
-    assert "the data of 4 tensors is so" in str(verdict)
+    assert "the data of 4 tensors matches" in str(verdict)
     assert not verdict.same
 
 
 def test_a_file_that_somebody_else_has_written_again_has_the_same_data(verify: Verify, file: File) -> None:
     file.rewrite(lambda header: header.update(dict(reversed(header.items()))))
     verdict = verify()
-    assert verdict.remarks == ("the header says the same in other words, or in another order",)
+    assert verdict.remarks == (
+        "the header has the same tensors and metadata, but other bytes: another order, or other spaces",
+    )
     assert verdict.differences == ()
 
 
@@ -178,7 +180,7 @@ def test_a_tensor_of_another_shape_is_named(verify: Verify, file: File) -> None:
     file.rewrite(lambda header: header["a"].update(shape=[5, 3]))
     verdict = verify()
     assert verdict.remarks == ("a is F32 [5, 3] in the file, and by its spec F32 [3, 5]",)
-    assert "the data of 3 tensors is so" in str(verdict)
+    assert "the data of 3 tensors matches" in str(verdict)
 
 
 def test_a_spec_that_the_server_refuses_is_its_words(verify: Verify, file: File) -> None:
@@ -238,7 +240,7 @@ def test_ranges_may_come_in_any_order(drawn: bytes, random: Random) -> None:
             data = drawn[file.offset :]
             cuts = sorted({0, size, *(random.randrange(size) for _ in range(5))})
             for start, stop in random.sample(list(pairwise(cuts)), len(cuts) - 1):
-                _fill(comparison.windows(start, stop), data[start:stop])
+                _fill(comparison.buffers(start, stop), data[start:stop])
             assert [each.byte for each in comparison.verdict().differences] == [position]
 
 
@@ -249,7 +251,7 @@ def test_starting_over_forgets_what_came_before(file: File) -> None:
     data = file.path.read_bytes()[file.offset :]
     for offset in (1, 0):
         comparison.open(claim.head, size, None)
-        _fill(comparison.windows(0, size), bytes(byte ^ offset for byte in data))
+        _fill(comparison.buffers(0, size), bytes(byte ^ offset for byte in data))
         assert comparison.verdict().same == (offset == 0)
     claim.close()
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from weightwell.files import disk
-from weightwell.files import part as parts
 from weightwell.files.part import Part
 from weightwell.transfers.spans import Span
 
@@ -27,7 +26,7 @@ def opened(path: Path, etag: str | None = ETAG, size: int = len(DATA)) -> tuple[
 
 def fill(part: Part, start: int, stop: int) -> None:
     stream = io.BytesIO(DATA[start:stop])
-    for window in part.windows(start, stop):
+    for window in part.buffers(start, stop):
         stream.readinto(window)
 
 
@@ -62,11 +61,11 @@ def test_what_was_interrupted_is_gone_on_with(path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_window_that_is_not_full_is_not_there(path: Path) -> None:
+def test_a_buffer_that_is_not_full_is_not_there(path: Path) -> None:
     part, _ = opened(path)
     fill(part, 0, 100)
-    windows = part.windows(100, 200)
-    next(windows)
+    buffers = part.buffers(100, 200)
+    next(buffers)
     part.close()
     part, there = opened(path)
     assert list(there) == [(0, 100)]
@@ -126,39 +125,32 @@ def test_starting_over_leaves_nothing_of_the_first_beginning(path: Path) -> None
     assert path.read_bytes() == b"head" + DATA[:6]
 
 
-def test_the_record_is_written_in_between_and_after_the_data(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    order: list[str] = []
-    monkeypatch.setattr(parts, "PERIOD", 0.0)
-    monkeypatch.setattr(parts, "SHARE", float("inf"))
-    monkeypatch.setattr(disk, "sync_data", lambda _: order.append("data"))
-    monkeypatch.setattr("weightwell.files.record.Record.write", lambda record, _: order.append(str(record.spans)))
+def test_bytes_that_were_overwritten_are_not_there(path: Path) -> None:
     part, _ = opened(path)
-    fill(part, 0, 84)
-    fill(part, 84, 184)
-    assert order == ["data", "((16, 100),)", "data", "((16, 200),)"]
-    part.commit()
+    fill(part, 0, 1000)
+    fill(part, 1000, 2000)
+    part.close()
+    with (path.parent / "weight.part").open("r+b") as file:
+        file.seek(len(HEAD) + 1500)
+        file.write(b"damaged")
+    part, there = opened(path)
+    assert list(there) == [(0, 1000)]
+    part.close()
 
 
-def test_recording_takes_no_more_than_its_share_of_the_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
+@pytest.mark.parametrize("name", ["weight.part", "weight.part.json"])
+def test_a_fifo_in_the_place_of_a_part_is_an_error(path: Path, name: str) -> None:
+    os.mkfifo(path.parent / name)
+    with pytest.raises(OSError, match="is not a regular file: remove it"):
+        opened(path)
 
-    def sync(_: int) -> None:
-        nonlocal now
-        now += 5.0
 
-    monkeypatch.setattr(disk, "sync_data", sync)
-    monkeypatch.setattr("time.monotonic", lambda: now)
+def test_a_part_that_is_discarded_is_not_kept(path: Path) -> None:
     part, _ = opened(path)
-    now = 2.0
-    fill(part, 0, 10)
-    assert now == 7.0
-    now = 56.0
-    fill(part, 10, 20)
-    assert now == 56.0
-    now = 57.0
-    fill(part, 20, 30)
-    assert now == 62.0
-    part.commit()
+    fill(part, 0, len(DATA))
+    part.discard()
+    part.close()
+    assert list(path.parent.iterdir()) == []
 
 
 def test_two_who_save_to_one_path_are_told(path: Path) -> None:

@@ -1,5 +1,7 @@
-"""Records are read as they were written, and anything else is no record."""
+"""A record says which bytes were written, and only bytes that are still there count."""
 
+import json
+import os
 from pathlib import Path
 
 import pytest
@@ -7,41 +9,63 @@ import pytest
 from weightwell.files.record import Record
 from weightwell.transfers.spans import Span
 
-
-def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
-    record = Record.of('"one"', 1 << 40, [(0, 5), (7, 1 << 39)])
-    record.write(tmp_path / "record")
-    assert Record.read(tmp_path / "record") == record
-    assert list(tmp_path.iterdir()) == [tmp_path / "record"]
+DATA = bytes(range(100))
+HEAD = '{"etag": "one", "size": 100}'
 
 
-def test_a_record_is_replaced_by_the_next(tmp_path: Path) -> None:
-    Record.of('"one"', 10, [(0, 5)]).write(tmp_path / "record")
-    Record.of('"one"', 10, [(0, 9)]).write(tmp_path / "record")
-    found = Record.read(tmp_path / "record")
-    assert found is not None
-    assert found.spans == ((0, 9),)
+def spans(path: Path, data: bytes = DATA, etag: str = "one") -> list[Span]:
+    record = Record(path)
+    found = record.spans(etag, 100, lambda start, stop: data[start:stop])
+    record.close()
+    return found
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    record = Record(tmp_path / "record")
+    record.begin("one", 100)
+    for start, stop in [(0, 10), (50, 70)]:
+        record.add(start, memoryview(DATA)[start:stop])
+    record.close()
+    return tmp_path / "record"
+
+
+def test_a_record_is_read_as_it_was_written(path: Path) -> None:
+    assert spans(path) == [(0, 10), (50, 70)]
+
+
+def test_bytes_that_were_damaged_are_not_there(path: Path) -> None:
+    assert spans(path, DATA[:60] + b"?" + DATA[61:]) == [(0, 10)]
+
+
+def test_bytes_that_never_reached_the_disk_are_not_there(path: Path) -> None:
+    assert spans(path, DATA[:50]) == [(0, 10)]
+
+
+def test_another_file_has_nothing(path: Path) -> None:
+    assert spans(path, etag="two") == []
+
+
+def test_a_line_that_is_incomplete_does_not_count(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 3)
+    assert spans(path) == [(0, 10)]
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        *["", "[]", "{}", "null", '{"etag": "'],
-        *['{"etag": "x", "size": 3}', '{"etag": 1, "size": 3, "spans": [5]}'],
-        '{"etag": "x", "size": 1e999, "spans": []}',
+        *["", "[]", "{}", "null", '{"etag": "', "\n\n", HEAD, '{"etag": "one", "size": 100, "spans": [[0, 100]]}'],
         pytest.param("[" * 100_000, id="deep"),
+        *[f"{HEAD}\n{line}" for line in ("5", "[0, 5]", "[0, 5, null]", "[-1, 5, 0]", "[6, 5, 0]", "[90, 110, 0]")],
+        f"{HEAD}\n{json.dumps([0, 10**30, 0])}",
     ],
 )
 def test_anything_else_is_no_record(tmp_path: Path, text: str) -> None:
     (tmp_path / "record").write_text(text)
-    assert Record.read(tmp_path / "record") is None
+    assert spans(tmp_path / "record") == []
 
 
-@pytest.mark.parametrize("span", [(0, 11), (10, 20), (-1, 5), (6, 5)])
-def test_a_record_of_bytes_that_the_file_does_not_have_is_none(tmp_path: Path, span: Span) -> None:
-    Record.of('"one"', 10, [(0, 5), span]).write(tmp_path / "record")
-    assert Record.read(tmp_path / "record") is None
-
-
-def test_there_may_be_no_record(tmp_path: Path) -> None:
-    assert Record.read(tmp_path / "record") is None
+def test_a_fifo_in_the_place_of_a_record_is_an_error(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "record")
+    with pytest.raises(OSError, match="is not a regular file: remove it"):
+        Record(tmp_path / "record")

@@ -63,7 +63,7 @@ def fill(model: nn.Module, manifest: Manifest | None = None, **options: Any) -> 
     assert spec.check(entries_of(head[8:])) == len(data)
     filling.open(head, len(data), None)
     for start in range(0, len(data), 7):
-        for window in filling.windows(start, min(start + 7, len(data))):
+        for window in filling.buffers(start, min(start + 7, len(data))):
             window[:] = data[start : start + len(window)]
             start += len(window)
     assert filling.commit() is model

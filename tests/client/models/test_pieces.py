@@ -34,7 +34,7 @@ def test_bytes_that_come_in_any_ranges_are_the_tensors(kinds: list[tuple[str, in
     ranges = data.draw(st.permutations([(a, b) for a, b in pairwise(cuts) if a < b]))
     destination = Pieces(data.draw(st.permutations(parts)))
     for start, stop in ranges:
-        for window in destination.windows(start, stop):
+        for window in destination.buffers(start, stop):
             window[:] = body[start : start + len(window)]
             start += len(window)
         assert start == stop
@@ -43,7 +43,7 @@ def test_bytes_that_come_in_any_ranges_are_the_tensors(kinds: list[tuple[str, in
 
 def test_a_window_on_the_cpu_is_the_tensors_own_memory() -> None:
     (piece,) = placed([("bfloat16", 4)])
-    (window,) = piece.windows(2, 4)
+    (window,) = piece.buffers(2, 4)
     window[:] = torch.tensor([1.5], dtype=torch.bfloat16).view(torch.uint8).numpy().tobytes()
     assert piece.tensor.tolist() == [0, 1.5, 0, 0]
 

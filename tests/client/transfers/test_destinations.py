@@ -23,7 +23,7 @@ def fill(windows: Iterator[memoryview], data: bytes) -> None:
 
 def receive(destination: DataDestination, head: bytes, data: bytes) -> None:
     destination.open(head, len(data), None)
-    fill(destination.windows(0, len(data)), data)
+    fill(destination.buffers(0, len(data)), data)
 
 
 def test_a_document_may_be_received_twice() -> None:
@@ -40,8 +40,8 @@ def test_a_file_holds_its_head_and_its_data(data: bytes, block: int, middle: int
     destination.open(b"head", len(data), None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(destinations, "BLOCK", block)
-        fill(destination.windows(0, min(middle, len(data))), data[:middle])
-        fill(destination.windows(min(middle, len(data)), len(data)), data[middle:])
+        fill(destination.buffers(0, min(middle, len(data))), data[:middle])
+        fill(destination.buffers(min(middle, len(data)), len(data)), data[middle:])
     assert file.getvalue() == b"head" + data
 
 
@@ -71,8 +71,8 @@ def test_memory_that_starts_over_is_not_taken_twice() -> None:
 def test_memory_takes_ranges_in_any_order() -> None:
     destination = InMemory()
     destination.open(b"head", 6, None)
-    fill(destination.windows(4, 6), b"ef")
-    fill(destination.windows(0, 4), b"abcd")
+    fill(destination.buffers(4, 6), b"ef")
+    fill(destination.buffers(0, 4), b"abcd")
     assert destination.memory[:] == b"abcdef"
 
 

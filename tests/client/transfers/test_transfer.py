@@ -4,29 +4,36 @@ import io
 import json
 import logging
 from random import Random
+from typing import Any
 
 import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weightwell.exceptions import FileChanged, InvalidFile, TransportError, TruncatedBody, UnexpectedResponse
+from weightwell.exceptions import (
+    FileChanged,
+    InvalidFile,
+    ServerProblem,
+    TimedOut,
+    TransportError,
+    TruncatedBody,
+    UnexpectedResponse,
+)
 from weightwell.safetensors import etag_of
 from weightwell.spec import TensorSpec
-from weightwell.transfers import growth, shares
 from weightwell.transfers import transfer as transfers
 from weightwell.transfers.destinations import DataDestination, Document, InFile, InMemory, SafetensorsFile
 from weightwell.transfers.progress import Progress
-from weightwell.transfers.retry import Retry
+from weightwell.transfers.retry import Pause, Retry
 from weightwell.transfers.spans import Span
-from weightwell.transfers.transfer import Receiver, Transfer
+from weightwell.transfers.transfer import Ask, Flow, Step, Transfer
 
 
 def file_of(shape: list[int], data: bytes) -> bytes:
-    """The file of a tensor of ones."""
-    tensor = {"shape": shape, "scheme": "ones", "dtype": "float32", "seed": 0}
-    metadata = {"spec": json.dumps({"generator": "philox", "tensors": {"weight": tensor}})}
     entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, len(data)]}
+    tensor = {"scheme": "ones", "shape": shape, "dtype": "float32", "seed": 0}
+    metadata = {"format": "pt", "spec": json.dumps({"generator": "philox", "tensors": {"weight": tensor}})}
     header = json.dumps({"__metadata__": metadata, "weight": entry}).encode()
     return len(header).to_bytes(8, "little") + header + data
 
@@ -37,128 +44,163 @@ FILE = file_of([5, 7], DATA)
 HEAD = len(FILE) - len(DATA)
 ETAG = etag_of(FILE[:HEAD])
 REQUEST = httpx.Request("GET", "http://weights.test/init")
+BROKEN = httpx.ReadError("broken", request=REQUEST)
 
 
-def transfer_of(data: DataDestination, wait: float | None = 1000, connections: int = 1) -> Transfer:
+def transfer_of(data: DataDestination, wait: float | None = 1000, **options: Any) -> Transfer:
     """A transfer in a world where no time passes."""
     progress, retry = Progress("", wanted=False), Retry(wait, clock=lambda: 0.0)
-    return Transfer(SPEC.request, SafetensorsFile(SPEC.accept, data), retry, progress, connections)
+    return Transfer(SPEC.request, SafetensorsFile(SPEC.accept, data), retry, progress, **options)
 
 
-def sole(transfer: Transfer) -> Receiver:
-    """The first receiver of a transfer."""
-    receiver = transfer.enlist()
-    assert receiver is not None
-    assert receiver.proceed()
-    return receiver
+class Wire:
+    """A connection without a network: it takes the steps of a flow, and answers its requests with ``FILE``.
+
+    ``asked`` holds the ranges that were requested, and ``started`` the flows that the flow wants to be run.
+    """
+
+    def __init__(self, flow: Flow):
+        self.asked: list[str] = []
+        self.started: list[Flow] = []
+        self.pauses: list[Pause] = []
+        self.flow = flow
+        self.body = b""
+        self.step: Step | None = next(flow)
+
+    def send(self, value: Any) -> None:
+        try:
+            self.step = self.flow.send(value)
+        except StopIteration:
+            self.step = None
+
+    def throw(self, error: Exception) -> None:
+        try:
+            self.step = self.flow.throw(error)
+        except StopIteration:
+            self.step = None
+
+    def answer(
+        self, *, ranges: bool = True, etag: str = ETAG, sent: int = len(FILE), cost: str = "proportional"
+    ) -> None:
+        """Answer a request; ``sent`` bytes of the body will come."""
+        assert isinstance(self.step, Ask)
+        wanted = self.step.options["headers"].get("Range", "")
+        self.asked.append(wanted)
+        first, _, last = wanted.removeprefix("bytes=").partition("-") if ranges else ("", "", "")
+        start, stop = int(first or 0), int(last) + 1 if last else len(FILE)
+        headers = {"ETag": etag, "Content-Length": str(stop - start), transfers.RANGE_COST: cost}
+        if wanted and ranges:
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(FILE)}"
+        self.body = FILE[start:stop][:sent]
+        self.send(httpx.Response(206 if wanted and ranges else 200, headers=headers, request=REQUEST))
+
+    def receive(self, count: int = len(FILE)) -> None:
+        """Receive some bytes of the body."""
+        assert isinstance(self.step, memoryview)
+        data = self.body[: min(count, len(self.step))]
+        self.step[: len(data)] = data
+        self.body = self.body[len(data) :]
+        self.send(len(data))
+
+    def go_on(self, count: int = len(FILE), **answer: Any) -> None:
+        """Take one step, whatever it is."""
+        if isinstance(self.step, Ask):
+            self.answer(**answer)
+        elif isinstance(self.step, memoryview):
+            self.receive(count)
+        elif isinstance(self.step, Pause):
+            self.pauses.append(self.step)
+            self.send(None)
+        elif self.step is not None:
+            self.started += self.step
+            self.send(None)
+
+    def finish(self) -> None:
+        """Take all steps."""
+        while self.step is not None:
+            self.go_on()
 
 
-def answer(receiver: Receiver, *, ranges: bool = True, etag: str = ETAG) -> bytes:
-    """Answer the next request of a receiver; return the body."""
-    headers = {"ETag": etag}
-    asked = receiver.message["headers"].get("Range", "")
-    wanted = asked if ranges else ""
-    first, _, last = wanted.removeprefix("bytes=").partition("-")
-    start, stop = int(first or 0), int(last) + 1 if last else len(FILE)
-    if wanted:
-        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(FILE)}"
-    headers["Content-Length"] = str(stop - start)
-    receiver.begin(httpx.Response(206 if wanted else 200, headers=headers, request=REQUEST))
-    return FILE[start:stop]
-
-
-def broken() -> httpx.ReadError:
-    return httpx.ReadError("broken", request=REQUEST)
+def body_begun(transfer: Transfer, **answer: Any) -> Wire:
+    """The first connection of a transfer, when the head of the file has come."""
+    wire = Wire(transfer.flow())
+    wire.answer(**answer)
+    position = 0
+    while isinstance(wire.step, memoryview) and position < HEAD:
+        position += len(wire.step)
+        wire.receive()
+    return wire
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything is worth several connections, and divided into blocks of a few bytes."""
-    make_small(monkeypatch)
-
-
-def make_small(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(shares, "BLOCK", 8)
-    patch.setattr(shares, "LEAST", 16)
-    patch.setattr(transfers, "WIDE", 1)
-    patch.setattr(growth, "PERIOD", 0)
-    patch.setattr(growth, "NOTICEABLE", 0)
-    patch.setattr(growth, "WORTHWHILE", 0)
+    """Every file is worth several connections."""
+    monkeypatch.setattr(transfers, "WIDE", 1)
 
 
 # One connection -------------------------------------------------------------------------------------------------------
 
 
-@given(
-    st.lists(
-        st.tuples(st.booleans(), st.integers(0, len(FILE) - 1), st.integers(1, 60)),
-        max_size=8,
-    )
-)
-def test_any_pieces_breaks_and_restarts_give_the_same_tensor(attempts: list[tuple[bool, int, int]]) -> None:
+@given(st.lists(st.tuples(st.integers(0, len(FILE) - 1), st.integers(1, 60)), max_size=8))
+def test_any_pieces_and_breaks_give_the_same_tensor(attempts: list[tuple[int, int]]) -> None:
     memory = InMemory()
     transfer = transfer_of(memory)
-    receiver = sole(transfer)
-    for ranges, sent, piece in [*attempts, (True, len(FILE), 33)]:
-        body = answer(receiver, ranges=ranges)[:sent]
-        for start in range(0, len(body), piece):
-            receiver.feed(body[start : start + piece])
-        if receiver.remaining:
-            receiver.wait_after(broken())
-        else:
-            receiver.end()
-            break
+    wire = Wire(transfer.flow())
+    for sent, piece in [*attempts, (len(FILE), 33)]:
+        while wire.step is not None and not (isinstance(wire.step, memoryview) and not wire.body and wire.asked):
+            asks = isinstance(wire.step, Ask)
+            wire.go_on(piece, sent=sent)
+            if asks and not wire.body:
+                break
+        if wire.step is not None and isinstance(wire.step, memoryview) and not transfer.complete:
+            wire.throw(BROKEN)
+    wire.finish()
     assert transfer.complete
-    assert not receiver.proceed()
-    assert bytes(memory.memory) == DATA
-
-
-def test_windows_are_filled_in_place() -> None:
-    memory = InMemory()
-    receiver = sole(transfer_of(memory))
-    body = answer(receiver)
-    while receiver.remaining:
-        window = receiver.window()
-        window[:1] = body[receiver.position : receiver.position + 1]
-        receiver.advance(1)
-    receiver.end()
     assert bytes(memory.memory) == DATA
 
 
 def test_an_end_before_the_last_byte_is_truncation() -> None:
+    wire = Wire(transfer_of(InMemory(), wait=0).flow())
+    wire.answer(sent=HEAD + 3)
+    with pytest.raises(TruncatedBody) as caught:
+        wire.finish()
+    assert (caught.value.received, caught.value.promised) == (HEAD + 3, len(FILE))
+
+
+def test_more_than_the_promised_body_is_refused() -> None:
+    wire = Wire(transfer_of(InMemory()).flow())
+    wire.answer()
+    wire.body += b"\0"
+    with pytest.raises(UnexpectedResponse, match="longer than its Content-Length"):
+        wire.finish()
+
+
+def test_a_connection_that_breaks_after_the_last_byte_breaks_nothing() -> None:
     transfer = transfer_of(InMemory())
-    receiver = sole(transfer)
-    receiver.feed(answer(receiver)[:-1])
-    with pytest.raises(TruncatedBody):
-        receiver.end()
-    assert not transfer.complete
+    wire = Wire(transfer.flow())
+    wire.answer()
+    while wire.body:
+        wire.receive()
+    wire.throw(BROKEN)
+    assert wire.step is None
+    assert transfer.complete
 
 
-def test_a_file_shorter_than_its_header_promises_is_refused() -> None:
-    receiver = sole(transfer_of(InMemory()))
-    receiver.begin(httpx.Response(200, headers={"Content-Length": str(len(FILE) - 1)}, request=REQUEST))
-    with pytest.raises(InvalidFile, match="promises"):
-        receiver.feed(FILE[:-1])
-
-
-def test_a_tensor_without_elements_is_complete_with_its_header() -> None:
-    spec = TensorSpec.of((0, 3), "ones")
-    file = file_of([0, 3], b"")
-    memory = InMemory()
+def test_a_tensor_without_elements_is_all_header() -> None:
+    spec, file, memory = TensorSpec.of((0, 3), "ones"), file_of([0, 3], b""), InMemory()
     transfer = Transfer(spec.request, SafetensorsFile(spec.accept, memory), Retry(), Progress("", wanted=False))
-    receiver = sole(transfer)
-    receiver.begin(httpx.Response(200, headers={"Content-Length": str(len(file))}, request=REQUEST))
-    receiver.feed(file)
-    receiver.end()
+    wire = Wire(transfer.flow())
+    wire.send(httpx.Response(200, headers={"Content-Length": str(len(file))}, request=REQUEST))
+    wire.body = file
+    wire.finish()
     assert (transfer.complete, len(memory.memory)) == (True, 0)
 
 
 def test_an_empty_document_is_no_document() -> None:
     document = Document(lambda answer: answer)
-    receiver = sole(Transfer(SPEC.request, document, Retry(), Progress("", wanted=False)))
-    receiver.begin(httpx.Response(200, headers={"Content-Length": "0"}, request=REQUEST))
+    wire = Wire(Transfer(SPEC.request, document, Retry(), Progress("", wanted=False)).flow())
     with pytest.raises(UnexpectedResponse):
-        receiver.end()
+        wire.send(httpx.Response(200, headers={"Content-Length": "0"}, request=REQUEST))
 
 
 # What is there already -----------------------------------------------------------------------------------------------
@@ -189,28 +231,12 @@ class Half(InMemory):
         ([(0, 10), (20, 30)], [f"bytes={HEAD + 10}-{HEAD + 19}", f"bytes={HEAD + 30}-"]),
     ],
 )
-def test_what_is_there_is_not_asked_for(there: list[Span], asked: list[str]) -> None:
+def test_what_is_there_is_not_requested(there: list[Span], asked: list[str]) -> None:
     half = Half(*there)
     transfer = transfer_of(half)
-    receiver = sole(transfer)
-    ranges = []
-    while receiver.proceed():
-        receiver.feed(answer(receiver))
-        receiver.end()
-        ranges.append(f"bytes={receiver.asked[0]}-" if receiver.asked else None)
-    expected = [None, *(text.partition("-")[0] + "-" for text in asked)]
-    assert ranges == expected
-    assert transfer.complete
-    assert bytes(half.memory) == DATA
-
-
-def test_what_is_there_is_asked_for_where_the_server_has_no_ranges() -> None:
-    half = Half((0, 100))
-    transfer = transfer_of(half)
-    receiver = sole(transfer)
-    while receiver.proceed():
-        receiver.feed(answer(receiver, ranges=False))
-        receiver.end()
+    wire = Wire(transfer.flow())
+    wire.finish()
+    assert wire.asked == ["", *asked]
     assert transfer.complete
     assert bytes(half.memory) == DATA
 
@@ -218,79 +244,92 @@ def test_what_is_there_is_asked_for_where_the_server_has_no_ranges() -> None:
 # Several connections -------------------------------------------------------------------------------------------------
 
 
-def began(transfer: Transfer, count: int) -> list[Receiver]:
-    """The receivers of a transfer whose head has come, all of them answered."""
-    first = sole(transfer)
-    first.feed(answer(first)[: HEAD + 1])
-    receivers = [first, *(transfer.enlist() for _ in range(count - 1))]
-    assert all(receivers)
-    return [receiver for receiver in receivers if receiver]
+@pytest.mark.usefixtures("small")
+def test_ranges_are_equal() -> None:
+    transfer = transfer_of(InMemory(), connections=4)
+    wire = body_begun(transfer)
+    wire.finish()
+    others = [Wire(flow) for flow in wire.started]
+    for other in others:
+        other.finish()
+    edges = [HEAD + 35, HEAD + 69, HEAD + 70, HEAD + 104, HEAD + 105]
+    assert [other.asked for other in others] == [
+        [f"bytes={edges[0]}-{edges[1]}"],
+        [f"bytes={edges[2]}-{edges[3]}"],
+        [f"bytes={edges[4]}-"],
+    ]
+    assert wire.asked == [""]
+    assert transfer.complete
 
 
 @given(st.randoms(use_true_random=True))
 def test_any_number_of_connections_that_break_anywhere_bring_the_same_tensor(random: Random) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        make_small(patch)
+        patch.setattr(transfers, "WIDE", 1)
         memory = InMemory()
-        transfer = transfer_of(memory, connections=4)
-        receiver = sole(transfer)
-        bodies = {receiver: answer(receiver)}
-        while bodies:
-            receiver = random.choice(list(bodies))
-            body, piece = bodies[receiver], random.randrange(20)
-            receiver.feed(body[:piece])
-            bodies[receiver] = body[piece:]
-            if not receiver.remaining:
-                receiver.end()
-                del bodies[receiver]
-                if receiver.proceed():
-                    bodies[receiver] = answer(receiver)
-            elif random.random() < 0.2:
-                final = len(bodies) > 1 and random.random() < 0.3
-                if receiver.wait_after(UnexpectedResponse("nonsense") if final else broken()) is None:
-                    del bodies[receiver]
-                else:
-                    bodies[receiver] = answer(receiver)
-            for _ in range(transfer.vacancies()):
-                if another := transfer.enlist():
-                    bodies[another] = answer(another)
+        transfer = transfer_of(memory, connections=random.randrange(1, 7))
+        wires = [Wire(transfer.flow())]
+        while wires:
+            wire = random.choice(wires)
+            if isinstance(wire.step, memoryview) and random.random() < 0.1:
+                wire.throw(BROKEN)
+            else:
+                wire.go_on(random.randrange(1, 20))
+            wires += [Wire(flow) for flow in wire.started]
+            wire.started.clear()
+            if wire.step is None:
+                wires.remove(wire)
         assert transfer.complete
         assert bytes(memory.memory) == DATA
 
 
 @pytest.mark.usefixtures("small")
-def test_a_receiver_that_gives_up_leaves_its_range_to_the_others() -> None:
-    transfer = transfer_of(InMemory(), connections=2)
-    first, second = began(transfer, 2)
-    assert second.wait_after(InvalidFile("nonsense")) is None
-    while first.proceed():
-        first.feed(answer(first))
-        first.end()
-    assert transfer.complete
+@pytest.mark.parametrize("cost", ["whole", ""])
+def test_a_file_whose_ranges_cost_as_much_as_the_whole_has_one_connection(cost: str) -> None:
+    wire = body_begun(transfer_of(InMemory(), connections=8), cost=cost)
+    wire.finish()
+    assert (wire.asked, wire.started) == ([""], [])
 
 
 @pytest.mark.usefixtures("small")
-def test_the_last_receiver_that_gives_up_says_why() -> None:
-    transfer = transfer_of(InMemory(), wait=0, connections=2)
-    first, second = began(transfer, 2)
-    assert first.wait_after(broken()) is None
-    with pytest.raises(TransportError):
-        second.wait_after(broken())
+@pytest.mark.parametrize("etag", ["", 'W/"one"'])
+def test_a_file_without_a_strong_etag_has_one_connection(etag: str) -> None:
+    wire = body_begun(transfer_of(InMemory(), connections=8), etag=etag)
+    wire.finish()
+    assert (wire.asked, wire.started) == ([""], [])
 
 
 @pytest.mark.usefixtures("small")
-def test_a_file_that_changes_under_several_starts_over_for_all() -> None:
-    transfer = transfer_of(InMemory(), connections=2)
-    _, second = began(transfer, 2)
-    with pytest.raises(FileChanged) as caught:
-        answer(second, ranges=False, etag='"two"')
-    with pytest.raises(FileChanged):
-        second.wait_after(caught.value)
+def test_a_stream_has_one_connection() -> None:
+    wire = body_begun(transfer_of(InFile(io.BytesIO()), connections=8))
+    wire.finish()
+    assert (wire.asked, wire.started) == ([""], [])
+
+
+def test_a_file_that_is_not_long_has_one_connection() -> None:
+    wire = body_begun(transfer_of(InMemory(), connections=8))
+    wire.finish()
+    assert (wire.asked, wire.started) == ([""], [])
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(("etag", "message"), [('"two"', "no longer the one"), (ETAG, "sent the whole file")])
+def test_a_whole_file_in_place_of_a_range_starts_over(etag: str, message: str) -> None:
+    memory = InMemory()
+    transfer = transfer_of(memory, connections=2)
+    wire = body_begun(transfer)
+    wire.go_on()
+    other = Wire(wire.started[0])
+    with pytest.raises(FileChanged, match=message) as caught:
+        other.answer(ranges=False, etag=etag)
     transfer.start_over(caught.value)
-    receiver = sole(transfer)
-    receiver.feed(answer(receiver))
-    receiver.end()
+    wires = [Wire(transfer.flow())]
+    for each in wires:
+        each.finish()
+        wires += [Wire(flow) for flow in each.started]
+    assert len(wires) == (2 if etag != ETAG else 1)
     assert transfer.complete
+    assert bytes(memory.memory) == DATA
 
 
 def test_a_file_that_changes_every_time_is_an_error() -> None:
@@ -301,40 +340,6 @@ def test_a_file_that_changes_every_time_is_an_error() -> None:
     transfer.retry.clock = lambda: 100.0
     with pytest.raises(FileChanged, match="again"):
         transfer.start_over(FileChanged("again"))
-
-
-@pytest.mark.usefixtures("small")
-def test_a_server_that_stops_serving_ranges_is_left_to_those_who_have_one() -> None:
-    transfer = transfer_of(InMemory(), connections=2)
-    _, second = began(transfer, 2)
-    with pytest.raises(UnexpectedResponse) as caught:
-        answer(second, ranges=False)
-    assert second.wait_after(caught.value) is None
-    assert transfer.vacancies() == 0
-
-
-@pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("etag", ["", 'W/"one"'])
-def test_a_file_without_a_strong_etag_has_one_connection(etag: str) -> None:
-    transfer = transfer_of(InMemory(), connections=8)
-    receiver = sole(transfer)
-    receiver.feed(answer(receiver, etag=etag)[:100])
-    assert transfer.vacancies() == 0
-
-
-@pytest.mark.usefixtures("small")
-def test_a_stream_has_one_connection() -> None:
-    transfer = transfer_of(InFile(io.BytesIO()), connections=8)
-    receiver = sole(transfer)
-    receiver.feed(answer(receiver)[:100])
-    assert transfer.vacancies() == 0
-
-
-def test_a_file_that_is_not_long_has_one_connection() -> None:
-    transfer = transfer_of(InMemory(), connections=8)
-    receiver = sole(transfer)
-    receiver.feed(answer(receiver)[:100])
-    assert transfer.vacancies() == 0
 
 
 # Errors ---------------------------------------------------------------------------------------------------------------
@@ -352,14 +357,37 @@ def test_a_file_that_is_not_long_has_one_connection() -> None:
 )
 def test_what_would_only_happen_again_is_not_tried_again(error: Exception) -> None:
     with pytest.raises((TransportError, InvalidFile)):
-        sole(transfer_of(InMemory())).wait_after(error)
+        Wire(transfer_of(InMemory()).flow()).throw(error)
+
+
+@pytest.mark.parametrize("error", [RecursionError("too deep"), UnicodeError("not ASCII")])
+def test_an_answer_that_python_cannot_read_is_unexpected(error: Exception) -> None:
+    with pytest.raises(UnexpectedResponse, match="the answer cannot be read"):
+        Wire(transfer_of(InMemory()).flow()).throw(error)
+
+
+def test_a_pause_that_ends_after_the_deadline_is_not_made() -> None:
+    wire = Wire(transfer_of(InMemory(), deadline=0.2).flow())
+    with pytest.raises(TimedOut, match="deadline="):
+        wire.throw(httpx.ConnectError("refused", request=REQUEST))
+
+
+def test_the_text_of_an_error_is_read_up_to_a_limit() -> None:
+    wire = Wire(transfer_of(InMemory(), wait=0).flow())
+    wire.send(httpx.Response(500, request=REQUEST))
+    wire.body = b"x" * (10 * transfers.MAX_ERROR)
+    with pytest.raises(ServerProblem, match="xxx"):
+        wire.finish()
+    assert 0 <= 9 * transfers.MAX_ERROR - len(wire.body) < 4096
 
 
 def test_a_wait_is_announced_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
+    wire = Wire(transfer_of(InMemory(), wait=None).flow())
     with caplog.at_level(logging.WARNING, logger="weightwell"):
-        wait = sole(transfer_of(InMemory(), wait=None)).wait_after(httpx.ConnectError("refused", request=REQUEST))
+        wire.throw(httpx.ConnectError("refused", request=REQUEST))
+    assert isinstance(wire.step, Pause)
     assert caplog.messages == [
-        "nobody answers at http://weights.test (refused): start a server with `weightwell-service`, or give the "
+        "no server answers at http://weights.test (refused): start a server with `weightwell-service`, or give the "
         "address of one: base_url=, --url or WEIGHTWELL_URL; "
-        f"trying again in {wait:.1f} s, for up to 3 s more; wait= sets this"
+        f"trying again in {wire.step.seconds:.1f} s, for up to 3 s more; wait= sets this"
     ]

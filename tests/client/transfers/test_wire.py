@@ -29,8 +29,8 @@ def past_httpx(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return spy
 
-    monkeypatch.setattr(wire, "_recv_into", spied(wire._recv_into))
-    monkeypatch.setattr(wire, "_read", spied(wire._read))
+    monkeypatch.setattr(wire.Body, "_recv_into", spied(wire.Body._recv_into))
+    monkeypatch.setattr(wire.AsyncBody, "_read", spied(wire.AsyncBody._read))
     return pieces
 
 
