@@ -1,7 +1,7 @@
-"""The ``weightwell`` command: the verbs of the client in a shell.
+"""The ``weightwell`` command: the methods of the client in a shell.
 
-Exit codes: 0 done; 1 not done (no server, a broken transfer, a full disk), or verified and found different; 2 asked
-wrongly (the command line, or a request that the server refuses); 130 interrupted.
+Exit codes: 0 success; 1 failure (no server, a broken transfer, a full disk), or a file that differs; 2 an invalid
+command line, or a request that the server refuses; 130 interrupted.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from weightwell.models.manifest import Manifest
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 REFUSED = (InvalidRequest, TooLarge, NotFound, AccessDenied, ValueError)
-FIELDS = {"path", "shape", "scheme", "seed", "dtype", "name", "generator", "slice"}  # what is no scheme's parameter
+FIELDS = {"path", "shape", "scheme", "seed", "dtype", "name", "generator", "slice"}  # no parameters of a scheme
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,7 +90,7 @@ def plan(client: Client, options: argparse.Namespace) -> None:
     for rule in told.unused:
         print(f"no tensor takes the rule {json.dumps(rule, ensure_ascii=False)}")
     if told.refusal:
-        print(f"this server would not draw it: {told.refusal}")
+        print(f"this server would refuse it: {told.refusal}")
     print(told.url or told.url_note)
 
 
@@ -179,7 +179,7 @@ def _verb(verbs: Any, run: Any) -> argparse.ArgumentParser:
     )
     parser.set_defaults(run=run, progress=None)
     _url_argument(parser, default=argparse.SUPPRESS)  # what is said before the verb holds
-    wait = "seconds to go on trying while nothing is gained (default: 3, or 300 once a server has answered)"
+    wait = "seconds to try again while no byte arrives (default: 3, or 300 once a server has answered)"
     parser.add_argument("--wait", metavar="SECONDS", type=float, help=wait)
     return parser
 

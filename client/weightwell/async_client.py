@@ -1,4 +1,4 @@
-"""The asynchronous client: the verbs of ``Client``, for asyncio and trio."""
+"""The asynchronous client: the methods of ``Client``, for asyncio and trio."""
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -53,9 +53,9 @@ class Closable(Protocol):
 class AsyncClient:
     """Draws initialized weight tensors from a Weightwell server, in an event loop.
 
-    The arguments and the verbs are those of ``Client``, which describes them; every verb is awaited. A client may be
-    used in several event loops, in turn or at once; each has connections of its own, which close when it ends. Leave a
-    client with ``aclose()``, or use it in an ``async with`` statement.
+    The arguments and the methods are those of ``Client``; every method is awaited. A client may be used in several
+    event loops, in turn or at once. Each loop has its own connections, which close when it ends. Close a client with
+    ``aclose()``, or use it in an ``async with`` statement.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class AsyncClient:
     async def gain(
         self, nonlinearity: str, param: float | None = None, *, source: GainSource | str | None = None
     ) -> float:
-        """Return the gain that a nonlinearity asks for; see ``Client.gain``."""
+        """Return the gain for a nonlinearity; see ``Client.gain``."""
         return await self._call(calls.gain(nonlinearity, param, source))
 
     async def gains(self, *, source: GainSource | str | None = None) -> dict[str, float]:
@@ -91,11 +91,11 @@ class AsyncClient:
         return await self._call(calls.gains(source))
 
     async def schemes(self) -> Any:
-        """Return the catalogue of schemes, as the server tells it."""
+        """Return the catalogue of schemes; see ``Client.schemes``."""
         return await self._call(calls.schemes())
 
     async def presets(self) -> Any:
-        """Return the presets, as the server tells them."""
+        """Return the presets; see ``Client.presets``."""
         return await self._call(calls.presets())
 
     @overload
@@ -140,13 +140,13 @@ class AsyncClient:
         device: object = None,
         **fields: Any,
     ) -> Any:
-        """Draw a tensor and return it; ``Client.init`` says what ``fields`` there are."""
+        """Draw a tensor and return it; ``Client.init`` describes the ``fields``."""
         return await self._call(calls.init(TensorSpec.of(shape, scheme, **fields), framework, device))
 
     async def plan(
         self, what: ShapeLike | Described, scheme: SchemeName | str | None = None, **fields: Unpack[FileFields]
     ) -> Plan:
-        """Return what would be drawn; see ``Client.plan``."""
+        """Return the size, the URL and the laws of a file without drawing it; see ``Client.plan``."""
         return await self._call(calls.plan(spec_of(what, scheme, fields), self._pool.settings.address))
 
     @overload
@@ -205,7 +205,7 @@ class AsyncClient:
             await _in_thread(output.commit)
 
     async def verify(self, path: str | os.PathLike[str]) -> Verdict:
-        """Draw anew what the metadata of a safetensors file claims, and compare every byte; see ``Client.verify``."""
+        """Generate a safetensors file again from its metadata, and compare every byte; see ``Client.verify``."""
         async with _held(Claim, Path(path)) as claim:
             return await self._call(calls.verify(claim))
 
@@ -225,7 +225,7 @@ class AsyncClient:
         await self.aclose()
 
     async def _call(self, call: Call[T]) -> T:
-        """Make a call, with as many attempts as it takes."""
+        """Make a call and return its result."""
         place = _in_thread if call.writes else _at_once
         bar = Progress(call.label, self._progress if call.label else False)
         async with self._pool.http() as http:

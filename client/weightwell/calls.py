@@ -1,4 +1,4 @@
-"""Calls: each verb of the clients as a request, a destination and a way to read the result. No I/O is done here."""
+"""Calls: each method of the clients as a request, a destination and a function for the result, without I/O."""
 
 import os
 from collections.abc import Callable
@@ -70,9 +70,9 @@ class Call(Generic[T]):
 
 
 class Drawn(SafetensorsFile):
-    """A file of what is drawn, which warns of what its header says.
+    """A file with the warnings that its header calls for.
 
-    ``spec`` is what was asked for, where it may have rules, and ``module`` the module that the file fills, if any.
+    ``spec`` is the requested spec, if it may have rules, and ``module`` the module that the file fills, if any.
     """
 
     def __init__(
@@ -88,12 +88,12 @@ class Drawn(SafetensorsFile):
         self._module = module
 
     def _accepted(self, header: Header) -> int:
-        """Keep the header, and return the size of the data if it is the file that was asked for."""
+        """Keep the header, and return the size of the data; raise ``InvalidFile`` for another file."""
         self._header = header
         return super()._accepted(header)
 
     def cautions(self, unused: str, streams: Streams) -> None:
-        """Warn of rules that nothing takes, as the server lists them, and of streams that are drawn again."""
+        """Warn of rules that no tensor takes, as the server lists them, and of streams that are drawn again."""
         caution_unused(self._rules, unused)
         if streams.watching and self._header is not None:
             spec = spec_of(self._header.metadata)
@@ -143,7 +143,7 @@ def init(spec: TensorSpec, framework: str | None, device: object) -> Call[Any]:
 
 
 def save(spec: FileSpec, data: DataDestination) -> Call[None]:
-    """Return the call for a file whose data, and head, go somewhere."""
+    """Return the call for a file whose head and data go to a destination."""
     body = Drawn(spec.accept, data, spec)
     return Call(spec.request, body, lambda: None, spec.label, writes=True, cautions=body.cautions)
 
@@ -161,7 +161,7 @@ def check_target(path: object, *, verify: bool) -> None:
 
 
 def verify(claim: Claim) -> Call[Verdict]:
-    """Return the call that compares a file with what its metadata claims."""
+    """Return the call that compares a file with its metadata."""
     comparison = Comparison(claim)
 
     def accept(header: Header) -> int:
@@ -197,7 +197,7 @@ def presets() -> Call[Any]:
 
 def init_state_dict(spec: ManifestSpec, framework: str | None, device: object) -> Call[dict[str, Any]]:
     """Return the call for the tensors of a manifest, by name; tied names have one tensor."""
-    viewer(framework, spec.dtype, device)  # says what is not installed before anything is drawn
+    viewer(framework, spec.dtype, device)  # raises MissingFramework before anything is drawn
     views: dict[str, Callable[[memoryview], Any]] = {}
 
     def accept(header: Header) -> int:
@@ -218,11 +218,11 @@ def init_state_dict(spec: ManifestSpec, framework: str | None, device: object) -
 def init_module(
     module: M, rules: Rules | Manifest | None, *, device: object, reset_buffers: Reset | None, **said: Any
 ) -> Call[M]:
-    """Return the call that fills a module; ``said`` is what ``Manifest.from_module`` takes besides the rules."""
+    """Return the call that fills a module; ``said`` are the keyword arguments of ``Manifest.from_module``."""
     prefix = said["prefix"] = said.get("prefix", "")
     manifest = rules if isinstance(rules, Manifest) else Manifest.from_module(module, rules, **said)
     if manifest is rules and (twice := [key for key, value in said.items() if value and key != "prefix"]):
-        raise ValueError(f"{twice[0]} is said by the manifest: change it there")
+        raise ValueError(f"{twice[0]} is part of the manifest: change it there")
     spec, data = filling_of(
         module, ManifestSpec.of(manifest.document()), device=device, reset_buffers=reset_buffers, prefix=prefix
     )
@@ -231,7 +231,7 @@ def init_module(
 
 
 def plan(spec: TensorSpec | ManifestSpec, address: Callable[[str], str]) -> Call[Plan]:
-    """Return the call for what would be drawn; ``address`` completes a URL that is relative to the server's."""
+    """Return the call for a plan; ``address`` makes a URL absolute."""
     rules = spec.document.get("rules", ()) if isinstance(spec, ManifestSpec) else ()
 
     def read(answer: Any) -> Plan:
@@ -282,7 +282,7 @@ def _asked(request: Request, read: Callable[[Any], T]) -> Call[T]:
         try:
             return read(answer)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            text = f"/{request.path} answered in another form than expected: {answer!r:.200}"
+            text = f"the answer of /{request.path} has an unexpected form: {answer!r:.200}"
             raise UnexpectedResponse(text) from error
 
     document = Document(judged)

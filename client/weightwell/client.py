@@ -1,4 +1,4 @@
-"""The synchronous client: every verb is a call, and a call is a transfer over httpx."""
+"""The synchronous client: each method makes a call, which is a transfer over httpx."""
 
 import os
 import threading
@@ -53,25 +53,25 @@ M = TypeVar("M", bound="nn.Module")
 class Client:
     """Draws initialized weight tensors from a Weightwell server.
 
-    A client may be shared by threads, inherited by a forked process, pickled and copied: its settings travel, its
-    connections stay. Close it, or use it in a ``with`` statement.
+    Threads may share a client. A forked process may use the client of its parent, and a client can be pickled and
+    copied: each process opens its own connections. Close a client, or use it in a ``with`` statement.
 
-    ``base_url``: the server's address; without one, ``$WEIGHTWELL_URL``, or else ``http://127.0.0.1:8000``.
+    ``base_url``: the address of the server; by default ``$WEIGHTWELL_URL``, or ``http://127.0.0.1:8000``.
     ``timeout``: seconds without a byte before the client gives up, or an ``httpx.Timeout``.
     ``headers``, ``auth``: as in ``httpx.Client``.
-    ``transport``: one of httpx, which stays in the process that made it; or a function without arguments that makes
-    one, which is called in every process.
+    ``transport``: a transport of httpx, which works only in the process that made it; or a function without arguments
+    that returns one, which is called in every process.
     ``deadline``: seconds that a call may take in all, or None for any number.
     ``wait``: seconds for which the client tries again while no byte arrives; 0 for a single attempt. By default 3 until
     a server has answered this client once, and 300 afterwards, enough for a server to restart. Every request is safe to
     repeat, and a broken body is continued where it broke.
-    ``progress``: True for a bar on every tensor, False for none, None for bodies of 64 MiB and more where somebody is
-    looking: on a terminal or in a notebook.
+    ``progress``: True for a progress bar on every tensor, False for none, None for bodies of 64 MiB or more on a
+    terminal or in a notebook.
     ``connections``: the number of connections for a file of 64 MiB or more, each for an equal range of it. Files whose
     ranges cost the server as much as the whole, such as those of ``generator="torch"``, take one connection.
 
-    Every method raises the exceptions of ``weightwell.exceptions``, all of which are ``WeightwellError``, and TypeError
-    or ValueError for an argument that cannot be sent at all.
+    Every method raises ``WeightwellError`` (the tree is in ``weightwell.exceptions``), and TypeError or ValueError for
+    an argument that cannot be sent.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Client:
         self._sleep = _sleep
 
     def gain(self, nonlinearity: str, param: float | None = None, *, source: GainSource | str | None = None) -> float:
-        """Return the gain that a nonlinearity asks for: ``torch.nn.init.calculate_gain``, bit for bit.
+        """Return the gain for a nonlinearity: ``torch.nn.init.calculate_gain``, bit for bit.
 
         ``param`` is the negative slope of ``leaky_relu``. ``source="quadrature"`` computes 1/sqrt(E[f(z)^2]) for
         z ~ N(0, 1) instead, for any activation that torch has.
@@ -109,11 +109,11 @@ class Client:
         return self._call(calls.gains(source))
 
     def schemes(self) -> Any:
-        """Return the catalogue of schemes, as the server tells it: names, formulas, parameters, references."""
+        """Return the catalogue of schemes: names, formulas, parameters, references."""
         return self._call(calls.schemes())
 
     def presets(self) -> Any:
-        """Return the presets, as the server tells them: names, parameters, references, and an example of the rules."""
+        """Return the presets: names, parameters, references, and an example of the rules."""
         return self._call(calls.presets())
 
     @overload
@@ -165,20 +165,20 @@ class Client:
     ) -> Any:
         """Draw a tensor and return it: a ``torch.Tensor``, or a ``numpy.ndarray`` without torch.
 
-        The numbers follow from ``seed`` and ``name``. Two tensors that have both in common have the same random
-        numbers, whatever their shapes and schemes are: give each a ``name`` of its own. A client warns once where a
-        seed and a name are drawn again for another shape or law (``RepeatedStreamWarning``).
+        The numbers depend on ``seed`` and ``name`` alone. Two tensors with the same seed and name have the same random
+        numbers, whatever their shapes and schemes: give each tensor its own ``name``. A client warns once if it draws a
+        seed and a name again for another shape or law (``RepeatedStreamWarning``).
 
-        ``shape``: the whole tensor's, ``(out, in, ...)`` as torch has it; the fans are counted on it. Any sequence of
-        integers, an array of one dimension, or one integer.
-        ``scheme``: a name of the catalogue (``schemes()``), such as ``"kaiming_normal"``; its ``parameters`` bear
-        torch's names and defaults: ``a=0.2``, ``gain=2**0.5``, ``mode="fan_out"``.
+        ``shape``: the shape of the whole tensor, ``(out, in, ...)`` as in torch, from which the fans are counted. Any
+        sequence of integers, an array of one dimension, or one integer.
+        ``scheme``: a name of the catalogue (``schemes()``), such as ``"kaiming_normal"``; its ``parameters`` have the
+        names and defaults of torch: ``a=0.2``, ``gain=2**0.5``, ``mode="fan_out"``.
         ``seed``: an integer in [0, 2^64 - 1], or its decimal digits.
         ``dtype``: a name, a ``torch.dtype`` or a numpy dtype.
-        ``name``: the tensor's name, part of what it is drawn from; ``weight`` if you do not say.
-        ``generator``: ``"philox"`` or ``"torch"``; the server's default if you do not say.
-        ``slice``: the part to draw, as numpy slices: ``np.s_[0:128]`` or ``"0:128,:"``.
-        ``framework``: ``"torch"`` or ``"numpy"``, and ``device`` the one that torch moves the tensor to.
+        ``name``: the name of the tensor; ``weight`` by default.
+        ``generator``: ``"philox"`` or ``"torch"``; the default of the server if None.
+        ``slice``: the part to draw, as slices of numpy: ``np.s_[0:128]`` or ``"0:128,:"``.
+        ``framework``: ``"torch"`` or ``"numpy"``; ``device``: the device to which torch moves the tensor.
         """
         spec = TensorSpec.of(
             shape,
@@ -195,10 +195,10 @@ class Client:
     def plan(
         self, what: ShapeLike | Described, scheme: SchemeName | str | None = None, **fields: Unpack[FileFields]
     ) -> Plan:
-        """Return what would be drawn: the file's size, its URL, and every tensor's law. Nothing is drawn.
+        """Return the size and the URL of a file and the law of every tensor, without drawing it.
 
         ``what``: a shape, with a scheme and the ``fields`` of ``init``; or a ``Manifest``; or a torch module, with the
-        ``fields`` of ``Manifest.from_module``; or a dict, which is the JSON of docs/http.md:
+        ``fields`` of ``Manifest.from_module``; or a dict with the JSON of docs/http.md:
         ``{"shape": [512, 784], "scheme": "kaiming_normal"}``, ``{"tensors": {...}, "preset": "llama"}``.
         """
         return self._call(calls.plan(spec_of(what, scheme, fields), self._pool.settings.address))
@@ -223,10 +223,10 @@ class Client:
     ) -> dict[str, Any]:
         """Draw several tensors, and return them by name, in their order.
 
-        ``what``: a ``Manifest``, a torch module or a dict, as for ``plan``; a module is asked, and not changed.
-        ``framework``, ``device``: those of ``init``.
+        ``what``: a ``Manifest``, a torch module or a dict, as for ``plan``. A module is not changed.
+        ``framework``, ``device``: as in ``init``.
 
-        The tensors are views of one memory, and an alias has the tensor that it stands for.
+        The tensors are views of one buffer. An alias is the same tensor as its target.
         """
         spec = ManifestSpec.of(manifest_of(what, fields).document())
         return self._call(calls.init_state_dict(spec, framework, device))
@@ -245,26 +245,26 @@ class Client:
     ) -> M:
         """Fill a torch module in place, and return it.
 
-        ``rules`` say how each tensor is drawn: a preset's name; or a list of rules; or a mapping of module types to
-        schemes, ``{nn.Linear: "xavier_uniform"}``, in which types that are not mentioned are drawn as torch does; or a
-        ``Manifest``, which fills the tensors that it names and leaves the others. ``preset`` comes after a list of
-        rules: ``"torch"``, ``{"name": "gpt2", "layers": 12}``. Without either, everything is drawn as torch does.
-        ``seed``, ``generator``: as in ``init``. Shapes, dtypes and names are the module's own.
-        ``prefix``: the beginning of all names: ``prefix="encoder"`` draws ``encoder.0.weight``. Modules that are filled
-        one after another with one seed need it, as modules whose tensors have the same names have the same numbers.
-        ``device``: where parameters and buffers on the meta device shall be.
-        ``reset_buffers``: a function of a module that computes those of its buffers that are not initialized but
-        follow from a configuration, for buffers on the meta device; else the module's own ``reset_parameters``.
+        ``rules``: the name of a preset; or a list of rules; or a mapping of module types to schemes, such as
+        ``{nn.Linear: "xavier_uniform"}``, where torch's defaults apply to all other types; or a ``Manifest``, which
+        fills the tensors that it names and no others. ``preset`` applies to tensors that no rule matches: ``"torch"``,
+        ``{"name": "gpt2", "layers": 12}``. Without rules and preset, torch's defaults apply.
+        ``seed``, ``generator``: as in ``init``. Shapes, dtypes and names are those of the module.
+        ``prefix``: a prefix for all names: ``prefix="encoder"`` draws ``encoder.0.weight``. Tensors of the same name
+        have the same numbers, so give each module that you fill with one seed its own prefix.
+        ``device``: the device for parameters and buffers that are on the meta device.
+        ``reset_buffers``: a function of a module that computes its buffers on the meta device which are not
+        initialized, such as tables of angles; by default the ``reset_parameters`` of the module.
 
-        Names are those of the model itself: what DistributedDataParallel, torch.compile and other wrappers add is no
-        part of them (``canonical_name``). Tied parameters stay tied, each rank draws the shards that it holds of
-        DTensors, and the row of an embedding that stands for padding is zero. Where a module computes a tensor, by a
-        weight norm or another parametrization, the tensor is drawn, and what it is computed from follows.
+        Names do not contain the parts that DistributedDataParallel, torch.compile and other wrappers add
+        (``canonical_name``). Tied parameters stay tied. Each rank draws its shards of DTensors. The padding row of an
+        embedding is zero. If a module computes a tensor, by a weight norm or another parametrization, that tensor is
+        drawn, and the originals are set to match it.
 
-        Raises ValueError, before a byte is written, where the module and the rules do not fit; and afterwards where a
-        parametrization cannot be what was drawn. Warns where no tensor takes a rule (``UnusedRuleWarning``), and where
-        weights are left as they are (``UnfilledWarning``). After a transfer that fails for good, parameters on the
-        meta device are as they were, and others may be half written.
+        Raises ValueError, before a byte is written, if the module and the rules do not fit; and at the end if a
+        parametrization cannot have the value that was drawn. Warns if no tensor takes a rule (``UnusedRuleWarning``),
+        or if weights keep their values (``UnfilledWarning``). After a transfer that failed, parameters on the meta
+        device are unchanged, and others may be partly overwritten.
         """
         said = {"preset": preset, "seed": seed, "generator": generator, "prefix": prefix}
         return self._call(calls.init_module(module, rules, device=device, reset_buffers=reset_buffers, **said))
@@ -303,10 +303,10 @@ class Client:
             output.close()
 
     def verify(self, path: str | os.PathLike[str]) -> Verdict:
-        """Draw anew what the metadata of a safetensors file claims, and compare every byte; the file is not changed.
+        """Generate a safetensors file again from its metadata, and compare every byte; the file is not changed.
 
-        The verdict is ``same``, or its text says what differs. Raises OSError where the file cannot be read, and
-        ValueError where it is no safetensors file or does not say how it was made.
+        The verdict is ``same``, or ``str(verdict)`` has the differences. Raises OSError if the file cannot be read, and
+        ValueError if it is no safetensors file, or has no spec in its metadata.
         """
         with closing(Claim(Path(path))) as claim:
             return self._call(calls.verify(claim))
@@ -327,7 +327,7 @@ class Client:
         self.close()
 
     def _call(self, call: Call[T]) -> T:
-        """Make a call, with as many attempts as it takes."""
+        """Make a call and return its result."""
         bar = Progress(call.label, self._progress if call.label else False)
         with self._pool.http() as http, closing(bar) as progress:
             transfer = call.transfer(self._retry, progress, self._connections, self._deadline)
@@ -338,5 +338,5 @@ class Client:
 
 
 def _sleep(seconds: float, until: threading.Event) -> None:
-    """Sleep for some seconds, or until something happens."""
+    """Sleep for some seconds, or until an event."""
     until.wait(seconds)

@@ -1,4 +1,4 @@
-"""Settings: where the server is, and how to speak with it. They travel to other processes; connections do not."""
+"""Settings: the address of the server and the options of httpx, which can be sent to other processes."""
 
 import os
 import ssl
@@ -11,22 +11,23 @@ import httpx
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
-# Whole matrices (orthogonal) are drawn before their first byte is sent, and that takes minutes for the largest.
+# Seconds without a byte. The largest orthogonal matrices take minutes before their first byte is sent.
 TIMEOUT = httpx.Timeout(600.0, connect=5.0)
 
 # Connections for one long file. Four double the rate of a line that is slow for each connection, and cost nothing on
 # loopback (benchmarks/connections.py).
 CONNECTIONS = 4
 
-# The bytes are wanted as they are: compressing random numbers is work for nothing.
+# Random numbers cannot be compressed.
 _HEADERS = {"Accept-Encoding": "identity"}
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What both clients are made of; ``headers`` are all that are sent.
+    """The settings of both clients; ``headers`` are the fields of every request.
 
-    ``transport`` is one of httpx, which belongs to the process that made it; or a function that makes one; or None.
+    ``transport`` is a transport of httpx, which belongs to the process that made it; or a function that returns one; or
+    None.
     """
 
     base_url: str
@@ -52,7 +53,7 @@ class Settings:
 
     @property
     def travels(self) -> bool:
-        """Whether another process can make connections of its own from these settings."""
+        """Whether another process can open its own connections with these settings."""
         return not isinstance(self.transport, httpx.BaseTransport | httpx.AsyncBaseTransport)
 
     def options(self) -> dict[str, Any]:
@@ -67,19 +68,19 @@ class Settings:
         }
 
     def tls(self) -> ssl.SSLContext:
-        """Return a context for TLS. Without TLS it trusts nobody: to read all authorities takes a tenth of a second."""
+        """Return a context for TLS. For http:// it trusts no authority, as reading all of them takes 0.1 s."""
         if self.base_url.startswith("https://"):
             return httpx.create_ssl_context()
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
     def address(self, path: str) -> str:
-        """Return the whole URL of what ``path`` names on the server."""
+        """Return the absolute URL of a path on the server."""
         base, relative = httpx.URL(self.base_url), httpx.URL(path)
         return str(base.copy_with(raw_path=base.raw_path.rstrip(b"/") + b"/" + relative.raw_path.lstrip(b"/")))
 
 
 def without_credentials(url: httpx.URL | str) -> str:
-    """Return an address that may be shown: without the user and the password that may stand in it."""
+    """Return an address without user and password."""
     return str(httpx.URL(url).copy_with(username=None, password=None)).rstrip("/")
 
 

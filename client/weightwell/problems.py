@@ -1,4 +1,4 @@
-"""Problem details (RFC 9457): what a server says when it refuses, as plain values."""
+"""Problem details (RFC 9457): the reasons for which a server refuses a request, as plain values."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

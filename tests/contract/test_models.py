@@ -205,7 +205,7 @@ def test_a_state_dict_is_described_by_a_manifest_a_module_or_its_json(client: we
 
 @pytest.mark.parametrize("said", [{"seed": 1}, {"preset": "torch"}, {"generator": "torch"}])
 def test_what_a_manifest_says_is_said_there(client: weightwell.Client, said: Any) -> None:
-    with pytest.raises(ValueError, match="is said by the manifest"):
+    with pytest.raises(ValueError, match="is part of the manifest"):
         client.init_module_(resnet(), Manifest.from_module(resnet()), **said)
 
 

@@ -57,8 +57,8 @@ class DataDestination(Protocol):
 class Document(Generic[T]):
     """A JSON document in memory: all of it is head.
 
-    ``read`` returns what is made of it, or raises ``UnexpectedResponse``: while the connection that brought it is still
-    in use, so that one that brings the wrong answers is not used again.
+    ``read`` returns the result, or raises ``UnexpectedResponse``. It is called while the connection is still in use, so
+    that a connection with wrong answers is not used again.
     """
 
     parallel = False
@@ -87,12 +87,12 @@ class Document(Generic[T]):
         return iter(())
 
     def result(self) -> T:
-        """Return what was made of the document, which has come."""
+        """Return the result of ``read`` for the document, which is complete."""
         return self._results[0]
 
 
 class SafetensorsFile:
-    """A safetensors file: its header is read and judged before its data is given a place.
+    """A safetensors file: its header is checked before memory is taken for its data.
 
     ``accept`` takes the header and returns the size of the data, or raises ``InvalidFile``.
     """
@@ -107,13 +107,15 @@ class SafetensorsFile:
     def head(self, total: int, etag: str | None, tag: str | None) -> Iterator[memoryview]:
         """Yield the buffers of the length of the header and of the header."""
         if total < PREFIX:
-            raise InvalidFile(f"a body of {total} bytes is no safetensors file")
+            raise InvalidFile(f"expected a safetensors file, got a body of {total} bytes")
         prefix = yield from collected(PREFIX)
         header = yield from collected(header_length(prefix, total))
         size = self._accepted(read_header(header))
         self._offset = PREFIX + len(header)
         if self._offset + size != total:
-            raise InvalidFile(f"the header promises {self._offset + size} bytes, and the response {total}")
+            raise InvalidFile(
+                f"the file has {self._offset + size} bytes by its header, and {total} by its Content-Length"
+            )
         head = bytes(prefix + header)
         if etag not in {None, own := etag_of(head)}:
             raise InvalidFile(f"the ETag of the answer is that of another file: expected {own}, got {etag}")
@@ -133,7 +135,7 @@ class SafetensorsFile:
 
 
 class InMemory:
-    """Data in memory of its own, aligned for every element type."""
+    """Data in new memory, aligned for every element type."""
 
     parallel = True
 
@@ -141,7 +143,7 @@ class InMemory:
         self.memory: Memory = bytearray()
 
     def open(self, _head: bytes, size: int, _etag: str | None) -> Sequence[Span]:
-        """Take the memory; starting over must not take it twice."""
+        """Take the memory, or keep that of an earlier attempt."""
         if len(self.memory) != size:
             self.memory = allocate(size)
         return ()
@@ -152,7 +154,7 @@ class InMemory:
 
 
 class InFile:
-    """The head and the data in a binary file, in order, from where it stands."""
+    """The head and the data in a binary file, in order, from its current position."""
 
     parallel = False
 
@@ -162,7 +164,7 @@ class InFile:
         self._started = False
 
     def open(self, head: bytes, _size: int, _etag: str | None) -> Sequence[Span]:
-        """Go to where the file stood at first, leaving nothing behind it, and write the head."""
+        """Truncate the file to its first position, and write the head."""
         if not self._started:
             self._started = True
             self._origin = self._file.tell() if self._file.seekable() else None

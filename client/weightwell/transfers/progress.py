@@ -1,4 +1,4 @@
-"""Progress bars: for long bodies, where somebody is looking."""
+"""Progress bars for long bodies, on a terminal or in a notebook."""
 
 import sys
 from typing import Any
@@ -8,7 +8,7 @@ STEP = 1 << 20  # bytes between two updates
 
 
 class Progress:
-    """The bar of one transfer. ``wanted``: True for any body, False for none, None for long ones that are watched."""
+    """The bar of one transfer. ``wanted``: True for any body, False for none, None for long ones if it is visible."""
 
     def __init__(self, label: str, wanted: bool | None):
         self._label = label
@@ -17,7 +17,7 @@ class Progress:
         self._pending = 0
 
     def start(self, total: int) -> None:
-        """Show the bar of a body of ``total`` bytes, at zero, where one is wanted."""
+        """Show the bar of a body of ``total`` bytes, at zero, if one is wanted."""
         self._pending = 0
         if self._bar is not None:
             self._bar.reset(total)
@@ -25,14 +25,14 @@ class Progress:
             self._bar = _bar(self._label, total)
 
     def skip(self, count: int) -> None:
-        """Take note of bytes that are there without having come: they say nothing of the rate."""
+        """Count bytes that were there already, which do not count for the rate."""
         if self._bar is not None:
             self._flush()
             self._bar.initial = self._bar.n = self._bar.last_print_n = self._bar.n + count
             self._bar.refresh()
 
     def advance(self, count: int) -> None:
-        """Take note of ``count`` more bytes."""
+        """Count more bytes."""
         self._pending += count
         if self._bar is not None and self._pending >= STEP:
             self._flush()
@@ -44,13 +44,13 @@ class Progress:
             self._bar.close()
 
     def _flush(self) -> None:
-        """Show the bytes that were noted."""
+        """Show the bytes that were counted."""
         self._bar.update(self._pending)
         self._pending = 0
 
 
 def watched() -> bool:
-    """Whether somebody would see a bar: on a terminal, or in a notebook."""
+    """Whether a bar would be visible: on a terminal, or in a notebook."""
     return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 

@@ -1,4 +1,4 @@
-"""For how long, and after which waits, a request is tried again."""
+"""Retries: for how long, and after which pauses, a request is tried again."""
 
 import random
 import time
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-# Seconds, while no server has ever answered: the address may be wrong, and whoever waits should know soon.
+# Seconds until a server has answered once: the address may be wrong, and the caller should know soon.
 UNANSWERED = 3.0
 
-# Seconds, once a server has answered: containers and machines that start again take a minute or two.
+# Seconds once a server has answered: a container or a machine restarts in a minute or two.
 ANSWERED = 300.0
 
 # The backoff doubles from the first to the longest, in seconds.
@@ -20,9 +20,9 @@ LONGEST = 30.0
 
 @dataclass(slots=True)
 class Retry:
-    """The patience of a client: the seconds for which it goes on trying while nothing is gained.
+    """For how many seconds a client tries again while no byte arrives.
 
-    ``wait`` are the seconds; None for a few while no server has ever ``answered``, and some minutes afterwards.
+    ``wait`` is that number; None for 3 until a server has ``answered``, and 300 afterwards.
     """
 
     wait: float | None = None
@@ -35,11 +35,11 @@ class Retry:
             raise ValueError(f"wait must be a number of seconds, 0 or more, or None, got {self.wait!r}")
 
     def __reduce__(self) -> tuple[type["Retry"], tuple[float | None]]:
-        return Retry, (self.wait,)  # a copy has met no server, and must not draw the same random numbers
+        return Retry, (self.wait,)  # a copy has no answers, and its own random numbers
 
     @property
     def budget(self) -> float:
-        """The seconds for which to go on."""
+        """The seconds for which to try again."""
         if self.wait is not None:
             return self.wait
         return ANSWERED if self.answered else UNANSWERED
@@ -57,10 +57,10 @@ class Pause:
 
 
 class Failures:
-    """Failures in a row, with nothing gained between them.
+    """Failures in a row, with no new byte in between.
 
-    Backoff is exponential, and shortened by up to a half at random, so that clients that lost one server together do
-    not come back together.
+    The backoff is exponential, and shortened by up to a half at random, so that the clients of a server that restarts
+    do not return all at once.
     """
 
     def __init__(self, retry: Retry):
@@ -69,14 +69,14 @@ class Failures:
         self._since = 0.0
 
     def forget(self) -> None:
-        """Take note that something was gained."""
+        """Note that new bytes have arrived."""
         self._count = 0
 
     def pause(self, retry_after: float | None = None) -> Pause | None:
-        """Take note of one more failure; return the pause after it, or None to give up.
+        """Note one more failure; return the pause after it, or None to give up.
 
-        The pause is no shorter than the server asks for; a server that asks for more than is left is not waited for.
-        The last attempt is made when the time is up.
+        The pause is at least ``retry_after`` seconds. If that is more than the time that is left, the result is None.
+        The last attempt is made at the end of the time.
         """
         now = self._retry.clock()
         self._since = self._since if self._count else now

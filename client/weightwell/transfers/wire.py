@@ -41,6 +41,8 @@ class Body:
         self._left = _length(response)
         self._sock = _socket(response) if self._left >= LONG else None
         self._past = False  # whether the socket stands at the body
+        if self._sock is not None:
+            self._sock.settimeout(read_timeout(self._request))
 
     def read_into(self, buffer: memoryview) -> int:
         """Read the next bytes into a buffer; return how many, 0 at the end."""
@@ -61,7 +63,8 @@ class Body:
     def _recv_into(self, sock: socket.socket, buffer: memoryview) -> int:
         """Receive some bytes, with the errors that httpx would have raised."""
         try:
-            sock.settimeout(shortened(read_timeout(self._request), self._until))
+            if self._until < float("inf"):
+                sock.settimeout(shortened(read_timeout(self._request), self._until))
             return sock.recv_into(buffer)
         except TimeoutError as error:
             raise httpx.ReadTimeout(str(error), request=self._request) from error
