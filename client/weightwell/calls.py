@@ -40,10 +40,6 @@ M = TypeVar("M", bound="nn.Module")
 Cautions = Callable[[str, Streams], None]
 
 
-def _no_cautions(_unused: str, _streams: Streams) -> None:
-    """Warn of nothing."""
-
-
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
     """A request, the destination of its answer, and ``result``, which returns what the caller gets.
@@ -58,7 +54,7 @@ class Call(Generic[T]):
     result: Callable[[], T]
     label: str = ""
     writes: bool = False
-    cautions: Cautions = _no_cautions
+    cautions: Cautions = lambda *_: None
     connections: int | None = None
 
     def transfer(self, retry: Retry, progress: Progress, connections: int, deadline: float) -> Transfer:
@@ -82,15 +78,15 @@ class Drawn(SafetensorsFile):
         spec: FileSpec | None = None,
         module: "nn.Module | None" = None,
     ):
-        super().__init__(accept, data)
         self._header: Header | None = None
+
+        def accept_and_keep(header: Header) -> int:
+            self._header = header
+            return accept(header)
+
+        super().__init__(accept_and_keep, data)
         self._rules = spec.document.get("rules", ()) if isinstance(spec, ManifestSpec) else ()
         self._module = module
-
-    def _accepted(self, header: Header) -> int:
-        """Keep the header, and return the size of the data; raise ``InvalidFile`` for another file."""
-        self._header = header
-        return super()._accepted(header)
 
     def cautions(self, unused: str, streams: Streams) -> None:
         """Warn of rules that no tensor takes, as the server lists them, and of streams that are drawn again."""

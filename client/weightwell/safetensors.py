@@ -53,11 +53,6 @@ def read_header(header: bytes | bytearray) -> Header:
     return Header(entries, metadata if isinstance(metadata, dict) else {})
 
 
-def entries_of(header: bytes | bytearray) -> Mapping[str, Entry]:
-    """Return the tensors of a header, by name; raise ``InvalidFile`` if it is not a header."""
-    return read_header(header).entries
-
-
 def etag_of(head: bytes) -> str:
     """Return the strong entity tag that a Weightwell server gives a file: a digest of all that precedes the data."""
     return f'"{sha256(head).hexdigest()[:32]}"'

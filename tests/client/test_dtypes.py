@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 
 from weightwell.dtypes import DTYPES, DType, dtype_of
-from weightwell.safetensors import PREFIX, entries_of
+from weightwell.safetensors import PREFIX, read_header
 
 ROWS = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 
@@ -17,7 +17,7 @@ def test_a_row_is_what_torch_and_safetensors_say(dtype: DType) -> None:
     tensor = torch.zeros(3, dtype=getattr(torch, dtype.name))
     header = safetensors.torch.save({"weight": tensor})[PREFIX : -3 * dtype.itemsize]
     assert tensor.itemsize == dtype.itemsize
-    assert entries_of(header)["weight"].dtype == dtype.code
+    assert read_header(header).entries["weight"].dtype == dtype.code
 
 
 @ROWS

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weightwell.exceptions import InvalidFile
-from weightwell.safetensors import MAX_HEADER, PREFIX, Entry, entries_of, header_length
+from weightwell.safetensors import MAX_HEADER, PREFIX, Entry, header_length, read_header
 
 
 def test_a_file_of_the_library_is_read() -> None:
     tensors = {"b": torch.zeros(2, 3, dtype=torch.float16), "a": torch.zeros((), dtype=torch.float64)}
     file = safetensors.torch.save(tensors, metadata={"format": "pt"})
     length = header_length(file[:PREFIX], len(file))
-    assert entries_of(file[PREFIX : PREFIX + length]) == {
+    assert read_header(file[PREFIX : PREFIX + length]).entries == {
         "a": Entry("F64", (), 0, 8),
         "b": Entry("F16", (2, 3), 8, 20),
     }
@@ -50,10 +50,10 @@ def test_a_header_that_cannot_be_is_refused_before_it_is_read(length: int, total
 )
 def test_what_is_no_header_is_refused(header: bytes) -> None:
     with pytest.raises(InvalidFile):
-        entries_of(header)
+        read_header(header)
 
 
 @given(st.binary(max_size=200))
 def test_no_bytes_do_anything_but_read_or_be_refused(header: bytes) -> None:
     with suppress(InvalidFile):
-        entries_of(header)
+        read_header(header)

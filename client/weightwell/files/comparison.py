@@ -208,13 +208,8 @@ def _tensors(count: int) -> str:
 
 def first_difference(one: bytes, other: bytes) -> int:
     """Return the first position at which two byte strings differ; or the end of the shorter one."""
-    low, high = 0, min(len(one), len(other))
-    if one[:high] == other[:high]:
-        return high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle)
-    return low
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _unlike(claimed: Mapping[str, Any], made: Mapping[str, Any]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from weightwell.models.pieces import Piece, Pieces
 from weightwell.models.places import Place, in_place_of
 from weightwell.models.reparametrized import Reparametrization
 from weightwell.models.shards import bounds_of_shard, is_sharded, local_of, with_local
-from weightwell.safetensors import PREFIX, entries_of
+from weightwell.safetensors import PREFIX, read_header
 from weightwell.slices import text_of
 from weightwell.spec import ManifestSpec, Stored
 
@@ -47,7 +47,7 @@ class Filling(Generic[M]):
         if not self._targets:  # starting over must not take the memory twice
             self._targets = {name: _target(slot, self._device) for name, slot in self._slots.items()}
             self._memory = {name: _contiguous(target) for name, target in self._targets.items()}
-        entries = entries_of(head[PREFIX:]).items()
+        entries = read_header(head[PREFIX:]).entries.items()
         self._pieces = Pieces(Piece(entry.start, entry.stop, self._memory[name]) for name, entry in entries)
         return ()
 

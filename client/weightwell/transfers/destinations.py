@@ -7,6 +7,7 @@ starts over.
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
@@ -21,11 +22,12 @@ MAX_DOCUMENT = 256 << 20  # bytes of JSON: the plan of 100,000 tensors takes abo
 T = TypeVar("T")
 
 
-class Destination(Protocol):
+class Destination(ABC):
     """Where a body goes. ``parallel`` says whether ranges may come in any order, and several at once."""
 
-    parallel: bool
+    parallel = False
 
+    @abstractmethod
     def head(self, total: int, etag: str | None, tag: str | None) -> Iterator[memoryview]:
         """Yield the buffers of the head of a body of ``total`` bytes with this strong entity tag.
 
@@ -34,9 +36,11 @@ class Destination(Protocol):
 
     def there(self) -> Sequence[Span]:
         """Return the spans of the body that are there from an earlier attempt, now that its head is known."""
+        return ()
 
-    def buffers(self, start: int, stop: int) -> Iterator[memoryview]:
+    def buffers(self, start: int, stop: int) -> Iterator[memoryview]:  # noqa: ARG002 - for those that have more than a head
         """Yield the buffers of the bytes ``[start, stop)`` after the head; their lengths add up."""
+        return iter(())
 
 
 class DataDestination(Protocol):
@@ -54,14 +58,12 @@ class DataDestination(Protocol):
         """Yield the buffers of the bytes ``[start, stop)``; their lengths add up."""
 
 
-class Document(Generic[T]):
+class Document(Destination, Generic[T]):
     """A JSON document in memory: all of it is head.
 
     ``read`` returns the result, or raises ``UnexpectedResponse``. It is called while the connection is still in use, so
     that a connection with wrong answers is not used again.
     """
-
-    parallel = False
 
     def __init__(self, read: Callable[[Any], T]):
         self._read = read
@@ -78,20 +80,12 @@ class Document(Generic[T]):
             raise UnexpectedResponse(f"expected a JSON document, got {bytes(body[:80])!r}") from error
         self._results = [self._read(document)]
 
-    def there(self) -> Sequence[Span]:
-        """Return nothing: no part of a document is kept."""
-        return ()
-
-    def buffers(self, _start: int, _stop: int) -> Iterator[memoryview]:
-        """Yield nothing: all of the document is head."""
-        return iter(())
-
     def result(self) -> T:
         """Return the result of ``read`` for the document, which is complete."""
         return self._results[0]
 
 
-class SafetensorsFile:
+class SafetensorsFile(Destination):
     """A safetensors file: its header is checked before memory is taken for its data.
 
     ``accept`` takes the header and returns the size of the data, or raises ``InvalidFile``.
@@ -110,7 +104,7 @@ class SafetensorsFile:
             raise InvalidFile(f"expected a safetensors file, got a body of {total} bytes")
         prefix = yield from collected(PREFIX)
         header = yield from collected(header_length(prefix, total))
-        size = self._accepted(read_header(header))
+        size = self._accept(read_header(header))
         self._offset = PREFIX + len(header)
         if self._offset + size != total:
             raise InvalidFile(
@@ -120,10 +114,6 @@ class SafetensorsFile:
         if etag not in {None, own := etag_of(head)}:
             raise InvalidFile(f"the ETag of the answer is that of another file: expected {own}, got {etag}")
         self._there = self._data.open(head, size, tag)
-
-    def _accepted(self, header: Header) -> int:
-        """Return the size of the data of a file with this header; raise ``InvalidFile`` if it is another file."""
-        return self._accept(header)
 
     def there(self) -> Sequence[Span]:
         """Return the spans of the file of which the data is there."""

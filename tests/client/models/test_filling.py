@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from weightwell import Manifest
 from weightwell.exceptions import InvalidFile
 from weightwell.models.filling import filling_of
-from weightwell.safetensors import Entry, entries_of
+from weightwell.safetensors import Entry, read_header
 from weightwell.spec import ManifestSpec
 
 
@@ -60,14 +60,14 @@ def fill(model: nn.Module, manifest: Manifest | None = None, **options: Any) -> 
     manifest = manifest or Manifest.from_module(model)
     spec, filling = filling_of(model, ManifestSpec.of(manifest.document()), **options)
     head, data = file_of(spec)
-    assert spec.check(entries_of(head[8:])) == len(data)
+    assert spec.check(read_header(head[8:]).entries) == len(data)
     filling.open(head, len(data), None)
     for start in range(0, len(data), 7):
         for window in filling.buffers(start, min(start + 7, len(data))):
             window[:] = data[start : start + len(window)]
             start += len(window)
     assert filling.commit() is model
-    return {name: data[entry.start : entry.stop] for name, entry in entries_of(head[8:]).items()}
+    return {name: data[entry.start : entry.stop] for name, entry in read_header(head[8:]).entries.items()}
 
 
 def file_of(spec: ManifestSpec) -> tuple[bytes, bytes]:
