@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import itertools
 import json
 import logging
 import os
@@ -17,6 +18,8 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from weightwell_service import problems
 from weightwell_service.server import connections, make_server
@@ -376,6 +379,8 @@ HEAD = b"GET / HTTP/1.1\r\nHost: a\r\n"
         (HEAD + b"a: " + b"b" * MAX_HEAD + b"\r\n\r\n", 431, "65536 bytes"),
         (HEAD + b"a: " + b"b" * 10**6, 431, "65536 bytes"),
         (HEAD + b"a: b\r\n" * 20_000, 431, "65536 bytes"),
+        (HEAD + b"a: b\r\n" * 256 + b"\r\n", 431, "256 fields"),
+        (HEAD + b"a: b\r\n" * 2000, 431, "256 fields"),
         (post(10**9), 413, "the body has 1000000000 bytes, and this server allows 16777216"),
         (post(10**9, more=b"Expect: 100-continue\r\n"), 413, "the body has 1000000000 bytes"),
         (CHUNKED + b"zz\r\n", 400, "chunk size"),
@@ -453,11 +458,63 @@ async def test_a_body_may_come_in_many_small_chunks() -> None:
 @on_a_loop
 async def test_any_number_of_small_requests_may_come_at_once() -> None:
     bench = Bench()
-    wire = await bench.ask(GET * 5000)
+    wire = await bench.ask(GET * 1500)  # 73 kB
     while wire.protocol._cycles:
         await asyncio.sleep(0)
-    assert wire.statuses() == [200] * 5000
+    assert wire.statuses() == [200] * 1500
     assert not wire.over
+
+
+MESSAGES = {
+    GET: [200],
+    post(5) + b"hello": [200],
+    post(10**5) + b"x" * 10**5: [200],
+    post(4, b"/nothing") + b"none": [404],
+    CHUNKED + b"3\r\nabc\r\n1;a=b\r\nd\r\n0\r\na: b\r\n\r\n": [200],
+    post(5, more=b"Connection: Upgrade\r\nUpgrade: h2c\r\n") + b"hello": [200],
+    b"\r\n" + GET: [200],
+}
+LAST = {
+    b"": [],
+    GET[:20]: [],
+    post(10): [],
+    b"nonsense\r\n\r\n" + GET: [400],
+    GET.replace(b"Host: a\r\n", b"") + GET: [400],
+    CHUNKED + b"zz\r\n" + GET: [400],
+    post(10**9) + GET: [413],
+    GET[:-2] + b"Connection: close\r\n\r\n": [200],
+}
+
+
+@settings(max_examples=100)
+@given(
+    st.lists(st.sampled_from(list(MESSAGES)), max_size=5),
+    st.sampled_from(list(LAST)),
+    st.lists(st.integers(1, 2000), min_size=1, max_size=30),
+    st.booleans(),
+)
+def test_answers_do_not_depend_on_how_requests_arrive(
+    messages: list[bytes], last: bytes, sizes: list[int], pause: bool
+) -> None:
+    async def scenario() -> None:
+        bench, data, position = Bench(), b"".join([*messages, last]), 0
+        wire = bench.connect()
+        for size in itertools.cycle([*sizes, 10**5]):
+            if position >= len(data) or wire.over:
+                break
+            wire.protocol.data_received(data[position : position + size])
+            position += size
+            if pause:
+                await bench.settle()
+        for _ in range(20):
+            await bench.settle()
+        expected = [*itertools.chain(*(MESSAGES[message] for message in messages)), *LAST[last]]
+        # An answer without the body of its request is the last one, if it comes before the body does.
+        got = wire.statuses()
+        assert got == expected or (got == expected[: len(got)] and got[-1] == 404 and wire.ended)
+        wire.protocol.connection_lost(None)
+
+    asyncio.run(scenario())
 
 
 @on_a_loop
@@ -532,9 +589,12 @@ def served(serve: Any) -> Iterator[tuple[App, socket.socket]]:
         yield app, connection
 
 
-def test_a_client_that_has_closed_its_sending_side_gets_its_answers(served: tuple[App, socket.socket]) -> None:
+@pytest.mark.parametrize("count", [0, 1, 6000])  # the last: more than is read before the first answer
+def test_a_client_that_has_closed_its_sending_side_gets_its_answers(
+    served: tuple[App, socket.socket], count: int
+) -> None:
     app, connection = served
-    connection.sendall(GET.replace(b"echo", b"wait") + GET)
+    connection.sendall(GET.replace(b"echo", b"wait") + GET * count)
     connection.shutdown(socket.SHUT_WR)
     received = bytearray()
     while b"102 Processing" not in received:
@@ -542,7 +602,7 @@ def test_a_client_that_has_closed_its_sending_side_gets_its_answers(served: tupl
     app.go.set()
     while part := connection.recv(2**16):
         received += part
-    assert [int(status) for status in re.findall(rb"HTTP/1.1 (\d+)", received) if status != b"102"] == [200, 200]
+    assert [status for status in re.findall(rb"HTTP/1.1 (\d+)", received) if status != b"102"] == [b"200"] * (1 + count)
     assert not app.left.is_set()
 
 

@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 # it: trailers and the extensions of chunks.
 MAX_HEAD = 2**16
 
+# Header fields of a request. Each takes 30 times as much memory as it may have bytes.
+_MAX_FIELDS = 256
+
 # Bytes that the parser gets at once. Between two parts there is a check whether the next request may be parsed already.
 _PART = 2**13
 
@@ -70,6 +73,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._lingering = False
         self._dropped = 0
         self._ended = False  # the client sends no more
+        self._looking = False  # whether a client that sends no more still reads
         self._last = False  # nothing is answered after the request that is being answered
 
     # The connection ----------------------------------------------------------------------------------------------
@@ -90,13 +94,15 @@ class LimitedProtocol(HttpToolsProtocol):
     def eof_received(self) -> bool:  # type: ignore[override]
         """Keep the connection if the client still waits for an answer to a whole request."""
         waiting = bool(self._cycles) and not self._cycles[0].more_body and not self._lingering
-        if waiting and not self._ended:
-            self._end()
+        self._ended = True
+        if waiting:
+            self._begin_to_look()
         return waiting
 
-    def _end(self) -> None:
-        self._ended = True
-        self.loop.call_later(_FIRST_LOOK, self._look, _FIRST_LOOK)
+    def _begin_to_look(self) -> None:
+        if not self._looking:
+            self._looking = True
+            self.loop.call_later(_FIRST_LOOK, self._look, _FIRST_LOOK)
 
     def _look(self, delay: float) -> None:
         """See whether a client that sends no more still reads.
@@ -106,6 +112,7 @@ class LimitedProtocol(HttpToolsProtocol):
         reset, and the next write fails.
         """
         if self.transport.is_closing() or not self._cycles:
+            self._looking = False
             return
         cycle = self._cycles[0]
         if not cycle.response_started:
@@ -169,7 +176,7 @@ class LimitedProtocol(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             self._refuse(refusal_of(error))
         else:
-            if self._idle_nbytes > MAX_HEAD:
+            if self._idle_nbytes > MAX_HEAD or (self.headers and len(self.headers) > _MAX_FIELDS):
                 self._refuse(self._too_long())
 
     def _take_unframed(self, part: bytes) -> None:
@@ -211,7 +218,7 @@ class LimitedProtocol(HttpToolsProtocol):
                 body = int(value)
             elif name == b"transfer-encoding" and self.parser.should_upgrade():
                 raise Refusal(400, "a request with Upgrade must have a Content-Length; send it without Upgrade")
-        if head > MAX_HEAD:
+        if head > MAX_HEAD or len(self.headers) > _MAX_FIELDS:
             raise self._too_long()
         if len(hosts) > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
             raise Refusal(400, f"a request must have one Host header, got {len(hosts)}")
@@ -226,11 +233,12 @@ class LimitedProtocol(HttpToolsProtocol):
         return body
 
     def _too_long(self) -> Refusal:
+        limit = f"may have {MAX_HEAD} bytes and {_MAX_FIELDS} fields, got more"
         if self._in_body:
-            return Refusal(431, f"the trailers, or a chunk header of the body, may have {MAX_HEAD} bytes, got more")
+            return Refusal(431, f"the trailers, or a chunk header of the body, {limit}")
         if len(self.url) > MAX_HEAD // 2:
-            return Refusal(414, f"the URL and the headers may have {MAX_HEAD} bytes, got more; POST the spec as JSON")
-        return Refusal(431, f"the URL and the headers may have {MAX_HEAD} bytes, got more")
+            return Refusal(414, f"the URL and the headers {limit}; POST the spec as JSON")
+        return Refusal(431, f"the URL and the headers {limit}")
 
     def on_chunk_header(self) -> None:
         """Count anew: a chunk has begun."""
@@ -382,8 +390,8 @@ class LimitedProtocol(HttpToolsProtocol):
         """Close the connection if its client is too slow; return the phase in which it was."""
         phase, serial, moved = self._progress()
         rate = self._watch.overdue(phase, serial, moved, now, self._shared.deadlines)
-        if self.flow.read_paused and self._cycles and not self._ended and _peer_ended(self.transport):
-            self._end()
+        if self.flow.read_paused and self._cycles and not self._looking and _peer_ended(self.transport):
+            self._begin_to_look()
         if rate is None or phase is None:
             return None
         self._close_slow(phase, rate)
