@@ -8,6 +8,8 @@ import logging
 import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from functools import wraps
@@ -329,6 +331,22 @@ def test_the_limit_of_open_files_bounds_the_connections(
     monkeypatch.setattr(connections, "descriptors", lambda: 1000)
     assert Connections(Settings(max_connections=4096), lambda: 0.0).limit == 872
     assert "at most 872 connections instead of 4096: the limit of open files (ulimit -n) is 1000" in caplog.text
+
+
+_DESCRIPTORS = """
+import resource
+from weightwell_service.server.connections import allow_descriptors, descriptors
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 1000))
+allow_descriptors(10), print(descriptors())
+allow_descriptors(500), print(descriptors())
+allow_descriptors(4096), print(descriptors())
+allow_descriptors(10), print(descriptors())
+"""
+
+
+def test_the_limit_of_open_files_is_raised_as_far_as_it_may_and_never_lowered() -> None:
+    done = subprocess.run([sys.executable, "-c", _DESCRIPTORS], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == ["138", "628", "1000", "1000"]
 
 
 def test_a_lack_of_file_descriptors_is_said_once_a_minute(
