@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class DType:
-    """One element type.
+    """One element type. Each is a single object, so it is compared and hashed by its identity.
 
     ``name`` is torch's name, ``code`` is what a safetensors header calls it, ``itemsize`` is in bytes, ``max`` is the
     largest finite value; of an integer type, the largest that is sure to be the one that was asked for. ``mantissa`` is

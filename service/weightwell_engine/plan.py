@@ -4,10 +4,10 @@ All that can be wrong with a request is found here, so that drawing has nothing 
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 
 from weightwell_engine.dtypes import DTYPES, DType
 from weightwell_engine.exceptions import InvalidSpec, TooLarge
@@ -15,7 +15,7 @@ from weightwell_engine.laws import Constant, Lattice, Law
 from weightwell_engine.regions import Part, Region
 from weightwell_engine.safetensors import Entry, header, layout
 from weightwell_engine.schemes import SCHEMES
-from weightwell_engine.spec import METADATA, Spec, TensorSpec
+from weightwell_engine.spec import METADATA, Parameter, Spec, TensorSpec
 
 # The longest header, in bytes, that the safetensors library reads (its MAX_HEADER_SIZE).
 _MAX_HEADER = 100_000_000
@@ -81,33 +81,29 @@ class Plan:
 
     ``identity`` names the generator, its version, and all else that the numbers depend on. The header's metadata has it
     and the canonical spec, so the header determines every byte of the file. Its digest is the file's ``etag``, a strong
-    validator in quotes, as HTTP has them. ``unused`` are the places of the rules that match no tensor: they say how the
-    file was asked for, not what it is.
+    validator in quotes, as HTTP has them. ``data_nbytes`` is the size of the data, which follows the header. ``unused``
+    are the places of the rules that match no tensor: they say how the file was asked for, not what it is.
     """
 
     generator: str
     identity: str
     header: bytes
     tensors: tuple[PlannedTensor, ...]
+    data_nbytes: int
     etag: str
     unused: tuple[int, ...] = ()
 
-    @cached_property
+    @property
     def nbytes(self) -> int:
         """Size of the file in bytes."""
         return len(self.header) + self.data_nbytes
-
-    @cached_property
-    def data_nbytes(self) -> int:
-        """Size of the file's data, which follows the header, in bytes."""
-        return sum(tensor.nbytes for tensor in self.tensors)
 
     def pieces(self, start: int, stop: int) -> Iterator[Piece]:
         """Yield the pieces in bytes ``start ... stop - 1`` of the data; both are multiples of 8, or its end."""
         for tensor in self._between(start, stop):
             size = tensor.dtype.itemsize
             first = max(start - tensor.offset, 0) // size
-            last = min(stop - tensor.offset, tensor.nbytes) // size
+            last = min((stop - tensor.offset) // size, tensor.size)
             if first < last:
                 yield Piece(tensor, first, last)
 
@@ -142,17 +138,17 @@ def make_plan(spec: Spec, identity: str, *, portable: bool, max_bytes: int) -> P
     several, and ``TooLarge`` for a file with more than ``max_bytes`` of data.
     """
     several = len(spec.tensors) > 1
-    laws: dict[tuple[object, ...], Law] = {}
     settled: dict[str, tuple[int, TensorSpec, Law, Region]] = {}
     for order, tensor in enumerate(spec.tensors):
-        # Layers of a model are alike: tensors that agree in all of this share a law.
-        key = tensor.scheme, tensor.shape, tensor.dtype, tuple(sorted(tensor.parameters.items()))
-        with errors_of_tensor(tensor.name, several=several):
-            if key not in laws:
-                laws[key] = _law(tensor, portable)
-            settled[tensor.name] = order, tensor, laws[key], _region(tensor)
+        parameters = tuple(sorted(tensor.parameters.items()))
+        try:
+            law = _law(tensor.scheme, tensor.shape, tensor.dtype, parameters, str(parameters), portable=portable)
+            settled[tensor.name] = order, tensor, law, _region(tensor)
+        except InvalidSpec as error:
+            raise error.within(f"tensors.{tensor.name}") if several else error from None
     placed = layout(Entry(name, DTYPES[t.dtype], region.extent) for name, (_, t, _, region) in settled.items())
-    check_size(sum(entry.nbytes for entry, _ in placed), max_bytes)
+    data_nbytes = sum(entry.nbytes for entry, _ in placed)
+    check_size(data_nbytes, max_bytes)
     # transformers and others load only files whose metadata names a format; "pt" is the layout of torch.
     metadata = dict(zip(METADATA, ("pt", "1", identity, spec.canonical()), strict=True)) | dict(spec.aliases)
     head = header(placed, metadata)
@@ -165,6 +161,7 @@ def make_plan(spec: Spec, identity: str, *, portable: bool, max_bytes: int) -> P
         identity=identity,
         header=head,
         tensors=tuple(_planned(*settled[entry.name], offset) for entry, offset in placed),
+        data_nbytes=data_nbytes,
         etag=f'"{hashlib.sha256(head).hexdigest()[:32]}"',
         unused=spec.unused,
     )
@@ -183,12 +180,23 @@ def _planned(order: int, tensor: TensorSpec, law: Law, region: Region, offset: i
     return PlannedTensor(tensor.name, tensor.seed, DTYPES[tensor.dtype], law, region, order, offset)
 
 
-def _law(tensor: TensorSpec, portable: bool) -> Law:
-    dtype = DTYPES[tensor.dtype]
-    _check_count(tensor.shape, dtype)
-    law = SCHEMES[tensor.scheme].law(tensor.shape, tensor.parameters, portable=portable)
-    _check_representable(tensor, law, dtype)
-    return Constant(0.0) if 0 in tensor.shape else law  # a tensor without elements is drawn by every generator
+# Layers of a model are alike, and files of one layer differ in their seeds. The parameters are there as text as well,
+# because -0.0 equals 0.0 and is drawn with its sign.
+@lru_cache(4096)
+def _law(
+    scheme: str,
+    shape: tuple[int, ...],
+    dtype_name: str,
+    parameters: tuple[tuple[str, Parameter], ...],
+    _parameters_text: str,
+    *,
+    portable: bool,
+) -> Law:
+    dtype, given = DTYPES[dtype_name], dict(parameters)
+    _check_count(shape, dtype)
+    law = SCHEMES[scheme].law(shape, given, portable=portable)
+    _check_representable(given, law, dtype)
+    return Constant(0.0) if 0 in shape else law  # a tensor without elements is drawn by every generator
 
 
 def _check_count(shape: tuple[int, ...], dtype: DType) -> None:
@@ -210,14 +218,14 @@ def _region(tensor: TensorSpec) -> Region:
     return Region(tensor.shape, starts, stops)
 
 
-def _check_representable(tensor: TensorSpec, law: Law, dtype: DType) -> None:
+def _check_representable(parameters: Mapping[str, Parameter], law: Law, dtype: DType) -> None:
     """Refuse a law with numbers beyond the dtype's range; name the parameter that has the number, or else the dtype."""
     if dtype.is_integer:
         _check_whole(law, dtype)
     for field, value in law.extremes():
         if abs(value) <= dtype.max:
             continue
-        if tensor.parameters.get(field) == value:
+        if parameters.get(field) == value:
             largest = f"{dtype.max:.0f}" if dtype.is_integer else f"{dtype.max:g}"
             raise InvalidSpec(field, got=value, expected=f"within +-{largest}, the range of {dtype.name}")
         raise InvalidSpec("dtype", got=dtype.name, expected=f"one that holds {value:g}, which this law needs")

@@ -113,6 +113,9 @@ class Region:
 
         A 2 x 2 crop of every 3 x 3 kernel has runs of 2 elements.
         """
+        if self.is_whole and start < stop:
+            yield Runs(start, stop - start, stop - start, 1)
+            return
         levels, first = self._levels()
         (length, _), *outer = reversed(levels)
         short = len(outer) > 1 and 0 < length * outer[0][0] < _BLOCK

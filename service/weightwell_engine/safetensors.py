@@ -14,6 +14,7 @@ from weightwell_engine.dtypes import DTYPES, DType
 
 _RANK = {name: rank for rank, name in enumerate(DTYPES)}
 _ALIGNMENT = 8
+_TO_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,6 @@ def header(placed: Iterable[tuple[Entry, int]], metadata: Mapping[str, str]) -> 
     for entry, offset in placed:
         offsets = [offset, offset + entry.nbytes]
         fields[entry.name] = {"dtype": entry.dtype.code, "shape": list(entry.shape), "data_offsets": offsets}
-    text = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+    text = _TO_JSON.encode(fields).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     return len(text).to_bytes(8, "little") + text

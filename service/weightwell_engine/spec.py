@@ -15,6 +15,8 @@ METADATA = ("format", "weightwell", "generator", "spec")
 # The largest integer that every JSON reader keeps exactly (RFC 8259, section 6); larger ones are written as strings.
 _EXACT_IN_JSON = 2**53 - 1
 
+_TO_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
@@ -76,9 +78,4 @@ class Spec:
         """Return the one JSON text of this spec, which can be posted to ``/init`` to make the same file again."""
         tensors: dict[str, object] = {tensor.name: tensor.canonical() for tensor in self.tensors}
         tensors |= {alias: {"alias": target} for alias, target in self.aliases}
-        return json.dumps(
-            {"generator": self.generator, "tensors": tensors},
-            ensure_ascii=False,
-            separators=(",", ":"),
-            allow_nan=False,
-        )
+        return _TO_JSON.encode({"generator": self.generator, "tensors": tensors})

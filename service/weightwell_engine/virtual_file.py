@@ -1,6 +1,7 @@
 """Virtual files: the bytes of a plan, drawn in any order, by any number of threads, into the caller's memory."""
 
 from collections.abc import Iterator
+from ctypes import addressof, c_ubyte
 from threading import Lock
 
 import numpy as np
@@ -57,7 +58,8 @@ class VirtualFile:
         out = out[: max(self.nbytes - start, 0)]
         header = self.plan.header[start : start + len(out)]
         out[: len(header)] = header
-        self._read_data(start + len(header) - len(self.plan.header), out[len(header) :])
+        if len(header) < len(out):
+            self._read_data(start + len(header) - len(self.plan.header), out[len(header) :])
         return len(out)
 
     def read(self, start: int, stop: int) -> memoryview:
@@ -87,12 +89,13 @@ class VirtualFile:
         stop = start + len(out)
         begin = min(start + -start % _ALIGNMENT, stop)
         end = stop if stop == self.plan.data_nbytes else max(stop - stop % _ALIGNMENT, begin)
-        self._read_copied(start, out[: begin - start])
-        if _is_aligned(out[begin - start :]):
-            self._fill(begin, out[begin - start : end - start])
-        else:
-            self._read_copied(begin, out[begin - start : end - start])
-        self._read_copied(end, out[end - start :])
+        if start < begin:
+            self._read_copied(start, out[: begin - start])
+        if begin < end:
+            middle = out[begin - start : end - start]
+            (self._fill if _is_aligned(middle) else self._read_copied)(begin, middle)
+        if end < stop:
+            self._read_copied(end, out[end - start :])
 
     def _read_copied(self, start: int, out: memoryview) -> None:
         """Write bytes that may begin and end within elements, or in misaligned memory."""
@@ -104,8 +107,7 @@ class VirtualFile:
             out[first - start : last - start] = drawn[first - begin : last - begin]
 
     def _fill(self, start: int, out: memoryview) -> None:
-        if out:
-            self._drawn().fill(tuple(self.plan.pieces(start, start + len(out))), out)
+        self._drawn().fill(tuple(self.plan.pieces(start, start + len(out))), out)
 
 
 def _spans(start: int, stop: int) -> Iterator[tuple[int, int]]:
@@ -116,4 +118,4 @@ def _spans(start: int, stop: int) -> Iterator[tuple[int, int]]:
 
 
 def _is_aligned(out: memoryview) -> bool:
-    return len(out) == 0 or np.frombuffer(out, np.uint8).ctypes.data % _WORD == 0
+    return addressof(c_ubyte.from_buffer(out)) % _WORD == 0

@@ -58,7 +58,7 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
     )
     app.state.service = Service(settings, engine, resources, reader)
     app.state.methods = methods()
-    app.include_router(router)
+    app.router.routes[:0] = router.routes
     problems.install(app)
     app.openapi = openapi.document(app)  # type: ignore[method-assign]
     return app

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from typing import Annotated, Literal
+from urllib.parse import parse_qsl
 
 from pydantic import Field
 
@@ -13,6 +14,9 @@ from weightwell_service.links import unpack
 # Bytes of the JSON in a URL: more than the longest usual URL unpacks to. A zip bomb unpacks to a thousand times its
 # length.
 _MAX_LINKED = 2**20
+
+# Fields of a query: many more than any scheme has. Unknown ones would be compared with all known names.
+MAX_FIELDS = 100
 
 
 class GainQuery(Model):
@@ -26,6 +30,13 @@ class GainQuery(Model):
         Literal["torch", "quadrature"],
         Field(description="torch: the value that torch recommends; quadrature: what a normal input measures"),
     ] = "torch"
+
+
+def split_query(query: bytes) -> list[tuple[str, str]]:
+    """Return the fields of a query string, in order; raise ``InvalidSpec`` for more than ``MAX_FIELDS``."""
+    if (count := query.count(b"&") + 1) > MAX_FIELDS:
+        raise InvalidSpec("query", got=count, expected=f"a query of at most {MAX_FIELDS} fields")
+    return parse_qsl(query.decode("latin-1"), keep_blank_values=True)
 
 
 def read_query(items: Iterable[tuple[str, str]], *, max_manifest: int = _MAX_LINKED) -> Spec:

@@ -2,13 +2,14 @@
 
 from asyncio import get_running_loop
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse, Response
 from fastapi.routing import APIRoute
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from weightwell_engine.catalogue import Catalogue, PresetCatalogue, catalogue, preset_catalogue
 from weightwell_engine.exceptions import TooLarge
@@ -30,8 +31,8 @@ from weightwell_service import openapi
 from weightwell_service.answers import Live, NotReady, PlanAnswer, Ready, json_answer
 from weightwell_service.exceptions import UnsupportedEncoding
 from weightwell_service.file_response import respond
-from weightwell_service.queries import read_gain_query, read_query
-from weightwell_service.service import CurrentService, Service
+from weightwell_service.queries import read_gain_query, read_query, split_query
+from weightwell_service.service import Service, service_of
 
 T = TypeVar("T")
 
@@ -54,7 +55,25 @@ Everything else: {url}/docs
 
 Gain = RecommendedGain | RecommendedGainIgnoring | MeasuredGain | RecommendedGains | MeasuredGains
 
-router = APIRouter()
+
+class DirectRoute(APIRoute):
+    """A route that FastAPI finds and documents, and does not call: its function takes a request, returns a response.
+
+    FastAPI's call solves dependencies and validates answers. Here are no dependencies, and every function reads its
+    query and writes its answer by the models that are documented. FastAPI's call takes longer than a small answer.
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any):
+        super().__init__(path, endpoint, **options)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            response = await endpoint(Request(scope, receive, send))
+            await response(scope, receive, send)
+
+        self.app = app
+
+
+router = APIRouter(route_class=DirectRoute)
 
 
 # Gains -------------------------------------------------------------------------------------------------------------
@@ -63,7 +82,7 @@ router = APIRouter()
 @router.get("/gain", response_model=Gain, **openapi.GAIN)
 async def gain(request: Request) -> Response:
     """Return the gain of a nonlinearity, or the table of all."""
-    query = read_gain_query(request.query_params.multi_items())
+    query = read_gain_query(split_query(request.scope["query_string"]))
     if query.nonlinearity is None:
         return json_answer(measured_gains() if query.source == "quadrature" else recommended_gains())
     one = measured_gain if query.source == "quadrature" else recommended_gain
@@ -74,19 +93,24 @@ async def gain(request: Request) -> Response:
 
 
 @router.get("/init", **openapi.INIT_GET)
-async def init(request: Request, service: CurrentService) -> Response:
+async def init(request: Request) -> Response:
     """Draw what the query describes, one tensor or a manifest of many, as a safetensors file."""
-    query, items = request.scope["query_string"], request.query_params.multi_items()
-    if "manifest" in request.query_params:
-        file = await run_in_threadpool(service.open_query, query, items)
-    else:
-        file = service.open_query(query, items)
+    service = service_of(request)
+    query = request.scope["query_string"]
+    file = service.open_recent(query)
+    if file is None:
+        items = split_query(query)
+        if any(field == "manifest" for field, _ in items):
+            file = await run_in_threadpool(service.open_query, query, items)
+        else:
+            file = service.open_query(query, items)
     return _answer(request, service, file)
 
 
 @router.post("/init", **openapi.INIT_POST)
-async def init_from_body(request: Request, service: CurrentService) -> Response:
+async def init_from_body(request: Request) -> Response:
     """Draw what a JSON body describes, one tensor or many, as a safetensors file."""
+    service = service_of(request)
     return _answer(request, service, await _from_body(request, service, service.open))
 
 
@@ -95,15 +119,17 @@ def _answer(request: Request, service: Service, file: VirtualFile) -> Response:
 
 
 @router.get("/plan", response_model=PlanAnswer, **openapi.PLAN_GET)
-async def plan(request: Request, service: CurrentService) -> Response:
+async def plan(request: Request) -> Response:
     """Describe the file that ``/init`` draws for the same query, without generating it."""
-    items, limit = request.query_params.multi_items(), service.settings.max_request_bytes
+    service = service_of(request)
+    items, limit = split_query(request.scope["query_string"]), service.settings.max_request_bytes
     return await run_in_threadpool(lambda: json_answer(service.describe(read_query(items, max_manifest=limit))))
 
 
 @router.post("/plan", response_model=PlanAnswer, **openapi.PLAN_POST)
-async def plan_from_body(request: Request, service: CurrentService) -> Response:
+async def plan_from_body(request: Request) -> Response:
     """Describe the file that ``/init`` draws for the same body, without generating it."""
+    service = service_of(request)
     return await _from_body(request, service, lambda spec: json_answer(service.describe(spec)))
 
 
@@ -136,13 +162,13 @@ async def _body(request: Request, limit: int) -> bytes:
 
 
 @router.get("/schemes", response_model=Catalogue, **openapi.CATALOGUE)
-async def schemes(service: CurrentService) -> Response:
+async def schemes(request: Request) -> Response:
     """Return the catalogue: every scheme, dtype and generator."""
-    return json_answer(catalogue(service.engine.generators()))
+    return json_answer(catalogue(service_of(request).engine.generators()))
 
 
 @router.get("/presets", response_model=PresetCatalogue, **openapi.PRESETS)
-async def presets() -> Response:
+async def presets(_: Request) -> Response:
     """Return every preset."""
     return json_answer(preset_catalogue())
 
@@ -157,7 +183,7 @@ async def greeting(request: Request) -> PlainTextResponse:
 
 
 @router.get("/health/live", response_model=Live, **openapi.LIVE)
-async def live() -> Response:
+async def live(_: Request) -> Response:
     """Say that the process runs."""
     return json_answer(Live())
 
@@ -165,9 +191,9 @@ async def live() -> Response:
 @router.get("/healthz", include_in_schema=False)
 @router.get("/health", include_in_schema=False)
 @router.get("/health/ready", response_model=Ready, responses={503: {"model": NotReady}}, **openapi.READY)
-async def ready(service: CurrentService) -> Response:
+async def ready(request: Request) -> Response:
     """Say whether requests should be sent here, and what would serve them."""
-    answer = await run_in_threadpool(service.readiness)
+    answer = await run_in_threadpool(service_of(request).readiness)
     return json_answer(answer, 503 if isinstance(answer, NotReady) else 200, {"cache-control": "no-store"})
 
 

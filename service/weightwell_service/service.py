@@ -2,9 +2,8 @@
 
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Request
 
 from weightwell_engine.engine import Engine
 from weightwell_engine.exceptions import TooLarge
@@ -34,12 +33,15 @@ class Service:
         """Return the file of a spec; raise what is wrong with it, or ``TooLarge``."""
         return self.engine.open(self._plan(spec))
 
-    def open_query(self, query: bytes, items: list[tuple[str, str]]) -> VirtualFile:
-        """Return the file of a query, which recent requests may have planned; ``items`` are its fields, in order."""
+    def open_recent(self, query: bytes) -> VirtualFile | None:
+        """Return the file of a query that a recent request planned, or None."""
         plan = self.recent.get(query)
-        if plan is None:
-            plan = self._plan(read_query(items, max_manifest=self.settings.max_request_bytes))
-            self.recent.put(query, plan)
+        return None if plan is None else self.engine.open(plan)
+
+    def open_query(self, query: bytes, items: list[tuple[str, str]]) -> VirtualFile:
+        """Return the file of a query, and keep its plan; ``items`` are its fields, in order. Raises as ``open``."""
+        plan = self._plan(read_query(items, max_manifest=self.settings.max_request_bytes))
+        self.recent.put(query, plan)
         return self.engine.open(plan)
 
     def describe(self, spec: Spec) -> PlanAnswer:
@@ -66,10 +68,7 @@ class Service:
         return self.engine.plan(spec, max_bytes=self.settings.max_bytes)
 
 
-async def service_of(request: Request) -> Service:
-    """Return the service of a request's application. Asynchronous, because FastAPI calls others in a thread."""
+def service_of(request: Request) -> Service:
+    """Return the service of a request's application."""
     service: Service = request.app.state.service
     return service
-
-
-CurrentService = Annotated[Service, Depends(service_of)]

@@ -355,3 +355,21 @@ def test_a_file_of_no_tensors_is_a_header_alone() -> None:
 
 def test_a_law_is_settled_in_the_plan() -> None:
     assert posted(scheme="normal", std=0.5).tensors[0].law == Normal(0.0, 0.5)
+
+
+def test_files_that_differ_in_their_seeds_settle_their_law_once() -> None:
+    law = mock.Mock(return_value=Normal(0.0, 2.0))
+    with mock.patch.dict("weightwell_engine.plan.SCHEMES", normal=mock.Mock(law=law)):
+        made = [plan(replace(WEIGHT, shape=(4, 997), seed=seed)).tensors[0].law for seed in range(5)]
+    assert made == [Normal(0.0, 2.0)] * 5
+    law.assert_called_once()
+
+
+@pytest.mark.parametrize("values", [(0.0, -0.0), (-0.0, 0.0)])
+def test_zero_and_minus_zero_are_different_constants_in_one_file(values: tuple[float, float]) -> None:
+    constants = [
+        TensorSpec(name, (3,), "float32", 0, "constant", {"val": value})
+        for name, value in zip("ab", values, strict=True)
+    ]
+    laws = [tensor.law for tensor in plan(*constants).tensors]
+    assert [str(law.value) for law in laws if isinstance(law, Constant)] == [str(value) for value in values]

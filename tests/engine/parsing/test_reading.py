@@ -18,7 +18,7 @@ from weightwell_engine.plan import make_plan
 from weightwell_engine.schemes import ALIASES, SCHEMES, AxisList, SchemeParameter
 from weightwell_engine.spec import GENERATORS, Spec
 from weightwell_service import problems
-from weightwell_service.queries import read_gain_query, read_query
+from weightwell_service.queries import MAX_FIELDS, read_gain_query, read_query, split_query
 
 Fields = dict[str, Any]
 
@@ -368,6 +368,16 @@ def test_a_scheme_takes_no_parameter_of_another(name: str) -> None:
 def test_a_field_given_twice_in_a_query_is_refused(read: Any) -> None:
     error = errors(read, [("seed", "1"), ("scheme", "ones"), ("seed", "1")])["seed"]
     assert error.detail == "seed is given twice"
+
+
+def test_a_query_is_split_as_a_form_is_and_keeps_its_order() -> None:
+    assert split_query(b"b=1+2&a=%E2%82%AC&&b=&c") == [("b", "1 2"), ("a", "\u20ac"), ("b", ""), ("c", "")]
+
+
+def test_a_query_of_too_many_fields_is_refused_before_it_is_validated() -> None:
+    assert len(split_query(b"&".join([b"x=1"] * MAX_FIELDS))) == MAX_FIELDS
+    error = errors(split_query, b"&".join([b"x=1"] * (MAX_FIELDS + 1)))["query"]
+    assert error.got == MAX_FIELDS + 1
 
 
 # Bodies that cannot be read ------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import lru_cache
 from threading import Lock
 from typing import Generic, TypeVar
 
@@ -46,22 +45,29 @@ class PhiloxGenerator(ABC):
 
 
 class Laws(Generic[T]):
-    """The laws of one file. They are prepared when they are first needed, one at a time, and a few of them are kept."""
+    """The laws of one file. They are prepared when they are first needed, one at a time, and the last ones are kept."""
 
     def __init__(self, prepare: Callable[[PlannedTensor], T]):
+        self._prepare = prepare
         self._lock = Lock()
-        self._elements = lru_cache(_KEPT)(prepare)
-        self._matrices = lru_cache(_KEPT_MATRICES)(prepare)
+        # By the order of the tensor in its spec; the least recently used comes first.
+        self._elements: dict[int, T] = {}
+        self._matrices: dict[int, T] = {}
 
     def of(self, tensor: PlannedTensor) -> T:
         """Return the law of a tensor, prepared."""
+        kept, most = (self._matrices, _KEPT_MATRICES) if is_matrix(tensor) else (self._elements, _KEPT)
         with self._lock:
-            return (self._matrices if is_matrix(tensor) else self._elements)(tensor)
+            law = kept.pop(tensor.order) if tensor.order in kept else self._prepare(tensor)
+            kept[tensor.order] = law  # after all others
+            if len(kept) > most:
+                del kept[next(iter(kept))]
+            return law
 
     def clear(self) -> None:
         """Let go of all of them; who draws with one keeps it until it is done."""
-        self._elements.cache_clear()
-        self._matrices.cache_clear()
+        # Without the lock, which may be held for seconds. A call of ``of`` under way keeps the dict that it began with.
+        self._elements, self._matrices = {}, {}
 
 
 def is_matrix(tensor: PlannedTensor) -> bool:

@@ -5,11 +5,14 @@ law, device and order are not hashed: that is why a bfloat16 tensor is the round
 rows stay when a vocabulary grows.
 """
 
+import struct
 from enum import IntEnum
 from hashlib import sha256
 from typing import NamedTuple
 
 VERSION = "philox4x32-10/1"
+
+_PREFIX = b"weightwell/" + VERSION.encode() + b"\0"
 
 
 class Stream(IntEnum):
@@ -33,14 +36,6 @@ class Key(NamedTuple):
 def derive_key(seed: int, name: str, stream: Stream) -> Key:
     """Return the key of one stream of the tensor ``name``; ``seed`` is in ``[0, 2^64)``."""
     utf8 = name.encode()
-    message = b"".join(
-        (
-            b"weightwell/" + VERSION.encode() + b"\0",
-            seed.to_bytes(8, "little"),
-            len(utf8).to_bytes(4, "little"),
-            utf8,
-            stream.to_bytes(1, "little"),
-        )
-    )
-    digest = sha256(message).digest()
-    return Key(*(int.from_bytes(digest[at : at + 4], "little") for at in (0, 4, 8, 12)))
+    numbers = seed.to_bytes(8, "little") + len(utf8).to_bytes(4, "little")
+    message = _PREFIX + numbers + utf8 + stream.to_bytes(1, "little")
+    return Key(*struct.unpack_from("<4I", sha256(message).digest()))
