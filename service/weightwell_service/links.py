@@ -18,29 +18,61 @@ from weightwell_engine.spec import Spec
 # RFC 9110, section 4.1, recommends that everything on the way of a request take at least 8000 octets.
 MAX_URL = 8000
 
+# Bytes of the JSON in a URL: more than the longest usual URL unpacks to. A zip bomb unpacks to a thousand times its
+# length.
+MAX_LINKED = 2**20
+
+# Bytes that are compressed at once. After each block it is checked whether the URL is too long already.
+_BLOCK = 2**14
+
+_MANIFEST = "/init?manifest="
+
 _ALPHABET = re.compile(r"[A-Za-z0-9_-]*={0,2}", re.ASCII)
 
 
 def link(spec: Spec) -> str:
     """Return the path and query under which ``/init`` serves a spec's file; it may be longer than ``MAX_URL``."""
-    if len(spec.tensors) == 1 and not spec.aliases:
-        return f"/init?{urlencode(_flat(spec), safe=',:')}"
-    return f"/init?manifest={pack(spec.canonical())}"
+    return _flat_link(spec) if _is_flat(spec) else _MANIFEST + pack(spec.canonical())
 
 
 def address(spec: Spec) -> tuple[str | None, str | None]:
-    """Return the path and query of a spec's file, or None and what to do because they would be too long."""
-    url = link(spec)
-    return (url, None) if len(url) <= MAX_URL else (None, _too_long(spec, len(url)))
+    """Return the path and query of a spec's file, or None and what to do because they would be too long.
+
+    Compressing a long manifest takes seconds, so it stops when the URL is too long.
+    """
+    if _is_flat(spec):
+        url, nbytes = _flat_link(spec), 0
+        length = len(url)
+    else:
+        text = spec.canonical().encode()
+        packed, part = _pack_beginning(text)
+        url, nbytes = _MANIFEST + packed, len(text)
+        length = round(len(_MANIFEST) + len(packed) / part)
+    if length <= MAX_URL and nbytes <= MAX_LINKED:
+        return url, None
+    return None, _too_long(spec, length, nbytes)
 
 
-def _too_long(spec: Spec, length: int) -> str:
-    note = (
-        f"the URL would have {length} characters, and not everything on its way need take more than {MAX_URL}: post it"
-    )
+def _too_long(spec: Spec, length: int, nbytes: int) -> str:
+    """Say why a URL of about ``length`` characters, with ``nbytes`` of JSON, is too long, and what to do."""
+    if length > MAX_URL:
+        note = f"the URL would have about {length} characters, and not everything on its way need take more than "
+        note += f"{MAX_URL}: post it"
+    else:
+        note = f"the JSON in the URL would have {nbytes} bytes, and a server reads at most {MAX_LINKED}: post it"
     if spec.generator == "torch":
         return f"{note}; tensors in a manifest of their own would be drawn anew from torch's seed"
-    return f"{note}, or split its tensors over {ceil(1.1 * length / MAX_URL)} manifests, which changes none of them"
+    parts = ceil(1.1 * max(length / MAX_URL, nbytes / MAX_LINKED))
+    return f"{note}, or split its tensors over {parts} manifests, which changes none of them"
+
+
+def _is_flat(spec: Spec) -> bool:
+    """Whether the link of a spec has its one tensor as fields, and not a manifest."""
+    return len(spec.tensors) == 1 and not spec.aliases
+
+
+def _flat_link(spec: Spec) -> str:
+    return f"/init?{urlencode(_flat(spec), safe=',:')}"
 
 
 def _flat(spec: Spec) -> dict[str, str]:
@@ -53,7 +85,23 @@ def _flat(spec: Spec) -> dict[str, str]:
 
 def pack(text: str) -> str:
     """Return a JSON text as the query holds it."""
-    return urlsafe_b64encode(zlib.compress(text.encode(), 9)).rstrip(b"=").decode()
+    return _in_base64(zlib.compress(text.encode(), 9))
+
+
+def _pack_beginning(text: bytes) -> tuple[str, float]:
+    """Return the beginning of a JSON text as a query holds it, and which part of the text that is, in (0, 1].
+
+    It is all of the text, or more than a URL or a server takes.
+    """
+    deflater, packed, taken = zlib.compressobj(9), b"", 0
+    while taken < len(text) and taken <= MAX_LINKED and len(packed) <= MAX_URL:
+        packed += deflater.compress(text[taken : taken + _BLOCK])
+        taken += _BLOCK
+    return _in_base64(packed + deflater.flush()), min(taken / len(text), 1.0)
+
+
+def _in_base64(data: bytes) -> str:
+    return urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def unpack(packed: str, *, limit: int) -> bytes:

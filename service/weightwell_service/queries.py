@@ -9,11 +9,7 @@ from pydantic import Field
 from weightwell_engine.exceptions import InvalidSpec, MalformedDocument
 from weightwell_engine.parsing import Model, read_document, read_text_fields, validate
 from weightwell_engine.spec import Spec
-from weightwell_service.links import unpack
-
-# Bytes of the JSON in a URL: more than the longest usual URL unpacks to. A zip bomb unpacks to a thousand times its
-# length.
-_MAX_LINKED = 2**20
+from weightwell_service.links import MAX_LINKED, unpack
 
 # Fields of a query: many more than any scheme has. Unknown ones would be compared with all known names.
 MAX_FIELDS = 100
@@ -39,7 +35,7 @@ def split_query(query: bytes) -> list[tuple[str, str]]:
     return parse_qsl(query.decode("latin-1"), keep_blank_values=True)
 
 
-def read_query(items: Iterable[tuple[str, str]], *, max_manifest: int = _MAX_LINKED) -> Spec:
+def read_query(items: Iterable[tuple[str, str]], *, max_manifest: int = MAX_LINKED) -> Spec:
     """Return the spec that a query string means: of one tensor, or of a manifest of at most so many bytes, or 1 MiB.
 
     Raises ``InvalidSpec`` or ``InvalidSpecs`` if it means none, and ``TooLarge``.
@@ -55,7 +51,7 @@ def _read_linked(fields: dict[str, str], limit: int) -> Spec:
     for field, value in fields.items():
         raise InvalidSpec(field, got=value, expected="absent beside a manifest, which says everything")
     try:
-        return read_document(unpack(packed, limit=min(limit, _MAX_LINKED)))
+        return read_document(unpack(packed, limit=min(limit, MAX_LINKED)))
     except MalformedDocument as error:
         expected = "a spec in JSON, compressed with zlib, in base64url"
         raise InvalidSpec("manifest", got=packed, expected=expected, detail=f"manifest: {error}") from None

@@ -2,6 +2,7 @@ import base64
 import json
 import zlib
 from typing import Any
+from unittest import mock
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
@@ -181,6 +182,38 @@ def test_a_manifest_that_is_too_long_for_a_url_is_told_how_to_be_split(generator
     url, note = many(2000, generator)
     assert url is None
     assert advice in str(note)
+
+
+@pytest.mark.parametrize("layers", [1, 80, 200])
+def test_the_address_of_a_manifest_is_its_link(layers: int) -> None:
+    asked = spec(models(layers))
+    assert address(asked) == (link(asked), None)
+
+
+def test_a_manifest_that_is_too_long_for_a_url_is_compressed_no_further_than_to_know_that() -> None:
+    compressed = []
+
+    class Deflater:
+        def compress(self, data: bytes) -> bytes:
+            compressed.append(len(data))
+            return data
+
+        def flush(self) -> bytes:
+            return b""
+
+    with mock.patch("weightwell_service.links.zlib.compressobj", return_value=Deflater()):
+        assert many(20_000, "philox")[0] is None
+    assert len(compressed) == 1
+
+
+def test_no_address_has_more_json_than_a_server_reads() -> None:
+    names = [f"{'a' * 1020}{i:04}" for i in range(1000)]
+    asked = spec({"tensors": {name: {"shape": [1], "scheme": "ones"} for name in names}})
+    assert len(link(asked)) < MAX_URL
+    url, note = address(asked)
+    assert url is None
+    assert "a server reads at most 1048576" in str(note)
+    assert "split its tensors over 2 manifests" in str(note)
 
 
 def test_the_parts_of_a_split_manifest_do_fit_into_a_url() -> None:
