@@ -2,9 +2,9 @@
 
     python -m benchmarks.requests
 
-Both servers are uvicorn with the same protocol, event loop and access log. Each server has a separate process. The
-client keeps eight connections busy and measures one server after the other in each round. The table has the medians
-over the rounds.
+Both servers are uvicorn with the same event loop and access log. The bare route has uvicorn's own protocol, without
+deadlines and limits. Each server has a separate process. The client keeps eight connections busy and measures one
+server after the other in each round. The table has the medians over the rounds.
 """
 
 import argparse

@@ -27,7 +27,6 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
     engine = engine or Engine(find_device(settings.device), threads=settings.threads)
     streamed = ThreadPoolExecutor(settings.threads, thread_name_prefix="draw")
     whole = ThreadPoolExecutor(settings.threads, thread_name_prefix="draw-whole")
-    reader = ThreadPoolExecutor(1, thread_name_prefix="read")
     resources = DrawingResources(streamed, whole, MemoryBudget(settings.max_resident_bytes))
 
     @asynccontextmanager
@@ -41,7 +40,8 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
         yield
         app.state.service.started = False
         gc.unfreeze()
-        for pool in (streamed, whole, reader):
+        app.state.service.shutdown()
+        for pool in (streamed, whole):
             pool.shutdown(wait=False, cancel_futures=True)
 
     # The pages of /docs come with the service: where jobs run there is often no way to a CDN.
@@ -56,7 +56,7 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
         lifespan=lifespan,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
-    app.state.service = Service(settings, engine, resources, reader)
+    app.state.service = Service(settings, engine, resources)
     app.state.methods = methods()
     app.router.routes[:0] = router.routes
     problems.install(app)

@@ -1,7 +1,7 @@
 """The routes: parse, plan, respond."""
 
 from asyncio import get_running_loop
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
@@ -36,10 +36,11 @@ from weightwell_service.service import Service, service_of
 
 T = TypeVar("T")
 
-# Bytes of a request body. A short one is parsed on the event loop if it describes one tensor. Long ones are parsed one
-# at a time, because parsing holds the GIL: two at once would end no sooner, and take twice the memory.
+# Bytes of a request body that is read on the event loop, if it describes one tensor.
 _SHORT = 2**12
-_LONG = 2**16
+
+# A manifest in a URL is compressed to about this part of its JSON.
+_PACKED = 16
 
 _GREETING = """\
 Weightwell generates initialized weights and serves them as safetensors files.
@@ -100,11 +101,18 @@ async def init(request: Request) -> Response:
     file = service.open_recent(query)
     if file is None:
         items = split_query(query)
-        if any(field == "manifest" for field, _ in items):
-            file = await run_in_threadpool(service.open_query, query, items)
+        if _has_manifest(items):
+            # Another request may have planned the same file by the time that the turn comes.
+            file = await service.lanes.of(_PACKED * len(query)).run(
+                lambda: service.open_recent(query) or service.open_query(query, items), request.is_disconnected
+            )
         else:
             file = service.open_query(query, items)
     return _answer(request, service, file)
+
+
+def _has_manifest(items: Iterable[tuple[str, str]]) -> bool:
+    return any(field == "manifest" for field, _ in items)
 
 
 @router.post("/init", **openapi.INIT_POST)
@@ -122,8 +130,15 @@ def _answer(request: Request, service: Service, file: VirtualFile) -> Response:
 async def plan(request: Request) -> Response:
     """Describe the file that ``/init`` draws for the same query, without generating it."""
     service = service_of(request)
-    items, limit = split_query(request.scope["query_string"]), service.settings.max_request_bytes
-    return await run_in_threadpool(lambda: json_answer(service.describe(read_query(items, max_manifest=limit))))
+    query, limit = request.scope["query_string"], service.settings.max_request_bytes
+    items = split_query(query)
+
+    def describe() -> Response:
+        return json_answer(service.describe(read_query(items, max_manifest=limit)))
+
+    if _has_manifest(items):
+        return await service.lanes.of(_PACKED * len(query)).run(describe, request.is_disconnected)
+    return await run_in_threadpool(describe)
 
 
 @router.post("/plan", response_model=PlanAnswer, **openapi.PLAN_POST)
@@ -136,10 +151,8 @@ async def plan_from_body(request: Request) -> Response:
 async def _from_body(request: Request, service: Service, make: Callable[[Spec], T]) -> T:
     """Return what is made of the spec that a body means. A long body does not hold up other requests."""
     body = await _body(request, service.settings.max_request_bytes)
-    if len(body) > _LONG:
-        return await get_running_loop().run_in_executor(service.reader, lambda: make(read_document(body)))
     if len(body) > _SHORT or b"tensors" in body:
-        return await run_in_threadpool(lambda: make(read_document(body)))
+        return await service.lanes.of(len(body)).run(lambda: make(read_document(body)), request.is_disconnected)
     return make(read_document(body))
 
 
@@ -193,7 +206,8 @@ async def live(_: Request) -> Response:
 @router.get("/health/ready", response_model=Ready, responses={503: {"model": NotReady}}, **openapi.READY)
 async def ready(request: Request) -> Response:
     """Say whether requests should be sent here, and what would serve them."""
-    answer = await run_in_threadpool(service_of(request).readiness)
+    service = service_of(request)
+    answer = await get_running_loop().run_in_executor(service.health, service.readiness)
     return json_answer(answer, 503 if isinstance(answer, NotReady) else 200, {"cache-control": "no-store"})
 
 

@@ -1,6 +1,6 @@
 """The service behind the routes: specs in, files and descriptions out, within the limits of a deployment."""
 
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from fastapi import Request
@@ -14,18 +14,23 @@ from weightwell_service import __version__
 from weightwell_service.answers import NotReady, PlanAnswer, Ready
 from weightwell_service.file_response import DrawingResources
 from weightwell_service.queries import read_query
+from weightwell_service.reading import Lanes
 from weightwell_service.recent import RecentPlans
 from weightwell_service.settings import Settings
 
 
 @dataclass
 class Service:
-    """One for each application. ``reader`` is one thread that reads long request bodies, one at a time."""
+    """One for each application.
+
+    ``lanes`` read long specs. ``health`` is a thread of its own for readiness, which waits for no other work.
+    """
 
     settings: Settings
     engine: Engine
     resources: DrawingResources
-    reader: Executor
+    lanes: Lanes = field(default_factory=Lanes)
+    health: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="health"))
     recent: RecentPlans = field(default_factory=RecentPlans)
     started: bool = False
 
@@ -63,6 +68,11 @@ class Service:
         if reason:
             return NotReady(reason=reason, version=__version__, device=device, generators=generators)
         return Ready(version=__version__, device=device, generators=generators)
+
+    def shutdown(self) -> None:
+        """Begin nothing more."""
+        self.lanes.shutdown()
+        self.health.shutdown(wait=False, cancel_futures=True)
 
     def _plan(self, spec: Spec) -> Plan:
         return self.engine.plan(spec, max_bytes=self.settings.max_bytes)

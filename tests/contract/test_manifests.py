@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
+from threading import Event
 from typing import Any
+from unittest import mock
 
 import httpx
 import pytest
@@ -18,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from weightwell_engine.exceptions import Busy
 from weightwell_engine.presets import PRESETS
 from weightwell_engine.spec import GENERATORS
 from weightwell_service.app import create_app
@@ -225,6 +229,50 @@ def test_a_manifest_that_unpacks_to_more_than_a_body_may_have_is_too_large(small
         refused = small.get(path, params={"manifest": bomb})
         assert refused.status_code == 413
         assert "more than the 4096 bytes" in refused.json()["detail"]
+
+
+def test_a_manifest_that_many_clients_ask_for_at_once_is_planned_once(serve: Serve) -> None:
+    app = create_app(Settings(threads=1))
+    engine = app.state.service.engine
+    with (
+        mock.patch.object(engine, "plan", wraps=engine.plan) as planning,
+        serve(app) as url,
+        ThreadPoolExecutor(8) as clients,
+    ):
+        etags = {
+            each.headers["etag"]
+            for each in clients.map(
+                lambda _: httpx.head(f"{url}/init", params=linked(MODEL), trust_env=False), range(8)
+            )
+        }
+    assert len(etags) == 1
+    planning.assert_called_once()
+
+
+def test_readiness_is_told_while_many_manifests_are_read(serve: Serve) -> None:
+    app = create_app(Settings(threads=1))
+    begun, released = Event(), Event()
+
+    def describe(_: object) -> None:
+        begun.set()
+        released.wait(60)
+        raise Busy("try again")
+
+    with (
+        mock.patch.object(app.state.service, "describe", describe),
+        serve(app) as url,
+        ThreadPoolExecutor(50) as clients,
+    ):
+        plans = [
+            clients.submit(httpx.get, f"{url}/plan", params=linked(MODEL), trust_env=False, timeout=60)
+            for _ in range(50)
+        ]
+        assert begun.wait(60)
+        try:
+            assert httpx.get(f"{url}/health/ready", trust_env=False).status_code == 200
+        finally:
+            released.set()
+        assert {each.result().status_code for each in plans} == {503}
 
 
 # Models --------------------------------------------------------------------------------------------------------------
