@@ -78,21 +78,22 @@ class Drawn(SafetensorsFile):
         spec: FileSpec | None = None,
         module: "nn.Module | None" = None,
     ):
-        self._header: Header | None = None
+        headers: list[Header] = []  # without a reference cycle, which would keep the module alive
 
         def accept_and_keep(header: Header) -> int:
-            self._header = header
+            headers[:] = [header]
             return accept(header)
 
         super().__init__(accept_and_keep, data)
+        self._headers = headers
         self._rules = spec.document.get("rules", ()) if isinstance(spec, ManifestSpec) else ()
         self._module = module
 
     def cautions(self, unused: str, streams: Streams) -> None:
         """Warn of rules that no tensor takes, as the server lists them, and of streams that are drawn again."""
         caution_unused(self._rules, unused)
-        if streams.watching and self._header is not None:
-            spec = spec_of(self._header.metadata)
+        if streams.watching and self._headers:
+            spec = spec_of(self._headers[0].metadata)
             streams.note(spec, self._module, layer=self._module is not None and is_layer(self._module))
 
 

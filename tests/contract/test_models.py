@@ -140,7 +140,7 @@ def test_both_clients_do_the_same(server: str, client: weightwell.Client, tmp_pa
     [
         (("file",), "missing 1 required positional argument: 'what'"),
         (("file", (3,)), r"expected a shape and a scheme, .*; got \(3,\) and no scheme"),
-        (("file", Manifest({}), "ones"), "a scheme belongs to a shape, got 'ones' beside Manifest"),
+        (("file", Manifest({}), "ones"), "a scheme needs a shape, got 'ones' and a Manifest"),
         ((Manifest({}), "file"), r"the path comes first: write save\('model.safetensors', manifest\)"),
         (({"tensors": {}}, "file"), r"expected a path or a binary file first, .* got \{'tensors'"),
         (((3, 4), "file", "ones"), r"expected a path or a binary file first, .* got \(3, 4\)"),

@@ -30,7 +30,6 @@ class Part:
     parallel = True
 
     def __init__(self, path: Path):
-        self.destination = self
         self._given = path
         self._path = Path(os.path.realpath(path))  # a link stays a link
         self.path = self._path.with_name(self._path.name + ".part")
@@ -40,6 +39,11 @@ class Part:
         self._size = self._offset = 0  # of the file, and of the data in it
         with self._explained():
             self._descriptor = disk.open_locked(self.path)
+
+    @property
+    def destination(self) -> "Part":
+        """Where the data goes."""
+        return self
 
     def open(self, head: bytes, size: int, etag: str | None) -> Sequence[Span]:
         """Continue the part if it is one of this file, or begin it; return the spans of the data that are there."""
