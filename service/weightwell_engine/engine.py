@@ -18,30 +18,44 @@ class Engine:
     """Plans and opens files on one device. Any number of threads may use it at once.
 
     ``threads``: how many will draw at once. ``generators``: by name, instead of those that are made when they are first
-    needed; on a CPU only ``generator=torch`` imports torch.
+    needed; on a CPU only ``generator=torch`` imports torch. ``torch``: whether ``generator=torch`` may be used.
     """
 
-    def __init__(self, device: Device, *, threads: int, generators: Mapping[str, Generator] | None = None):
+    def __init__(
+        self, device: Device, *, threads: int, generators: Mapping[str, Generator] | None = None, torch: bool = True
+    ):
         self.device = device
         self.threads = threads
+        self._torch = torch
         self._lock = Lock()
         self._generators = dict(generators or {})
 
     def generator(self, name: str) -> Generator:
-        """Return a generator by its name in a spec; raise ``UnsupportedSpec`` if what it needs is not installed."""
+        """Return a generator by its name in a spec; raise ``UnsupportedSpec`` if it is not installed, or off."""
+        if missing := self._missing(name):
+            detail = f"generator=torch {missing}; use generator=philox"
+            raise UnsupportedSpec("generator", got=name, expected="philox", detail=detail)
+        if name in self._generators:  # without the lock, which is held while torch is imported
+            return self._generators[name]
         with self._lock:
             if name not in self._generators:
-                if name == "torch" and find_spec("torch") is None:
-                    detail = "generator=torch needs torch, which is not installed; use generator=philox"
-                    raise UnsupportedSpec("generator", got=name, expected="philox", detail=detail)
                 self._generators[name] = make_generator(name, self.device, threads=self.threads)
             return self._generators[name]
 
     def generators(self) -> Iterator[Generator]:
         """Yield every generator that can be used here."""
         for name in GENERATORS:
-            if name != "torch" or find_spec("torch"):
+            if not self._missing(name):
                 yield self.generator(name)
+
+    def _missing(self, name: str) -> str | None:
+        """Return why a generator cannot be used, or None."""
+        if name != "torch":
+            return None
+        if not self._torch:
+            return "is switched off on this server (WEIGHTWELL_TORCH_GENERATOR=off)"
+        installed = name in self._generators or find_spec(name)
+        return None if installed else "needs torch, which is not installed"
 
     def plan(self, spec: Spec, *, max_bytes: int = UNLIMITED) -> Plan:
         """Return the plan of a spec: every law, offset and size, before a number is drawn.

@@ -93,7 +93,11 @@ class TooLarge(WeightwellError):
 
 
 class Busy(WeightwellError):
-    """The result could be drawn, but the memory for it is in use; try again."""
+    """The result could be drawn, but not now: memory, or a turn, is not free. Try again in ``retry_after`` seconds."""
+
+    def __init__(self, message: str, *, retry_after: int = 1):
+        self.retry_after = retry_after
+        super().__init__(message)
 
 
 class DeviceUnavailable(WeightwellError):

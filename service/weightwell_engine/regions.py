@@ -128,6 +128,19 @@ class Region:
             yield ScatteredRuns(first + _offsets(outer, run, min(run + _LISTED, end)), length)
         yield from self.runs(end * length, stop)
 
+    def work(self, start: int, stop: int) -> tuple[int, int]:
+        """Return about how many parts ``start ... stop - 1`` have, and how many elements of a long run take as long.
+
+        A run takes some eight elements more. It takes the same short time for any region.
+        """
+        if start >= stop:
+            return 0, 0
+        levels, _ = self._levels()
+        (length, _), (count, _) = levels[-1], levels[-2] if len(levels) > 1 else (1, 0)
+        runs = -(-(stop - start) // length)
+        of_a_part = _LISTED if len(levels) > 2 and length * count < _BLOCK else count
+        return -(-runs // of_a_part), stop - start + 8 * runs
+
     def _levels(self) -> tuple[list[Level], int]:
         """Collapse the rectangle into ``(size, stride)`` levels, outermost first, and the flat index of its corner.
 

@@ -9,11 +9,9 @@ from contextlib import suppress
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from weightwell_engine.engine import Engine
 from weightwell_engine.exceptions import DeviceUnavailable
-from weightwell_engine.generators.factory import find_device
 from weightwell_service import __version__
-from weightwell_service.app import create_app
+from weightwell_service.app import create_app, make_engine
 from weightwell_service.server import make_server
 from weightwell_service.server.connections import allow_descriptors
 from weightwell_service.settings import Settings
@@ -25,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     _warn_of_unknown_variables()
     try:
         settings = CliApp.run(Settings, cli_args=sys.argv[1:] if arguments is None else arguments)
-        engine = Engine(find_device(settings.device), threads=settings.threads)
+        engine = make_engine(settings)
         check_address(settings.host, settings.port)
     except ValidationError as error:
         for details in error.errors():

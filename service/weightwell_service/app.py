@@ -1,9 +1,8 @@
 """The application: settings in, FastAPI out. Nothing is read from the environment and nothing is started at import."""
 
 import asyncio
-import gc
+import sys
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -11,6 +10,7 @@ from fastapi_offline import FastAPIOffline
 
 from weightwell_engine.engine import Engine
 from weightwell_engine.generators.factory import find_device
+from weightwell_engine.spec import GENERATORS
 from weightwell_service import __version__, openapi, problems
 from weightwell_service.budget import MemoryBudget
 from weightwell_service.file_response import DrawingResources
@@ -18,31 +18,40 @@ from weightwell_service.routes import methods, router
 from weightwell_service.service import Service
 from weightwell_service.settings import Settings
 
+# Seconds for which a thread may hold the GIL when another one wants it; Python's own 5 ms are a small request.
+_SWITCH_INTERVAL = 0.0005
+
+
+def make_engine(settings: Settings) -> Engine:
+    """Return the engine of a deployment; raise ``DeviceUnavailable`` if the configured device is not there."""
+    torch = settings.torch_generator == "on"
+    return Engine(find_device(settings.device), threads=settings.threads, torch=torch)
+
 
 def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
     """Build the service for a deployment, with its own engine or a given one.
 
     Raises ``DeviceUnavailable`` if the configured device is not there.
     """
-    engine = engine or Engine(find_device(settings.device), threads=settings.threads)
-    streamed = ThreadPoolExecutor(settings.threads, thread_name_prefix="draw")
-    whole = ThreadPoolExecutor(settings.threads, thread_name_prefix="draw-whole")
-    resources = DrawingResources(streamed, whole, MemoryBudget(settings.max_resident_bytes))
+    engine = engine or make_engine(settings)
+    budget = MemoryBudget(settings.max_resident_bytes, patience=settings.queue_timeout)
+    resources = DrawingResources(budget, settings.threads, settings.drawing_timeout, settings.max_responses)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        for generator in engine.generators():
-            await asyncio.get_running_loop().run_in_executor(streamed, generator.warm_up)
-        # What is there now stays. To look through all of it for garbage takes a tenth of a second, and all wait for it.
-        gc.collect()
-        gc.freeze()
-        app.state.service.started = True
+        service: Service = app.state.service
+        await asyncio.get_running_loop().run_in_executor(service.health, engine.generator(GENERATORS[0]).warm_up)
+        service.health.submit(service.warm_up)
+        # Threads that draw many short runs hold the GIL most of the time, and the event loop asks for it at every step.
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH_INTERVAL)
+        service.started = True
         yield
-        app.state.service.started = False
-        gc.unfreeze()
-        app.state.service.shutdown()
-        for pool in (streamed, whole):
-            pool.shutdown(wait=False, cancel_futures=True)
+        service.started = False
+        sys.setswitchinterval(interval)
+        service.shutdown()
+        for lane in resources.lanes.values():
+            lane.shutdown()
 
     # The pages of /docs come with the service: where jobs run there is often no way to a CDN.
     app = FastAPIOffline(

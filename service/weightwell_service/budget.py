@@ -1,34 +1,268 @@
-"""The memory budget of matrices that must be generated whole, shared by all requests."""
+"""The memory budget of one process: chunks, plans, request bodies and matrices, shared by all requests.
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+Chunks have a part of it for themselves, so that matrices and downloads never wait for each other.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from math import ceil
+from threading import RLock
+from weakref import finalize
 
 from weightwell_engine.exceptions import Busy, TooLarge
 
+# Chunks have this part of the budget.
+_CHUNKS = 8
+
+# The longest Retry-After, in seconds: estimates of more are guesses.
+_LONGEST = 300
+
 
 class MemoryBudget:
-    """At most ``limit`` bytes are reserved at a time."""
+    """At most ``limit`` bytes are held at a time: an eighth of them for chunks, the rest for everything else.
 
-    def __init__(self, limit: int):
+    Requests wait for memory in the order of their arrival, and no longer than ``patience`` seconds. Waiting belongs to
+    one event loop; memory may be given back by any thread.
+    """
+
+    def __init__(self, limit: int, *, patience: float = 30.0, clock: Callable[[], float] = time.monotonic):
         self.limit = limit
-        self.used = 0
+        self.for_chunks = limit // _CHUNKS
+        self.for_rest = limit - self.for_chunks
+        self.chunks = 0
+        self.rest = 0
+        self._lock = RLock()  # reentrant, as a finalizer may run at any time
+        self._matrices: set[Matrices] = set()
+        # A drawing under way comes before those that have not begun: it ends, and gives back what they wait for.
+        self._lines = [_Line(patience, clock) for _ in range(3)]
+        self._for_responses, self._for_chunks_of_matrices, self._for_matrices = self._lines
+
+    @property
+    def used(self) -> int:
+        """Bytes that are held now."""
+        return self.chunks + self.rest
 
     def check(self, nbytes: int) -> None:
-        """Raise ``TooLarge`` for more bytes than the whole budget has."""
-        if nbytes > self.limit:
+        """Raise ``TooLarge`` for matrices that need more bytes than there ever are for them."""
+        if nbytes > self.for_rest:
             raise TooLarge(
                 "this file has tensors that must be generated whole, even for a slice. That needs "
-                f"{nbytes} bytes of memory, and this server allows {self.limit} (WEIGHTWELL_MAX_RESIDENT_BYTES); "
-                "ask for smaller tensors, or for fewer at once"
+                f"{nbytes} bytes of memory, and this server allows {self.for_rest} (seven eighths of "
+                "WEIGHTWELL_MAX_RESIDENT_BYTES); ask for smaller tensors, or for fewer at once"
             )
 
-    @contextmanager
-    def reserve(self, nbytes: int) -> Iterator[None]:
-        """Reserve bytes for as long as the context lasts; raise ``Busy`` if they are not free now."""
-        if self.used + nbytes > self.limit:
-            raise Busy("the memory for tensors that must be generated whole is in use by other requests; try again")
-        self.used += nbytes
+    @asynccontextmanager
+    async def response(self, nbytes: int) -> AsyncIterator["Account"]:
+        """Wait until ``nbytes`` are free for the chunks of one more response; raise ``Busy`` after a time."""
+        account = Account(self, nbytes)
+        await self._for_responses.claim(account.open, account.close)
         try:
-            yield
+            yield account
         finally:
-            self.used -= nbytes
+            account.close()
+
+    @asynccontextmanager
+    async def matrices(self, kept: int, working: int) -> AsyncIterator["Matrices"]:
+        """Wait until a matrix can be kept and worked on; raise ``Busy`` after a time."""
+        matrices = Matrices(self, kept, working)
+        await self._for_matrices.claim(matrices.open, matrices.close)
+        try:
+            yield matrices
+        finally:
+            matrices.close()
+
+    def hold(self, owner: object, nbytes: int) -> None:
+        """Count bytes for as long as an object lives; raise ``Busy`` if they are too many."""
+        self.take(nbytes)
+        finalize(owner, self.give, nbytes).atexit = False
+
+    @contextmanager
+    def growing(self) -> Iterator[Callable[[int], None]]:
+        """Yield a function that counts bytes until the end of the context; it raises ``Busy`` if they are too many."""
+        held = 0
+
+        def more(nbytes: int) -> None:
+            nonlocal held
+            self.take(nbytes)
+            held += nbytes
+
+        try:
+            yield more
+        finally:
+            self.give(held)
+
+    def take(self, nbytes: int) -> None:
+        """Count bytes that are no chunk; raise ``Busy`` if they are too many."""
+        with self._lock:
+            if self.rest and self.rest + nbytes > self.for_rest:
+                raise _busy(self._for_matrices.retry_after())
+            self.rest += nbytes
+
+    def give(self, nbytes: int) -> None:
+        """Give back bytes that are no chunk."""
+        self._change(rest=-nbytes)
+
+    def _change(self, *, chunks: int = 0, rest: int = 0) -> None:
+        with self._lock:
+            self.chunks += chunks
+            self.rest += rest
+        if chunks < 0 or rest < 0:
+            for line in self._lines:
+                line.look()
+
+
+class Account:
+    """The chunks of one response: from ``open`` to ``close`` at least ``least`` bytes are counted for them."""
+
+    def __init__(self, budget: MemoryBudget, least: int):
+        self._budget = budget
+        self._least = least
+        self._open = False
+        self._held = 0
+
+    def open(self) -> bool:
+        """Count the least bytes, and return whether there was room for them."""
+        with self._budget._lock:
+            if self._budget.chunks and self._budget.chunks + self._least > self._budget.for_chunks:
+                return False
+            self._open = True
+            self._budget.chunks += self._least
+            return True
+
+    def take(self, nbytes: int, *, necessary: bool = False) -> bool:
+        """Count a chunk, and return whether there was room for it; for a ``necessary`` one there always is."""
+        with self._budget._lock:
+            more = self._counted(self._held + nbytes) - self._counted(self._held)
+            if more and not necessary and self._budget.chunks + more > self._budget.for_chunks:
+                return False
+            self._held += nbytes
+            self._budget._change(chunks=more)
+            return True
+
+    def give(self, nbytes: int) -> None:
+        """Give back the bytes of a chunk, from any thread, perhaps after ``close``."""
+        with self._budget._lock:
+            before, self._held = self._counted(self._held), self._held - nbytes
+            self._budget._change(chunks=self._counted(self._held) - before)
+
+    def close(self) -> None:
+        """Count only the chunks that are still held, until they are given back."""
+        with self._budget._lock:
+            before, self._open = self._counted(self._held), False
+            self._budget._change(chunks=self._counted(self._held) - before)
+
+    def _counted(self, held: int) -> int:
+        return max(held, self._least) if self._open else held
+
+
+class Matrices:
+    """The matrices of one file: ``kept`` bytes of them stay between chunks, and ``working`` more while one is drawn."""
+
+    def __init__(self, budget: MemoryBudget, kept: int, working: int):
+        self.kept = kept
+        self.working = working
+        self._budget = budget
+        self._open = False
+        self._first = False  # whether the memory for the first chunk is counted, and not in use
+        self._at_work = False
+
+    def open(self) -> bool:
+        """Count both, and return whether there was room for them, and for what the others need to go on."""
+        budget = self._budget
+        with budget._lock:
+            admitted = [self, *budget._matrices]
+            to_go_on = sum(each.kept for each in admitted) + max(each.working for each in admitted)
+            if budget.rest and max(budget.rest + self.kept + self.working, to_go_on) > budget.for_rest:
+                return False
+            budget._matrices.add(self)
+            self._open = self._first = True
+            budget.rest += self.kept + self.working
+            return True
+
+    def begin(self) -> bool:
+        """Begin to draw a chunk, and return whether there was room for that."""
+        with self._budget._lock:
+            if not self._first and self._budget.rest + self.working > self._budget.for_rest:
+                return False
+            self._budget.rest += self.working * (not self._first)
+            self._first, self._at_work = False, True
+            return True
+
+    async def begin_in_turn(self) -> None:
+        """Wait for room, and begin to draw a chunk; raise ``Busy`` after a time."""
+        await self._budget._for_chunks_of_matrices.claim(self.begin, self.end)
+
+    def end(self) -> None:
+        """End what ``begin`` began, from any thread."""
+        with self._budget._lock:
+            self._at_work = False
+            self._budget._change(rest=-self.working - self.kept * (not self._open))
+
+    def close(self) -> None:
+        """Give back what is kept: now, or when the chunk under way ends."""
+        with self._budget._lock:
+            if not self._open:
+                return
+            given = self.working * self._first + self.kept * (not self._at_work)
+            self._open = self._first = False
+            self._budget._matrices.discard(self)
+            self._budget._change(rest=-given)
+
+
+class _Line:
+    """Claims that wait for memory, in the order of their arrival."""
+
+    def __init__(self, patience: float, clock: Callable[[], float]):
+        self._patience = patience
+        self._clock = clock
+        self._waiting: deque[tuple[Callable[[], bool], asyncio.Future[None]]] = deque()
+        self._served = 0.0
+        self._pace = 0.0
+
+    async def claim(self, take: Callable[[], bool], give: Callable[[], None]) -> None:
+        """Return when ``take`` has returned True in its turn; ``give`` undoes it if the caller leaves meanwhile."""
+        if not self._waiting and take():
+            return
+        if not self._waiting:
+            self._served = self._clock()
+        claim = take, asyncio.get_running_loop().create_future()
+        self._waiting.append(claim)
+        try:
+            await asyncio.wait({claim[1]}, timeout=self._patience)
+        except asyncio.CancelledError:
+            if claim[1].done():
+                give()
+            else:
+                self._leave(claim)
+            raise
+        if not claim[1].done():
+            retry_after = self.retry_after()
+            self._leave(claim)
+            raise _busy(retry_after)
+
+    def look(self) -> None:
+        """Serve those who wait, soon; any thread may say that memory has come free."""
+        with suppress(IndexError, RuntimeError):  # nobody waits, or the event loop has ended
+            self._waiting[0][1].get_loop().call_soon_threadsafe(self._serve)
+
+    def retry_after(self) -> int:
+        """Return after how many seconds one more claim would be served, if those before it are as fast as the last."""
+        pace = max(self._pace, self._clock() - self._served) if self._waiting else 0
+        return min(max(ceil(pace * len(self._waiting)), 1), _LONGEST)
+
+    def _serve(self) -> None:
+        while self._waiting and self._waiting[0][0]():
+            now = self._clock()
+            self._served, self._pace = now, (self._pace + now - self._served) / 2
+            self._waiting.popleft()[1].set_result(None)
+
+    def _leave(self, claim: tuple[Callable[[], bool], asyncio.Future[None]]) -> None:
+        self._waiting.remove(claim)
+        self._serve()
+
+
+def _busy(retry_after: int) -> Busy:
+    return Busy("the memory of this server is in use by other requests; try again", retry_after=retry_after)

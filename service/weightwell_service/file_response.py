@@ -2,20 +2,22 @@
 
 import asyncio
 import re
-from collections.abc import Mapping
-from concurrent.futures import Executor
-from contextlib import ExitStack, aclosing
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from weightwell_engine.virtual_file import VirtualFile
+from weightwell_engine.exceptions import Busy
+from weightwell_engine.virtual_file import UNIT, VirtualFile
 from weightwell_service.budget import MemoryBudget
 from weightwell_service.exceptions import PreconditionFailed
 from weightwell_service.ranges import etag_in, range_applies, select_range
-from weightwell_service.stream import stream
+from weightwell_service.stream import Pace, Share, Stream, smallest
+from weightwell_service.turns import Requester, Turns
 
 MEDIA_TYPE = "application/octet-stream"
 
@@ -28,26 +30,86 @@ REVALIDATE = "no-cache"
 MAX_UNUSED = 100
 
 
-# Bytes of a file that is drawn on the event loop, if its generator is instant: a thread and its wake-ups would take
-# longer than drawing it.
+# Bytes of a file that is drawn on the event loop, if its generator is instant, and the nanoseconds that it may take: a
+# thread and its wake-ups would take longer.
 _SMALL = 2**16
+_INSTANT = 1_000_000
+
+# Nanoseconds of a request that comes before larger ones.
+_FEW_UNITS = 2 * UNIT
+
+# Bytes of chunks that are handed to the server in one round of the event loop: some milliseconds of copying.
+_ROUND = 2**24
+
+# Seconds between two looks at all streams.
+_LOOK = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class DrawingResources:
-    """Two thread pools, and the memory budget of the second.
+    """What all requests share: lanes of threads, memory, and the number of responses at once.
 
-    ``streamed`` draws chunks. ``whole`` draws files with matrices that must be generated whole, which can take seconds:
-    they have threads of their own, so that other requests do not wait for them.
+    Chunks, matrices that must be generated whole, and the same of torch have lanes of their own: none waits for the
+    others. ``timeout``: seconds in which a chunk must be drawn. ``responses`` counts those that are being streamed.
     """
 
-    streamed: Executor
-    whole: Executor
     budget: MemoryBudget
+    threads: int
+    timeout: float
+    max_responses: int
+    responses: int = 0
 
-    def pool(self, footprint: int) -> Executor:
-        """Return the pool for a file whose matrices need so many bytes."""
-        return self.whole if footprint else self.streamed
+    def __post_init__(self) -> None:
+        # One thread draws for all requests of torch: torch has threads of its own.
+        threads = {"draw": self.threads, "draw-whole": self.threads, "draw-torch": 1, "draw-torch-whole": 1}
+        self.lanes = {name: Turns(number, name) for name, number in threads.items()}
+        self.pace = Pace(_ROUND)
+        self._streams: set[Stream] = set()
+
+    def lane(self, file: VirtualFile, footprint: int) -> Turns:
+        """Return the lane for a file whose matrices need so many bytes."""
+        return self.lanes[f"draw{'-torch' * (file.generator.name == 'torch')}{'-whole' * (footprint > 0)}"]
+
+    def stuck(self) -> str | None:
+        """Return which lane has drawn nothing for longer than a chunk may take, though it has work; or None."""
+        for lane in self.lanes.values():
+            if (waited := lane.waited()) > self.timeout:
+                return f"the lane {lane.name} has work and has drawn nothing for {waited:.0f} s"
+        return None
+
+    @contextmanager
+    def looked_at(self, stream: Stream) -> Iterator[None]:
+        """Look at a stream now and then, for as long as the context lasts."""
+        if not self._streams:
+            self._look_again()
+        self._streams.add(stream)
+        try:
+            yield
+        finally:
+            self._streams.discard(stream)
+
+    def _look_again(self) -> None:
+        asyncio.get_running_loop().call_later(_LOOK, self._look)
+
+    def _look(self) -> None:
+        for stream in self._streams:
+            stream.look(time.monotonic())
+        if self._streams:
+            self._look_again()
+
+    @contextmanager
+    def response(self) -> Iterator[None]:
+        """Count a response; raise ``Busy`` if there are too many."""
+        if self.responses >= self.max_responses:
+            raise Busy(
+                f"this server sends {self.max_responses} files at once (WEIGHTWELL_MAX_RESPONSES); try again",
+                retry_after=5,
+            )
+        self.responses += 1
+        try:
+            yield
+        finally:
+            self.responses -= 1
 
 
 def respond(method: str, request: Headers, file: VirtualFile, resources: DrawingResources) -> Response:
@@ -72,7 +134,11 @@ def respond(method: str, request: Headers, file: VirtualFile, resources: Drawing
     if wanted:
         headers["content-range"] = f"bytes {start}-{stop - 1}/{file.nbytes}"
     status = 206 if wanted else 200
-    if file.nbytes <= _SMALL and file.generator.instant(file.plan):
+    if (
+        file.nbytes <= _SMALL
+        and file.generator.instant(file.plan)
+        and file.cost(start, stop, limit=_INSTANT) < _INSTANT
+    ):
         buffer = bytearray(stop - start)
         file.read_into(start, buffer)
         return _Bytes(memoryview(buffer), status, headers)
@@ -138,8 +204,8 @@ class FileResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response, and meanwhile listen for the reader's leaving."""
-        del scope
-        sending = asyncio.ensure_future(self._send(send))
+        client = scope.get("client")
+        sending = asyncio.ensure_future(self._send(send, client[0] if client else ""))
         leaving = asyncio.ensure_future(_disconnect(receive))
         try:
             await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -150,19 +216,42 @@ class FileResponse(Response):
             leaving.cancel()
             await asyncio.gather(sending, leaving, return_exceptions=True)
 
-    async def _send(self, send: Send) -> None:
-        with ExitStack() as reserved:
-            section, footprint = self._section, self._section.footprint
-            reserved.enter_context(self._resources.budget.reserve(footprint))
-            span, threads = (section.start, section.stop), self._resources.pool(footprint)
-            chunks = stream(section.file, threads, *span, whole=footprint > 0, drawn=reserved.close)
-            async with aclosing(chunks):
-                chunk = await anext(chunks)
-                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+    async def _send(self, send: Send, client: str) -> None:
+        async with self._stream(client) as stream, aclosing(stream.chunks()) as chunks:
+            chunk = await anext(chunks)
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            del chunk  # its memory is free when the server has sent it
+            async for chunk in chunks:
+                await self._resources.pace.turn(len(chunk))
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                async for chunk in chunks:
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                del chunk
         await send({"type": "http.response.body", "body": b""})
+
+    @asynccontextmanager
+    async def _stream(self, client: str) -> AsyncIterator[Stream]:
+        """Wait for the memory that the stream needs at least, and open it."""
+        resources, section, file = self._resources, self._section, self._section.file
+        footprint, kept = section.footprint, file.kept if section.footprint else 0
+        async with AsyncExitStack() as held:
+            held.enter_context(resources.response())
+            # One chunk that is with the server, and one that is drawn.
+            account = await held.enter_async_context(resources.budget.response(2 * smallest(file.generator.chunk)))
+            matrices = None
+            if footprint:
+                matrices = await held.enter_async_context(resources.budget.matrices(kept, footprint - kept))
+            cost = file.cost(section.start, section.stop, limit=_FEW_UNITS)
+            share = Share(
+                turns=resources.lane(file, footprint),
+                requester=Requester(client, small=cost < _FEW_UNITS),
+                account=account,
+                matrices=matrices,
+                streams=lambda: resources.responses,
+                timeout=resources.timeout,
+            )
+            stream = Stream(file, section.start, section.stop, share)
+            held.enter_context(resources.looked_at(stream))
+            yield stream
 
 
 async def _disconnect(receive: Receive) -> None:

@@ -21,6 +21,7 @@ from weightwell_engine.exceptions import (
     UnsupportedSpec,
     WeightwellError,
 )
+from weightwell_engine.generators.devices import no_memory
 from weightwell_service.exceptions import PreconditionFailed, RangeNotSatisfiable, UnsupportedEncoding
 
 MEDIA_TYPE = "application/problem+json"
@@ -67,6 +68,7 @@ def install(app: FastAPI) -> None:
     """Answer every exception of this package, of the framework, and every other one, with a problem body."""
     for exception in PROBLEMS:
         app.add_exception_handler(exception, _known)
+    app.add_exception_handler(MemoryError, _no_memory)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _unknown)
 
@@ -79,9 +81,14 @@ async def _known(_: Request, error: Exception) -> Response:
     if isinstance(error, PreconditionFailed):
         headers["etag"] = error.etag
     if status == 503:
-        headers["retry-after"] = "1"
+        headers["retry-after"] = str(error.retry_after if isinstance(error, Busy) else 1)
     errors = [_field(each) for each in error.errors] if isinstance(error, InvalidSpec | InvalidSpecs) else []
     return problem(status, kind, title, str(error), headers, errors)
+
+
+async def _no_memory(request: Request, error: Exception) -> Response:
+    del error
+    return await _known(request, no_memory())
 
 
 def _field(error: InvalidSpec) -> FieldProblem:

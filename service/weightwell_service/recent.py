@@ -31,7 +31,7 @@ class RecentPlans:
 
     def put(self, query: bytes, plan: Plan) -> None:
         """Keep a plan, and forget the least recently used ones that no longer fit."""
-        nbytes = len(query) + len(plan.header) + _TENSOR * (len(plan.tensors) + 1)
+        nbytes = len(query) + plan_nbytes(plan)
         if nbytes > self._limit:
             return
         with self._lock:
@@ -41,3 +41,8 @@ class RecentPlans:
             while self._used > self._limit:
                 _, (_, freed) = self._plans.popitem(last=False)
                 self._used -= freed
+
+
+def plan_nbytes(plan: Plan) -> int:
+    """Return about how many bytes a plan takes in memory."""
+    return len(plan.header) + _TENSOR * (len(plan.tensors) + 1)

@@ -150,19 +150,21 @@ async def plan_from_body(request: Request) -> Response:
 
 async def _from_body(request: Request, service: Service, make: Callable[[Spec], T]) -> T:
     """Return what is made of the spec that a body means. A long body does not hold up other requests."""
-    body = await _body(request, service.settings.max_request_bytes)
-    if len(body) > _SHORT or b"tensors" in body:
-        return await service.lanes.of(len(body)).run(lambda: make(read_document(body)), request.is_disconnected)
-    return make(read_document(body))
+    with service.resources.budget.growing() as count:
+        body = await _body(request, service.settings.max_request_bytes, count)
+        if len(body) > _SHORT or b"tensors" in body:
+            return await service.lanes.of(len(body)).run(lambda: make(read_document(body)), request.is_disconnected)
+        return make(read_document(body))
 
 
-async def _body(request: Request, limit: int) -> bytes:
-    """Read a request's body up to a limit; raise ``TooLarge`` or ``UnsupportedEncoding``."""
+async def _body(request: Request, limit: int, count: Callable[[int], None]) -> bytes:
+    """Read a request's body up to a limit; raise ``TooLarge`` or ``UnsupportedEncoding``, and what ``count`` raises."""
     if (encoding := request.headers.get("content-encoding", "identity").lower()) != "identity":
         raise UnsupportedEncoding(encoding)
     body = bytearray()
     async for part in request.stream():
         body += part
+        count(len(part))
         if len(body) > limit:
             raise TooLarge(
                 f"the body has more than {limit} bytes, which is the limit of this server "

@@ -1,5 +1,7 @@
 """The service behind the routes: specs in, files and descriptions out, within the limits of a deployment."""
 
+import gc
+import logging
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -15,8 +17,13 @@ from weightwell_service.answers import NotReady, PlanAnswer, Ready
 from weightwell_service.file_response import DrawingResources
 from weightwell_service.queries import read_query
 from weightwell_service.reading import Lanes
-from weightwell_service.recent import RecentPlans
+from weightwell_service.recent import RecentPlans, plan_nbytes
 from weightwell_service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# Bytes of a plan that counts in the memory budget; smaller ones are part of what a connection takes.
+_COUNTED = 2**16
 
 
 @dataclass
@@ -33,6 +40,22 @@ class Service:
     health: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="health"))
     recent: RecentPlans = field(default_factory=RecentPlans)
     started: bool = False
+    failure: str | None = None
+
+    def warm_up(self) -> None:
+        """Make the generators ready for which the service does not wait when it starts: importing torch takes seconds.
+
+        This runs in the thread of ``health``, so ``/health/ready`` answers when it is done.
+        """
+        try:
+            for generator in self.engine.generators():
+                generator.warm_up()
+        except Exception as error:
+            self.failure = f"a generator cannot be used: {error}"
+            log.exception("a generator cannot be used")
+        # What is there now stays. To look through all of it for garbage takes a tenth of a second, and all wait for it.
+        gc.collect()
+        gc.freeze()
 
     def open(self, spec: Spec) -> VirtualFile:
         """Return the file of a spec; raise what is wrong with it, or ``TooLarge``."""
@@ -51,7 +74,7 @@ class Service:
 
     def describe(self, spec: Spec) -> PlanAnswer:
         """Describe a spec's file, even one that is too large for this deployment; raise what else is wrong."""
-        plan, refusal = self.engine.plan(spec), None
+        plan, refusal = self._held(self.engine.plan(spec)), None
         try:
             check_size(plan.data_nbytes, self.settings.max_bytes)
             self.resources.budget.check(self.engine.footprint(plan))
@@ -62,7 +85,9 @@ class Service:
     def readiness(self) -> Ready | NotReady:
         """Return whether requests should be sent here. Asks the device, which may take a moment."""
         trouble = self.engine.device.trouble()
-        reason = f"the device is lost: {trouble}" if trouble else None if self.started else "starting or stopping"
+        reason = f"the device is lost: {trouble}" if trouble else self.failure or self.resources.stuck()
+        if not self.started:
+            reason = "starting or stopping"
         device = str(self.engine.device)
         generators = {generator.name: generator.identity for generator in self.engine.generators()}
         if reason:
@@ -73,9 +98,16 @@ class Service:
         """Begin nothing more."""
         self.lanes.shutdown()
         self.health.shutdown(wait=False, cancel_futures=True)
+        gc.unfreeze()
 
     def _plan(self, spec: Spec) -> Plan:
-        return self.engine.plan(spec, max_bytes=self.settings.max_bytes)
+        return self._held(self.engine.plan(spec, max_bytes=self.settings.max_bytes))
+
+    def _held(self, plan: Plan) -> Plan:
+        """Return a plan, whose memory is counted for as long as somebody holds it; raise ``Busy`` for too much."""
+        if (nbytes := plan_nbytes(plan)) > _COUNTED:
+            self.resources.budget.hold(plan, nbytes)
+        return plan
 
 
 def service_of(request: Request) -> Service:

@@ -1,6 +1,7 @@
 """Settings: what a deployment decides, from flags and from ``WEIGHTWELL_*`` environment variables."""
 
 import os
+from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -31,8 +32,9 @@ class Settings(BaseSettings):
     max_bytes: PositiveInt = Field(default=16 * GIB, description="largest file, in bytes")
     max_resident_bytes: PositiveInt = Field(
         default=4 * GIB,
-        description="memory budget for tensors that must be generated whole, over all requests, in bytes",
+        description="memory budget for chunks, plans, bodies and tensors that must be generated whole, in bytes",
     )
+    max_responses: PositiveInt = Field(default=2000, description="files sent at once; further requests get a 503")
     max_request_bytes: PositiveInt = Field(default=16 * 2**20, description="largest JSON body, in bytes")
     max_total_request_bytes: PositiveInt = Field(
         default=256 * 2**20, description="memory budget for JSON bodies, over all requests, in bytes"
@@ -42,6 +44,13 @@ class Settings(BaseSettings):
     )
     head_timeout: PositiveFloat = Field(
         default=20.0, allow_inf_nan=False, description="seconds in which the head of a request must arrive"
+    )
+    torch_generator: Literal["on", "off"] = Field(default="on", description="whether generator=torch may be used")
+    queue_timeout: PositiveFloat = Field(
+        default=30.0, allow_inf_nan=False, description="seconds that a request waits for memory before it gets a 503"
+    )
+    drawing_timeout: PositiveFloat = Field(
+        default=120.0, allow_inf_nan=False, description="seconds in which a chunk must be generated"
     )
     stall_timeout: PositiveFloat = Field(
         default=60.0,

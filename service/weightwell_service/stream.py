@@ -1,87 +1,250 @@
-"""Streaming: the bytes of a virtual file, drawn in threads, chunk by chunk, only as fast as they are taken."""
+"""Streaming: the bytes of a virtual file, drawn chunk by chunk in turn with others, as fast as they are taken."""
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator
-from concurrent.futures import Executor, Future
+from collections.abc import AsyncGenerator, Callable, Generator
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from math import ceil
+from weakref import finalize
 
+import numpy as np
+
+from weightwell_engine.exceptions import Busy
 from weightwell_engine.virtual_file import VirtualFile
+from weightwell_service.budget import Account, Matrices
+from weightwell_service.turns import Requester, Turns
 
-# The first span is this part of a chunk, and those that follow are up to twice as long as all before them, and a chunk.
-_FIRST = 16
-_SMALLEST = 32
+# The smallest chunk, the first of each stream, is this part of a generator's chunk; the next are twice as long each.
+_SMALLEST = 16
+
+# All streams together have about so many chunks of full length: with more streams, each has shorter ones.
+_FULL = 64
+
+# Seconds after which a reader who takes nothing has stalled.
+STALLED = 1.0
 
 
-async def stream(
-    file: VirtualFile,
-    executor: Executor,
-    start: int,
-    stop: int,
-    *,
-    whole: bool = False,
-    drawn: Callable[[], object] = lambda: None,
-) -> AsyncGenerator[memoryview]:
-    """Yield the bytes ``start ... stop - 1`` of a file in order.
+def smallest(chunk: int) -> int:
+    """Return the bytes of the smallest chunks of a stream, for a generator whose chunks have ``chunk`` bytes."""
+    return max(chunk // _SMALLEST, 32)
 
-    A few chunks are drawn ahead of the reader, ``generator.concurrency`` of them at once; only one of a file of which
-    a matrix is drawn ``whole``, as all chunks would wait for the same matrix. Closing the iterator closes the file:
-    chunks that have not begun are cancelled, and the others are waited for. ``drawn`` is called when all is drawn.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What one stream has of the resources of all: threads, memory, and ``timeout`` seconds for each chunk.
+
+    ``streams`` returns how many streams there are. ``matrices`` is None for a file that keeps none.
     """
-    header = file.plan.header
-    spans = _spans(max(start, len(header)), stop, len(header), file.generator.chunk)
-    ahead: deque[_Chunk] = deque()
 
-    def draw_next() -> None:
-        if (span := next(spans, None)) is not None:
-            ahead.append(_Chunk(executor.submit(file.read, *span)))
-
-    try:
-        for _ in range(1 if whole else file.generator.concurrency):
-            draw_next()
-        if ahead:
-            await ahead[0].ready()  # so that a failure to draw comes before the first byte
-        if start < len(header):
-            yield memoryview(header)[start:stop]
-        while ahead:
-            chunk = await ahead[0].ready()
-            ahead.popleft()
-            draw_next()
-            if not ahead:
-                file.close()
-                drawn()
-            yield chunk
-    finally:
-        file.close()
-        for chunk_begun in [each for each in ahead if not each.cancel()]:
-            await chunk_begun.end()
+    turns: Turns
+    requester: Requester
+    account: Account
+    matrices: Matrices | None
+    streams: Callable[[], int]
+    timeout: float
 
 
+class Stream:
+    """The bytes ``start ... stop - 1`` of a file, in chunks. Belongs to one event loop."""
+
+    def __init__(self, file: VirtualFile, start: int, stop: int, share: Share):
+        self._file = file
+        self._start = start
+        self._stop = stop
+        self._share = share
+        self._position = max(start, len(file.plan.header))  # where the next chunk to be drawn begins
+        self._size = smallest(file.generator.chunk)
+        self._ahead: deque[_Chunk] = deque()
+        self._reader: float | None = None  # since when the reader has a chunk to take
+        self._drawing: tuple[float, asyncio.Future[None]] | None = None  # since when a chunk is waited for
+
+    async def chunks(self) -> AsyncGenerator[memoryview]:
+        """Yield the bytes in order; to close the iterator closes the file.
+
+        The first chunk is drawn before anything is yielded, so that a failure to draw comes before the first byte.
+        Raises what drawing raises, and ``Busy`` for a chunk that is not drawn in time.
+        """
+        header = memoryview(self._file.plan.header)[self._start : self._stop]
+        try:
+            if self._position < self._stop:
+                await self._begin()
+                await self._drawn()
+            if header:
+                self._reader = time.monotonic()
+                yield header
+                self._reader = None
+            while self._ahead or self._position < self._stop:
+                yield await self._take()  # in no variable, as the chunk's memory is the reader's now
+                self._reader = None
+        finally:
+            self._close()
+
+    def look(self, now: float) -> None:
+        """Look, once a second or so, whether the reader has stalled, or drawing takes too long."""
+        if self._reader is not None and now - self._reader >= STALLED:
+            self._give_back()
+        if self._drawing is not None and now - self._drawing[0] >= (timeout := self._share.timeout):
+            busy = Busy(f"nothing was drawn for {timeout:g} s; ask for less at once", retry_after=ceil(timeout))
+            _settle(self._drawing[1], busy)
+
+    def _give_back(self) -> None:
+        """Give back the chunks that the reader has not taken: they will be drawn again.
+
+        A file that is drawn in order keeps its one chunk: to go back would take longer than all that came before.
+        """
+        if self._file.generator.concurrency > 1 and self._ahead:
+            self._position = self._ahead[0].start
+            self._size = smallest(self._file.generator.chunk)
+            self._drop()
+
+    async def _take(self) -> memoryview:
+        """Return the next chunk, and let those that follow be drawn."""
+        if not self._ahead:
+            await self._begin()
+        memory = await self._drawn()
+        self._ahead.popleft()
+        self._draw_ahead()
+        if not self._ahead and self._position >= self._stop:
+            self._close()
+        self._reader = time.monotonic()
+        return memory
+
+    async def _drawn(self) -> memoryview:
+        """Return the next chunk when it is drawn; raise ``Busy`` if that takes too long."""
+        future = self._ahead[0].future
+        if not future.done():
+            loop = asyncio.get_running_loop()
+            waiting = loop.create_future()
+            self._drawing = time.monotonic(), waiting
+            future.add_done_callback(lambda _: _settle_in(loop, waiting))
+            await waiting
+            self._drawing = None
+        return future.result()
+
+    async def _begin(self) -> None:
+        """Begin to draw the next chunk, and those after it."""
+        if (matrices := self._share.matrices) is not None:
+            await matrices.begin_in_turn()
+        self._submit(necessary=True)
+        self._draw_ahead()
+
+    def _draw_ahead(self) -> None:
+        """Begin to draw as many chunks ahead as keep the threads busy, if there is memory."""
+        matrices, depth = self._share.matrices, self._file.generator.concurrency
+        if not self._share.requester.small:
+            depth = -(-depth // max(self._share.streams(), 1))
+        if matrices is not None:  # all chunks would wait for the same matrix
+            if not self._ahead and self._position < self._stop and matrices.begin():
+                self._submit(necessary=True)
+            return
+        while len(self._ahead) < depth and self._position < self._stop and self._submit():
+            pass
+
+    def _submit(self, *, necessary: bool = False) -> bool:
+        """Queue the next chunk, and return whether there was memory for it; for a necessary one there always is."""
+        share, file, start = self._share, self._file, self._position
+        least, chunk = smallest(file.generator.chunk), file.generator.chunk
+        self._size = max(min(self._size, _power_of_two(_FULL * chunk // max(share.streams(), 1)), chunk), least)
+        stop = self._end(self._size)
+        if not share.account.take(stop - start):
+            if not necessary:
+                return False
+            stop = self._end(least)
+            share.account.take(stop - start, necessary=True)
+        future = share.turns.submit(_drawn(file, start, stop, share.account), share.requester)
+        if share.matrices is not None:
+            matrices = share.matrices
+            future.add_done_callback(lambda _: matrices.end())
+        self._ahead.append(_Chunk(start, stop, future))
+        self._position, self._size = stop, 2 * self._size
+        return True
+
+    def _end(self, size: int) -> int:
+        """Return the end of a chunk of at most ``size`` bytes: chunks end where those of every reader do."""
+        origin = len(self._file.plan.header)
+        return min(self._position - (self._position - origin) % size + size, self._stop)
+
+    def _drop(self) -> None:
+        for chunk in self._ahead:
+            if chunk.future.cancel():  # and otherwise the memory is given back when the chunk is drawn
+                self._share.account.give(chunk.stop - chunk.start)
+        self._ahead.clear()
+
+    def _close(self) -> None:
+        """Stop drawing. What is under way ends soon."""
+        self._file.close()
+        self._drop()
+        if self._share.matrices is not None:
+            self._share.matrices.close()
+
+
+class Pace:
+    """Lets about ``nbytes`` of chunks pass in each round of the event loop: small requests come in between."""
+
+    def __init__(self, nbytes: int):
+        self._nbytes = nbytes
+        self._passed = 0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    async def turn(self, nbytes: int) -> None:
+        """Return when a chunk may pass: in this round or in a later one, in the order of the calls."""
+        loop = asyncio.get_running_loop()
+        if self._passed == 0 and not self._waiting:
+            loop.call_soon(self._next_round, loop)
+        if self._passed < self._nbytes and not self._waiting:
+            self._passed += nbytes
+            return
+        self._waiting.append((nbytes, loop.create_future()))
+        await self._waiting[-1][1]
+
+    def _next_round(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._passed = 0
+        while self._waiting and self._passed < self._nbytes:
+            nbytes, turn = self._waiting.popleft()
+            if not turn.done():  # who has left takes no turn
+                turn.set_result(None)
+                self._passed += nbytes
+        if self._passed:
+            loop.call_soon(self._next_round, loop)
+
+
+@dataclass(frozen=True, slots=True)
 class _Chunk:
-    """A chunk in the drawing."""
+    """A chunk that is queued, under way or drawn."""
 
-    def __init__(self, future: Future[memoryview]):
-        self._future = future
-        self._done = asyncio.wrap_future(future)
-
-    async def ready(self) -> memoryview:
-        """Return the chunk when it is drawn. Not to be waited for any more does not cancel it."""
-        await asyncio.wait({self._done})
-        return self._done.result()
-
-    def cancel(self) -> bool:
-        """Cancel the drawing, and return whether that was possible: it is not once it has begun."""
-        return self._future.cancel()
-
-    async def end(self) -> None:
-        """Wait for the end of the drawing; what came of it is nobody's concern any more."""
-        await asyncio.wait({self._done})
-        self._done.exception()
+    start: int
+    stop: int
+    future: Future[memoryview]
 
 
-def _spans(start: int, stop: int, origin: int, chunk: int) -> Iterator[tuple[int, int]]:
-    """Cut a range at multiples of the chunk size from the origin on, and its beginning into smaller parts."""
-    size = max(chunk // _FIRST, _SMALLEST)
-    while start < stop:
-        end = min(start - (start - origin) % size + size, stop)
-        yield start, end
-        start, size = end, min(2 * size, chunk)
+def _settle(waiting: asyncio.Future[None], error: Exception | None = None) -> None:
+    """Let go on who waits, if somebody does."""
+    if not waiting.done():
+        if error:
+            waiting.set_exception(error)
+        else:
+            waiting.set_result(None)
+
+
+def _settle_in(loop: asyncio.AbstractEventLoop, waiting: asyncio.Future[None]) -> None:
+    with suppress(RuntimeError):  # the event loop has ended
+        loop.call_soon_threadsafe(_settle, waiting)
+
+
+def _drawn(file: VirtualFile, start: int, stop: int, account: Account) -> Generator[None, None, memoryview]:
+    """Draw a chunk unit by unit; its bytes are given back to the account when nobody holds a view of it."""
+    try:
+        memory = np.frombuffer((yield from file.draw(start, stop)), np.uint8)
+    except BaseException:
+        account.give(stop - start)
+        raise
+    finalize(memory, account.give, stop - start).atexit = False
+    return memory.data
+
+
+def _power_of_two(number: int) -> int:
+    """Return the largest power of two that is at most ``number``."""
+    return 1 << (max(number, 1).bit_length() - 1)

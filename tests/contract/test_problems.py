@@ -58,7 +58,9 @@ class Failing(TorchGenerator):
 
 @pytest.fixture(scope="module")
 def app() -> FastAPI:
-    return create_app(Settings(threads=1, max_bytes=LIMIT, max_resident_bytes=LIMIT, max_request_bytes=2**14))
+    return create_app(
+        Settings(threads=1, max_bytes=LIMIT, max_resident_bytes=LIMIT, max_request_bytes=2**14, queue_timeout=0.01)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +97,9 @@ MATRIX = {"shape": "30,30", "scheme": "orthogonal", "generator": "torch"}
 
 
 def _busy(app: FastAPI, http: httpx.Client) -> httpx.Response:
-    with app.state.service.resources.budget.reserve(LIMIT):
+    budget = app.state.service.resources.budget
+    with budget.growing() as count:
+        count(budget.for_rest)
         return http.get("/init", params=MATRIX)
 
 

@@ -17,6 +17,7 @@ import pytest
 from fastapi import FastAPI
 
 from weightwell_engine.engine import Engine
+from weightwell_engine.generators import Drawing
 from weightwell_engine.generators.devices import Cpu
 from weightwell_engine.plan import Piece, Plan
 from weightwell_service.app import create_app
@@ -65,6 +66,25 @@ class Probe:
         """Hold what the test says."""
         del plan
         return self.nbytes
+
+    def kept(self, plan: Plan) -> int:
+        """Keep all that it holds."""
+        del plan
+        return self.nbytes
+
+    def cost(self, piece: Piece) -> int:
+        """Take a nanosecond for a byte."""
+        return piece.nbytes
+
+    def before(self, piece: Piece) -> int:
+        """Need nothing before a piece."""
+        del piece
+        return 0
+
+    def approach(self, drawing: Drawing, piece: Piece) -> Iterator[None]:
+        """Draw nothing before a piece."""
+        del drawing, piece
+        return iter(())
 
     def allocate(self, nbytes: int) -> memoryview:
         """Return memory of zeros."""
@@ -271,25 +291,100 @@ def test_what_is_drawn_whole_holds_up_nobody_and_ends_with_its_reader(serve: Ser
 # Memory --------------------------------------------------------------------------------------------------------------
 
 
-def test_memory_that_is_in_use_is_waited_for_and_comes_free(probing: Probing) -> None:
-    begun, go = threading.Event(), threading.Event()
+class Gate:
+    """Lets nothing be drawn until it is opened; ``begun`` is set when something would be."""
 
-    def wait(_: int) -> None:
-        begun.set()
-        assert go.wait(PATIENCE)
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.open = threading.Event()
 
-    query = {**QUERY, "slice": "0:3,:"}
-    with probing(at=wait, nbytes=60, max_resident_bytes=100) as (client, _), ThreadPoolExecutor(1) as elsewhere:
-        first = elsewhere.submit(client.get, "/init", params=query)
+    def __call__(self, _: int) -> None:
+        self.begun.set()
+        assert self.open.wait(PATIENCE)
+
+
+SHORT = {**QUERY, "slice": "0:3,:"}
+
+
+def test_memory_in_use_is_waited_for(probing: Probing) -> None:
+    gate = Gate()
+    with probing(at=gate, nbytes=60, max_resident_bytes=100) as (client, probe), ThreadPoolExecutor(2) as elsewhere:
+        first = elsewhere.submit(client.get, "/init", params=SHORT)
+        assert gate.begun.wait(PATIENCE)
+        second = elsewhere.submit(client.get, "/init", params=SHORT)
+        client.get("/health/live")
+        assert probe.opened == 1
+        gate.open.set()
+        assert first.result().status_code == second.result().status_code == 200
+
+
+def test_memory_that_does_not_come_free_in_time_is_busy(probing: Probing) -> None:
+    gate = Gate()
+    limits = {"max_resident_bytes": 100, "queue_timeout": 0.01}
+    with probing(at=gate, nbytes=60, **limits) as (client, _), ThreadPoolExecutor(1) as elsewhere:
+        first = elsewhere.submit(client.get, "/init", params=SHORT)
         try:
-            assert begun.wait(PATIENCE)
-            refused = client.get("/init", params=query)
+            assert gate.begun.wait(PATIENCE)
+            refused = client.get("/init", params=SHORT)
         finally:
-            go.set()
+            gate.open.set()
         assert refused.status_code == 503
         assert refused.json()["type"] == "urn:weightwell:problem:busy"
         assert int(refused.headers["retry-after"]) > 0
-        assert first.result().status_code == client.get("/init", params=query).status_code == 200
+        assert first.result().status_code == client.get("/init", params=SHORT).status_code == 200
+
+
+def test_more_responses_than_are_sent_at_once_are_busy(probing: Probing) -> None:
+    gate = Gate()
+    with probing(at=gate, max_responses=1) as (client, _), ThreadPoolExecutor(1) as elsewhere:
+        first = elsewhere.submit(client.get, "/init", params=SHORT)
+        try:
+            assert gate.begun.wait(PATIENCE)
+            refused = client.get("/init", params=SHORT)
+        finally:
+            gate.open.set()
+        assert refused.status_code == 503
+        assert "WEIGHTWELL_MAX_RESPONSES" in refused.json()["detail"]
+        assert first.result().status_code == client.get("/init", params=SHORT).status_code == 200
+
+
+def test_what_is_not_drawn_in_time_is_busy_and_the_service_not_ready(probing: Probing) -> None:
+    gate = Gate()
+    with probing(at=gate, drawing_timeout=0.05) as (client, probe):
+        try:
+            refused = client.get("/init", params=SHORT)
+            assert refused.status_code == 503
+            assert "nothing was drawn for 0.05 s" in refused.json()["detail"]
+            assert probe.closed.is_set()
+            stuck = client.get("/health/ready")
+            assert stuck.status_code == 503
+            assert stuck.json()["reason"].startswith("the lane draw-torch has work and has drawn nothing for")
+        finally:
+            gate.open.set()
+        while client.get("/health/ready").status_code != 200:
+            pass
+
+
+def test_memory_that_the_machine_does_not_have_is_busy(probing: Probing, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with probing(at=fail) as (client, probe):
+        drawing = client.get("/init", params=SHORT)
+        monkeypatch.setattr(probe, "check", fail)
+        planning = client.get("/init", params={**SHORT, "seed": "1"})
+    for refused in (drawing, planning):
+        assert refused.status_code == 503
+        assert "this machine has no memory" in refused.json()["detail"]
+
+
+def test_a_generator_that_is_switched_off_is_nowhere(serve: Serve) -> None:
+    with serve(create_app(Settings(threads=1, torch_generator="off"))) as url, httpx.Client(base_url=url) as client:
+        refused = client.get("/init", params=SHORT)
+        assert refused.status_code == 422
+        assert "switched off on this server (WEIGHTWELL_TORCH_GENERATOR=off)" in refused.json()["detail"]
+        assert set(client.get("/health/ready").json()["generators"]) == {"philox"}
+        assert [each["name"] for each in client.get("/schemes").json()["generators"]] == ["philox"]
 
 
 @pytest.mark.parametrize("piece", [0, 5])
@@ -365,7 +460,7 @@ def test_a_small_file_takes_no_thread(probing: Probing, monkeypatch: pytest.Monk
         assert client.get("/init", params=query).status_code == 200
         assert client.get("/init", params=QUERY, headers={"range": "bytes=1000-1099"}).status_code == 206
     small_in_a_thread, small, *large = [name.partition("_")[0] for name in threads]
-    assert (small_in_a_thread, small, set(large)) == ("draw", "uvicorn", {"draw"})
+    assert (small_in_a_thread, small, set(large)) == ("draw-torch", "uvicorn", {"draw-torch"})
 
 
 def test_what_is_there_at_the_start_is_not_looked_through_for_garbage(probing: Probing) -> None:

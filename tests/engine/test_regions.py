@@ -106,3 +106,16 @@ def test_a_common_slice_is_one_progression_of_runs(
 def test_a_part_far_into_an_enormous_region_is_found_at_once() -> None:
     region = Region((2**40, 2**20), (0, 1), (2**40, 3))
     assert list(region.runs(2**40, 2**40 + 2)) == [Runs(2**59 + 1, 2, 2**20, 1)]
+
+
+@given(regions(), st.data())
+def test_the_work_of_a_region_is_that_of_its_parts(region: Region, data: st.DataObject) -> None:
+    start, stop = sorted(data.draw(st.tuples(*[st.integers(0, region.size)] * 2)))
+    calls, elements = region.work(start, stop)
+    assert abs(calls - len(list(region.parts(start, stop)))) <= 2
+    assert stop - start <= elements <= 9 * (stop - start)
+
+
+def test_the_work_of_short_runs_is_in_their_number() -> None:
+    region = Region((3_000_000, 3, 41, 101), (0, 0, 0, 0), (3_000_000, 2, 1, 1))
+    assert region.work(0, region.size) == (-(-6_000_000 // 2**15), 9 * 6_000_000)

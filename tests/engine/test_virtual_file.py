@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 
 from weightwell_engine.dtypes import DTYPES
 from weightwell_engine.engine import Engine
+from weightwell_engine.exceptions import Busy, UnsupportedSpec
 from weightwell_engine.generators import DrawingStopped
 from weightwell_engine.generators.devices import Cpu
 from weightwell_engine.parsing import read_document
 from weightwell_engine.spec import GENERATORS
-from weightwell_engine.virtual_file import VirtualFile
+from weightwell_engine.virtual_file import UNIT, VirtualFile
 
 ENGINE = Engine(Cpu(), threads=1)
 MANIFEST = {
@@ -69,6 +70,96 @@ def test_a_closed_file_draws_no_more(generator: str) -> None:
     file.close()
     with pytest.raises(DrawingStopped):
         file.read(0, file.nbytes)
+
+
+def in_units(file: VirtualFile, start: int, stop: int) -> tuple[int, bytes]:
+    """Draw a part of a file, and return in how many units, and the part."""
+    drawing, units = file.draw(start, stop), 1
+    while True:
+        try:
+            next(drawing)
+        except StopIteration as end:
+            return units, bytes(end.value)
+        units += 1
+
+
+@pytest.mark.parametrize("generator", ["philox", "torch"])
+@given(one=st.integers(0, 1000), other=st.integers(0, 1000))
+def test_a_part_of_a_file_is_the_same_in_units(generator: str, one: int, other: int) -> None:
+    start, stop = sorted((one, other))
+    file = opened(generator)
+    assert in_units(file, start, stop)[1] == bytes(file.read(start, stop))
+
+
+def planned(**fields: object) -> VirtualFile:
+    return ENGINE.open(ENGINE.plan(read_document(json.dumps(fields).encode())))
+
+
+def test_a_slice_of_many_short_runs_is_drawn_in_many_units() -> None:
+    file = planned(shape=[300_000, 3, 41, 101], slice=":,0:2,0:1,0:1", scheme="normal")
+    units, drawn = in_units(file, 0, file.nbytes)
+    assert drawn == bytes(file.read(0, file.nbytes))
+    assert units == pytest.approx(600_000 * 9 * 4 / UNIT, abs=2)
+    assert units > in_units(planned(shape=[600_000], scheme="normal"), 0, file.nbytes)[0]
+
+
+def test_torch_draws_what_comes_before_a_range_in_units() -> None:
+    file = planned(shape=[3, 2**20], scheme="normal", generator="torch")
+    units, drawn = in_units(file, file.nbytes - 8, file.nbytes)
+    assert drawn == bytes(file.read(file.nbytes - 8, file.nbytes))
+    assert units == 12
+
+
+@pytest.mark.parametrize(
+    ("small", "large"),
+    [
+        ({"shape": [100, 100], "scheme": "normal"}, {"shape": [1000, 1000], "scheme": "normal"}),
+        ({"shape": [1000], "scheme": "normal"}, {"shape": [1000], "scheme": "normal", "dtype": "float64"}),
+        (
+            {"shape": [1000, 9], "scheme": "normal"},
+            {"shape": [1000, 9, 41, 101], "slice": ":,:,0:1,0:1", "scheme": "normal"},
+        ),
+        ({"shape": [64, 64], "scheme": "orthogonal"}, {"shape": [640, 640], "scheme": "orthogonal"}),
+        ({"shape": [640, 640], "scheme": "normal"}, {"shape": [640, 640], "scheme": "sparse", "sparsity": 0.5}),
+        (
+            {"shape": [300], "scheme": "normal", "generator": "torch"},
+            {"shape": [300], "scheme": "trunc_normal", "a": 3, "b": 4, "generator": "torch"},
+        ),
+    ],
+)
+def test_what_takes_longer_costs_more(small: dict[str, object], large: dict[str, object]) -> None:
+    first, second = planned(**small), planned(**large)
+    costs = [file.cost(0, file.nbytes, limit=10**15) for file in (first, second)]
+    assert 0 < costs[0] < costs[1]
+
+
+def test_a_range_of_torch_costs_what_comes_before_it_too() -> None:
+    file = planned(shape=[2**30], scheme="normal", generator="torch")
+    first = file.cost(0, 1000, limit=10**15)
+    last = file.cost(file.nbytes - 1000, file.nbytes, limit=10**15)
+    assert last > 10**9 > 10**6 > first
+    assert file.cost(file.nbytes - 1000, file.nbytes, limit=UNIT) == UNIT
+
+
+def test_the_header_costs_nothing() -> None:
+    assert FILE.cost(0, len(FILE.plan.header), limit=UNIT) == 0
+
+
+def test_memory_that_is_missing_while_a_file_is_drawn_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    file = opened()
+    monkeypatch.setattr(file.generator, "open", fail)
+    with pytest.raises(Busy, match="no memory for this now"):
+        file.read(0, file.nbytes)
+
+
+def test_a_generator_that_is_switched_off_is_refused() -> None:
+    engine = Engine(Cpu(), threads=1, torch=False)
+    assert [generator.name for generator in engine.generators()] == ["philox"]
+    with pytest.raises(UnsupportedSpec, match="switched off on this server"):
+        engine.generator("torch")
 
 
 def test_memory_that_cannot_be_written_is_refused() -> None:

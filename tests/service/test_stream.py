@@ -1,8 +1,9 @@
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import aclosing
+from functools import partial
 from itertools import pairwise
 from typing import TypeVar
 
@@ -11,13 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weightwell_engine.dtypes import FLOATS
-from weightwell_engine.generators import places
+from weightwell_engine.exceptions import Busy
+from weightwell_engine.generators import Drawing, places
 from weightwell_engine.plan import Piece, Plan, make_plan
 from weightwell_engine.spec import Spec, TensorSpec
-from weightwell_engine.virtual_file import VirtualFile
-from weightwell_service.stream import stream
+from weightwell_engine.virtual_file import UNIT, VirtualFile
+from weightwell_service.budget import Account, MemoryBudget
+from weightwell_service.stream import STALLED, Pace, Share, Stream
+from weightwell_service.turns import Requester, Turns
 
 T = TypeVar("T")
+
+# Seconds that a test waits for what must happen.
+PATIENCE = 30.0
 
 
 class Counting:
@@ -30,6 +37,7 @@ class Counting:
     identity = "counting"
     portable = True
     chunk = 64
+    cost_of_byte = 1
 
     def __init__(self, concurrency: int = 1, *, failing: int | None = None, held_at: int | None = None):
         self.concurrency = concurrency
@@ -51,6 +59,21 @@ class Counting:
     def footprint(self, plan: Plan) -> int:
         del plan
         return 0
+
+    def kept(self, plan: Plan) -> int:
+        del plan
+        return 0
+
+    def cost(self, piece: Piece) -> int:
+        return piece.nbytes * self.cost_of_byte
+
+    def before(self, piece: Piece) -> int:
+        del piece
+        return 0
+
+    def approach(self, drawing: Drawing, piece: Piece) -> Iterator[None]:
+        del drawing, piece
+        return iter(())
 
     def open(self, plan: Plan) -> "Counting":
         del plan
@@ -90,9 +113,32 @@ FILE = bytes(VirtualFile(PLAN, Counting()).read(0, PLAN.nbytes))
 
 
 @pytest.fixture(scope="module")
-def executor() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(4) as pool:
-        yield pool
+def turns() -> Iterator[Turns]:
+    turns = Turns(4, "draw")
+    yield turns
+    turns.shutdown()
+
+
+def streamed(
+    generator: Counting,
+    turns: Turns,
+    start: int,
+    stop: int,
+    plan: Plan = PLAN,
+    *,
+    account: Account | None = None,
+    streams: int = 1,
+    timeout: float = PATIENCE,
+) -> Stream:
+    share = Share(
+        turns=turns,
+        requester=Requester("client", small=False),
+        account=account or Account(MemoryBudget(2**30), 0),
+        matrices=None,
+        streams=lambda: streams,
+        timeout=timeout,
+    )
+    return Stream(VirtualFile(plan, generator), start, stop, share)
 
 
 def run(work: Callable[[], Awaitable[T]]) -> T:
@@ -102,11 +148,22 @@ def run(work: Callable[[], Awaitable[T]]) -> T:
     return asyncio.run(main())
 
 
-def collected(
-    generator: Counting, executor: ThreadPoolExecutor, start: int, stop: int, plan: Plan = PLAN
-) -> list[bytes]:
+async def drained(turns: Turns) -> None:
+    """Return when all that was submitted before this is done, and what that tells the event loop has arrived."""
+    await asyncio.gather(*[asyncio.wrap_future(turns.submit(nothing(), LAST)) for _ in range(4)])
+    await asyncio.sleep(0)
+
+
+def nothing() -> Generator[None, None, None]:
+    yield from ()
+
+
+LAST = Requester("last", small=False)
+
+
+def collected(generator: Counting, turns: Turns, start: int, stop: int, plan: Plan = PLAN) -> list[bytes]:
     async def work() -> list[bytes]:
-        return [bytes(chunk) async for chunk in stream(VirtualFile(plan, generator), executor, start, stop)]
+        return [bytes(chunk) async for chunk in streamed(generator, turns, start, stop, plan).chunks()]
 
     return run(work)
 
@@ -115,122 +172,283 @@ def collected(
 
 
 @pytest.mark.parametrize("concurrency", [1, 2, 3, 8])
-def test_a_stream_is_the_whole_file(executor: ThreadPoolExecutor, concurrency: int) -> None:
-    assert b"".join(collected(Counting(concurrency), executor, 0, PLAN.nbytes)) == FILE
+def test_a_stream_is_the_whole_file(turns: Turns, concurrency: int) -> None:
+    assert b"".join(collected(Counting(concurrency), turns, 0, PLAN.nbytes)) == FILE
 
 
 @given(st.lists(st.integers(0, len(FILE)), max_size=4), st.integers(1, 4))
-def test_streams_between_any_cuts_are_the_whole_file(
-    executor: ThreadPoolExecutor, cuts: list[int], concurrency: int
-) -> None:
+def test_streams_between_any_cuts_are_the_whole_file(turns: Turns, cuts: list[int], concurrency: int) -> None:
     borders = sorted({0, *cuts, len(FILE)})
-    parts = [b"".join(collected(Counting(concurrency), executor, *span)) for span in pairwise(borders)]
+    parts = [b"".join(collected(Counting(concurrency), turns, *span)) for span in pairwise(borders)]
     assert [len(part) for part in parts] == [stop - start for start, stop in pairwise(borders)]
     assert b"".join(parts) == FILE
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_an_odd_number_of_elements_of_any_dtype_is_cut_anywhere(executor: ThreadPoolExecutor, dtype: str) -> None:
+def test_an_odd_number_of_elements_of_any_dtype_is_cut_anywhere(turns: Turns, dtype: str) -> None:
     plan = make((13, dtype))
-    whole = b"".join(collected(Counting(), executor, 0, plan.nbytes, plan))
+    whole = b"".join(collected(Counting(), turns, 0, plan.nbytes, plan))
     for cut in range(len(plan.header), plan.nbytes):
-        assert b"".join(collected(Counting(), executor, cut, plan.nbytes, plan)) == whole[cut:]
+        assert b"".join(collected(Counting(), turns, cut, plan.nbytes, plan)) == whole[cut:]
 
 
-def test_chunks_are_cut_where_every_reader_s_are(executor: ThreadPoolExecutor) -> None:
+def test_chunks_are_cut_where_every_reader_s_are(turns: Turns) -> None:
     first = len(PLAN.header) + 10
-    sizes = [len(part) for part in collected(Counting(), executor, first, PLAN.nbytes)]
+    sizes = [len(part) for part in collected(Counting(), turns, first, PLAN.nbytes)]
     assert sum(sizes[:2]) == Counting.chunk - 10
     assert set(sizes[2:-1]) == {Counting.chunk}
 
 
-def test_the_first_chunks_are_smaller_so_that_the_first_byte_comes_sooner(executor: ThreadPoolExecutor) -> None:
+def test_the_first_chunks_are_smaller_so_that_the_first_byte_comes_sooner(turns: Turns) -> None:
     generator, plan = Counting(), make((8192, "float8_e5m2"))
     generator.chunk = 1024
-    sizes = [len(part) for part in collected(generator, executor, len(plan.header), plan.nbytes, plan)]
+    sizes = [len(part) for part in collected(generator, turns, len(plan.header), plan.nbytes, plan)]
     assert sizes == [64, 64, 128, 256, 512, *[1024] * 7]
 
 
 @pytest.mark.parametrize("stop", [1, 8, len(PLAN.header)])
-def test_the_header_alone_draws_nothing(executor: ThreadPoolExecutor, stop: int) -> None:
+def test_the_header_alone_draws_nothing(turns: Turns, stop: int) -> None:
     generator = Counting()
-    assert b"".join(collected(generator, executor, 0, stop)) == FILE[:stop]
+    assert b"".join(collected(generator, turns, 0, stop)) == FILE[:stop]
     assert generator.draws == 0
 
 
-def test_a_file_without_data_is_its_header(executor: ThreadPoolExecutor) -> None:
+def test_a_file_without_data_is_its_header(turns: Turns) -> None:
     plan = make()
-    assert collected(Counting(), executor, 0, plan.nbytes, plan) == [plan.header]
+    assert collected(Counting(), turns, 0, plan.nbytes, plan) == [plan.header]
 
 
 # What is drawn, and when ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("concurrency", [1, 3])
-def test_no_more_is_drawn_than_a_few_chunks_ahead_of_the_reader(concurrency: int) -> None:
+@pytest.fixture
+def alone() -> Iterator[Turns]:
+    """One thread."""
+    turns = Turns(1, "draw")
+    yield turns
+    turns.shutdown()
+
+
+@pytest.mark.parametrize(("concurrency", "streams", "ahead"), [(1, 1, 1), (3, 1, 3), (3, 2, 2), (3, 50, 1)])
+def test_no_more_is_drawn_than_a_few_chunks_ahead_of_the_reader(
+    alone: Turns, concurrency: int, streams: int, ahead: int
+) -> None:
     generator, plan = Counting(concurrency), make((10_000, "float32"))
 
-    async def work(pool: ThreadPoolExecutor) -> None:
-        async with aclosing(stream(VirtualFile(plan, generator), pool, len(plan.header), plan.nbytes)) as chunks:
+    async def work() -> None:
+        stream = streamed(generator, alone, len(plan.header), plan.nbytes, plan, streams=streams)
+        async with aclosing(stream.chunks()) as chunks:
             for taken in range(1, 20):
                 await anext(chunks)
-                # Whatever was given to the pool before this is drawn before this returns.
-                await asyncio.gather(*[asyncio.wrap_future(pool.submit(int)) for _ in range(4)])
-                assert generator.draws <= taken + concurrency
+                await drained(alone)
+                assert generator.draws == taken + ahead
 
-    with ThreadPoolExecutor(1) as pool:
-        run(lambda: work(pool))
+    run(work)
+
+
+def test_chunks_are_shorter_where_there_are_many_streams(turns: Turns) -> None:
+    plan = make((10_000, "float32"))
+
+    async def work(streams: int) -> int:
+        stream = streamed(Counting(), turns, len(plan.header), plan.nbytes, plan, streams=streams)
+        return max([len(chunk) async for chunk in stream.chunks()])
+
+    assert [run(partial(work, streams)) for streams in (1, 64, 65, 128, 1000)] == [64, 64, 32, 32, 32]
+
+
+def test_what_a_stalled_reader_has_not_taken_is_given_back_and_drawn_again(alone: Turns) -> None:
+    generator, budget, received = Counting(3), MemoryBudget(2**20), bytearray()
+    plan, held = make((10_000, "float8_e5m2")), []
+
+    async def work() -> None:
+        async with budget.response(0) as account:
+            stream = streamed(generator, alone, 0, plan.nbytes, plan, account=account)
+            async with aclosing(stream.chunks()) as chunks:
+                async for chunk in chunks:
+                    received.extend(chunk)
+                    del chunk
+                    await drained(alone)
+                    held.append(budget.chunks)
+                    stream.look(time.monotonic() + STALLED)
+                    await drained(alone)
+                    assert budget.chunks == 0
+
+    run(work)
+    assert min(held[:-3]) > 64
+    assert bytes(received) == bytes(VirtualFile(plan, Counting()).read(0, plan.nbytes))
+    assert generator.draws > plan.data_nbytes // 32
+
+
+def test_a_file_that_is_drawn_in_order_is_never_drawn_again(alone: Turns) -> None:
+    generator = Counting(1)
+
+    async def work() -> None:
+        stream = streamed(generator, alone, 0, PLAN.nbytes)
+        async for _ in stream.chunks():
+            stream.look(time.monotonic() + STALLED)
+
+    run(work)
+    reference = Counting(1)
+    collected(reference, alone, 0, PLAN.nbytes)
+    assert generator.draws == reference.draws
+
+
+def test_without_memory_a_stream_goes_on_with_its_smallest_chunks(alone: Turns) -> None:
+    budget, plan = MemoryBudget(8 * 100), make((10_000, "float32"))
+
+    async def work() -> set[int]:
+        async with budget.response(64) as account:
+            stream = streamed(Counting(3), alone, len(plan.header), plan.nbytes, plan, account=account)
+            sizes = set()
+            async for chunk in stream.chunks():
+                sizes.add(len(chunk))
+                assert budget.chunks <= budget.for_chunks
+            return sizes
+
+    assert 32 in run(work)
+
+
+def test_a_chunk_is_counted_for_as_long_as_somebody_holds_a_part_of_it(alone: Turns) -> None:
+    budget = MemoryBudget(2**20)
+
+    async def work() -> memoryview:
+        async with budget.response(0) as account:
+            stream = streamed(Counting(), alone, len(PLAN.header), len(PLAN.header) + 32, account=account)
+            [chunk] = [chunk async for chunk in stream.chunks()]
+            return chunk[10:20]
+
+    part = run(work)
+    assert budget.chunks == 32
+    del part
+    assert budget.chunks == 0
+
+
+def test_a_chunk_is_drawn_in_units_of_bounded_cost(alone: Turns) -> None:
+    generator = Counting()
+    generator.chunk, generator.cost_of_byte = 2**15, UNIT // 256
+    plan = make((2**15, "float8_e5m2"))
+    parts = collected(generator, alone, 0, plan.nbytes, plan)
+    assert b"".join(parts) == bytes(VirtualFile(plan, Counting()).read(0, plan.nbytes))
+    assert max(map(len, parts)) == 2**14
+    assert generator.draws == 2**15 // 256
+
+
+def test_a_chunk_that_is_not_drawn_in_time_is_busy(alone: Turns) -> None:
+    generator = Counting(held_at=1)
+
+    async def work() -> None:
+        stream = streamed(generator, alone, 0, PLAN.nbytes, timeout=100.0)
+        reading = asyncio.ensure_future(anext(stream.chunks()))
+        await asyncio.sleep(0)
+        stream.look(time.monotonic() + 50)
+        await asyncio.sleep(0)
+        assert not reading.done()
+        stream.look(time.monotonic() + 100)
+        await reading
+
+    with pytest.raises(Busy, match="nothing was drawn for 100 s") as told:
+        run(work)
+    assert told.value.retry_after == 100
+    assert generator.closed
+
+
+def test_a_reader_who_takes_a_chunk_in_time_has_not_stalled(alone: Turns) -> None:
+    generator, plan = Counting(3), make((10_000, "float32"))
+
+    async def work() -> None:
+        stream = streamed(generator, alone, len(plan.header), plan.nbytes, plan)
+        async with aclosing(stream.chunks()) as chunks:
+            await anext(chunks)
+            await drained(alone)
+            drawn = generator.draws
+            stream.look(time.monotonic())
+            await anext(chunks)
+            await drained(alone)
+            assert generator.draws == drawn + 1
+
+    run(work)
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
-def test_drawing_stops_when_the_stream_is_closed(concurrency: int) -> None:
+def test_drawing_stops_when_the_stream_is_closed(alone: Turns, concurrency: int) -> None:
     generator, plan = Counting(concurrency, held_at=4), make((10_000, "float32"))
 
-    async def work(pool: ThreadPoolExecutor) -> None:
-        async with aclosing(stream(VirtualFile(plan, generator), pool, len(plan.header), plan.nbytes)) as chunks:
+    async def work() -> None:
+        stream = streamed(generator, alone, len(plan.header), plan.nbytes, plan)
+        async with aclosing(stream.chunks()) as chunks:
             for _ in range(3):
                 await anext(chunks)
+        await drained(alone)
 
-    with ThreadPoolExecutor(1) as pool:
-        run(lambda: work(pool))
-        generator.free.set()
+    run(work)
     assert generator.closed
     assert generator.draws <= 4  # the one that may have been under way
 
 
-def test_a_stream_that_ends_closes_its_drawing(executor: ThreadPoolExecutor) -> None:
+def test_a_stream_that_ends_closes_its_drawing(turns: Turns) -> None:
     generator = Counting()
-    collected(generator, executor, 0, PLAN.nbytes)
+    collected(generator, turns, 0, PLAN.nbytes)
     assert generator.closed
 
 
-def test_a_reader_who_leaves_before_the_first_chunk_stops_the_drawing() -> None:
+def test_a_reader_who_leaves_before_the_first_chunk_stops_the_drawing(alone: Turns) -> None:
     generator, plan, reached, free = Counting(), make((10_000, "float32")), threading.Event(), threading.Event()
 
-    async def work(pool: ThreadPoolExecutor) -> None:
-        pool.submit(reached.set)
-        pool.submit(free.wait, 10)
-        task = asyncio.ensure_future(anext(stream(VirtualFile(plan, generator), pool, 0, plan.nbytes)))
-        await asyncio.to_thread(reached.wait, 10)
+    def busy() -> Generator[None, None, None]:
+        reached.set()
+        free.wait(PATIENCE)
+        yield from ()
+
+    async def work() -> None:
+        alone.submit(busy(), LAST)
+        task = asyncio.ensure_future(anext(streamed(generator, alone, 0, plan.nbytes, plan).chunks()))
+        await asyncio.to_thread(reached.wait, PATIENCE)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         free.set()
+        await drained(alone)
 
-    with ThreadPoolExecutor(1) as pool:
-        run(lambda: work(pool))
+    run(work)
     assert generator.draws == 0
+
+
+def test_a_few_bytes_pass_in_each_round_of_the_event_loop_in_order() -> None:
+    passed: list[str] = []
+    rounds: list[int] = []
+
+    async def work() -> None:
+        pace, loop = Pace(100), asyncio.get_running_loop()
+
+        async def send(name: str) -> None:
+            await pace.turn(60)
+            passed.append(name)
+
+        def count() -> None:
+            rounds.append(len(passed))
+            if len(passed) < 9:
+                loop.call_soon(count)
+
+        sending = [asyncio.ensure_future(send(name)) for name in "abcdefghij"]
+        sending[5].cancel()
+        count()
+        await asyncio.gather(*sending, return_exceptions=True)
+        await pace.turn(1000)
+
+    run(work)
+    assert "".join(passed) == "abcdeghij"
+    assert max(after - before for before, after in pairwise(rounds)) == 2
 
 
 # Failures ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
-def test_a_failure_to_draw_comes_before_the_first_byte(executor: ThreadPoolExecutor, concurrency: int) -> None:
+def test_a_failure_to_draw_comes_before_the_first_byte(turns: Turns, concurrency: int) -> None:
     generator = Counting(concurrency, failing=0)
 
     async def work() -> None:
-        async with aclosing(stream(VirtualFile(PLAN, generator), executor, 0, PLAN.nbytes)) as chunks:
+        async with aclosing(streamed(generator, turns, 0, PLAN.nbytes).chunks()) as chunks:
             await anext(chunks)
 
     with pytest.raises(RuntimeError, match="out of order"):
@@ -238,13 +456,12 @@ def test_a_failure_to_draw_comes_before_the_first_byte(executor: ThreadPoolExecu
     assert generator.closed
 
 
-def test_a_later_failure_comes_after_all_that_was_drawn_before_it(executor: ThreadPoolExecutor) -> None:
+def test_a_later_failure_comes_after_all_that_was_drawn_before_it(turns: Turns) -> None:
     plan, received = make((10_000, "float32")), bytearray()
 
     async def work() -> None:
-        async with aclosing(
-            stream(VirtualFile(plan, Counting(failing=3)), executor, len(plan.header), plan.nbytes)
-        ) as chunks:
+        stream = streamed(Counting(failing=3), turns, len(plan.header), plan.nbytes, plan)
+        async with aclosing(stream.chunks()) as chunks:
             async for part in chunks:
                 received.extend(part)
 

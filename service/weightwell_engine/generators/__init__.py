@@ -55,7 +55,19 @@ class Generator(Protocol):
         """Return whether any byte of a small plan is drawn within a fraction of a millisecond, without waiting."""
 
     def footprint(self, plan: Plan) -> int:
-        """Return how many bytes of its device's memory must be kept for as long as the plan is being drawn."""
+        """Return how many bytes of its device's memory drawing takes, besides the chunks, at the most."""
+
+    def kept(self, plan: Plan) -> int:
+        """Return how many bytes of the footprint stay between the chunks; the rest is in use while one is drawn."""
+
+    def cost(self, piece: Piece) -> int:
+        """Return about how many nanoseconds one thread takes to draw a piece, once what it needs is there."""
+
+    def before(self, piece: Piece) -> int:
+        """Return about how many nanoseconds it takes to draw what must be there before a piece, at the most."""
+
+    def approach(self, drawing: Drawing, piece: Piece) -> Iterator[None]:
+        """Draw what must be there before a piece, and pause about every millisecond. Not to do it costs nothing."""
 
     def allocate(self, nbytes: int) -> memoryview:
         """Return memory of any value that this generator fills without another copy; aligned to 8 bytes."""

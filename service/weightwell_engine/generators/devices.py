@@ -1,14 +1,24 @@
 """Devices: where numbers are drawn. The CPU is here; ``gpu`` needs torch."""
 
-from collections import deque
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from mmap import mmap
+from threading import RLock
 from typing import Protocol
 from weakref import finalize
 
 import numpy as np
 from numpy.typing import NDArray
 
+from weightwell_engine.exceptions import Busy
+
 _CACHE_LINE = 64
+
+# Bytes from which on memory is a mapping of its own.
+_MAPPED = 2**16
+
+# What torch says where memory is all that is missing.
+_NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 
 
 class Device(Protocol):
@@ -30,26 +40,42 @@ class Device(Protocol):
         """Return why nothing can be drawn here any more, or None."""
 
 
-class Reused:
-    """Memory of one size, lent again once nobody holds a view of it.
+class Buffers:
+    """Memory in sizes of powers of two, lent again once nobody holds a view of it; up to ``kept`` bytes wait for that.
 
-    What a chunk of new pages costs to touch is a quarter of what it costs to draw, and malloc gives those of a chunk
-    back to the system when it is freed.
+    The system has all other bytes back at once, which it would not have from malloc: each buffer is a mapping of its
+    own. They are kept because page faults on a new buffer cost a quarter of drawing it.
     """
 
-    def __init__(self, nbytes: int, kept: int):
-        self.nbytes = nbytes
-        self._free: deque[NDArray[np.uint8]] = deque(maxlen=kept)
+    def __init__(self, kept: int):
+        self._kept = kept
+        self._free: dict[int, list[NDArray[np.uint8]]] = {}
+        self._nbytes = 0
+        self._lock = RLock()  # reentrant, as a finalizer may run at any time
 
     def lend(self, nbytes: int) -> memoryview:
-        """Return as many bytes, at most ``self.nbytes``, of any value, which begin on a cache line."""
-        try:
-            memory = self._free.pop()
-        except IndexError:
-            memory = _aligned(self.nbytes)
+        """Return one or more bytes of any value, which begin on a page."""
+        size = 1 << (nbytes - 1).bit_length()
+        with self._lock:
+            if free := self._free.get(size):
+                memory = free.pop()
+                self._nbytes -= size
+            else:
+                memory = np.frombuffer(mmap(-1, size), np.uint8)
         lent = memory[:nbytes]  # which every view of it keeps alive
-        finalize(lent, self._free.append, memory).atexit = False
+        finalize(lent, self._take_back, memory).atexit = False
         return lent.data
+
+    def _take_back(self, memory: NDArray[np.uint8]) -> None:
+        with self._lock:
+            if self._nbytes + memory.nbytes <= self._kept:
+                self._nbytes += memory.nbytes
+                self._free.setdefault(memory.nbytes, []).append(memory)
+
+
+def no_memory() -> Busy:
+    """Return the error for memory of the host that is not there."""
+    return Busy("this machine has no memory for this now; try again, or ask for less at once", retry_after=10)
 
 
 def _aligned(nbytes: int) -> NDArray[np.uint8]:
@@ -65,22 +91,28 @@ class Cpu:
     # Large enough that the per-chunk cost of the event loop is lost in the copy, small enough that a reader who goes
     # away is noticed soon and that many readers share the machine fairly (docs/performance.md).
     chunk = 2**21
-    # A chunk of a range has whole elements beyond its ends.
-    _chunks = Reused(chunk + 2 * _CACHE_LINE, kept=32)
+    _buffers = Buffers(kept=2**25)
 
     def __str__(self) -> str:
         return self.name
 
     @classmethod
     def allocate(cls, nbytes: int) -> memoryview:
-        """Return memory of any value that begins on a cache line. What is much less than a chunk is not kept."""
-        if cls.chunk // 2 < nbytes <= cls._chunks.nbytes:
-            return cls._chunks.lend(nbytes)
-        return _aligned(nbytes).data
+        """Return memory of any value that begins on a cache line; raise ``Busy`` if there is none."""
+        try:
+            return cls._buffers.lend(nbytes) if nbytes >= _MAPPED else _aligned(nbytes).data
+        except (MemoryError, OSError) as error:
+            raise no_memory() from error
 
-    def guarded(self) -> AbstractContextManager[None]:
-        """Return a context in which nothing more is guarded against."""
-        return nullcontext()
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Return a context that raises ``Busy`` where torch has no memory on the CPU."""
+        try:
+            yield
+        except RuntimeError as error:
+            if _NO_MEMORY not in str(error):
+                raise
+            raise no_memory() from error
 
     def trouble(self) -> str | None:
         """Return None: there is none."""

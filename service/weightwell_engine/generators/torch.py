@@ -15,13 +15,15 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import erf, prod, sqrt
+from math import ceil, erf, expm1, log, log1p, pi, prod, sqrt
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from weightwell_engine.dtypes import DTYPES, DType
 from weightwell_engine.exceptions import UnsupportedSpec
-from weightwell_engine.generators import DrawingStopped, deterministic, places
+from weightwell_engine.generators import Drawing, DrawingStopped, deterministic, places
 from weightwell_engine.generators.devices import Device
 from weightwell_engine.laws import Law, Normal, Orthogonal, OrthogonalStack, Sparse, TruncatedNormal, Uniform
 from weightwell_engine.plan import Piece, Plan, PlannedTensor, errors_of_tensor
@@ -33,8 +35,14 @@ _GROUP = 16
 
 _FLOATS = ("float32", "float64", "float16", "bfloat16")
 
-# Proposals of torch's sampler for one truncated normal, each of which is a pass over the whole tensor.
+# Proposals of torch's sampler for one truncated normal.
 _PATIENCE = 100
+
+# Elements of a truncated normal, times the passes over all of them until the last is accepted: about two minutes.
+_MOST_PROPOSALS = 2**31
+
+# Nanoseconds, about, on a CPU: for a piece, a call, an element, and an element of a matrix or of a sampler's pass.
+_PIECE, _CALL, _ELEMENT, _SLOW = 20_000, 9_000, 8, 40
 
 # Bytes of the two states that are kept of a tensor that may have to be gone back to.
 _STATE = 2 * 5056
@@ -85,6 +93,8 @@ class TorchGenerator:
                 detail=f"torch's rejection sampler would not end soon for {tensor.law}; "
                 "move the bounds towards the mean, or ask for another generator",
             )
+        if isinstance(tensor.law, TruncatedNormal):
+            self._check_passes(tensor, tensor.law)
         if tensor.seed != seed:
             raise UnsupportedSpec(
                 "seed",
@@ -92,6 +102,19 @@ class TorchGenerator:
                 expected="the same for every tensor",
                 detail="generator=torch draws all tensors in order from one generator, so they have one seed; "
                 "give the seed once, beside tensors",
+            )
+
+    def _check_passes(self, tensor: PlannedTensor, law: TruncatedNormal) -> None:
+        elements = prod(tensor.region.shape)
+        passes = _passes(law, elements)
+        if elements * passes > _MOST_PROPOSALS:
+            raise UnsupportedSpec(
+                "shape",
+                got=elements,
+                expected=f"at most {_MOST_PROPOSALS // passes} elements for these bounds",
+                detail=f"torch's rejection sampler would pass about {passes} times over {elements} elements, and "
+                f"{_MOST_PROPOSALS} proposals are allowed; ask for a smaller tensor, move the bounds towards the mean, "
+                "or use another generator",
             )
 
     def instant(self, plan: Plan) -> bool:
@@ -102,6 +125,37 @@ class TorchGenerator:
         """Return the bytes of the largest tensor that has to be drawn as a whole, with torch's working copies."""
         states = 0 if _is_in_order(plan) else len(plan.tensors) * _STATE
         return states + max((self._resident(tensor) for tensor in plan.tensors), default=0)
+
+    def kept(self, plan: Plan) -> int:
+        """Return the bytes of the largest tensor that is drawn whole, and of the generator's states."""
+        states = 0 if _is_in_order(plan) else len(plan.tensors) * _STATE
+        whole = (_nbytes(tensor) for tensor in plan.tensors if self._resident(tensor))
+        return states + max(whole, default=0)
+
+    def cost(self, piece: Piece) -> int:
+        """Return about how many nanoseconds it takes to copy a piece, or to draw it after what comes before it."""
+        calls, _ = piece.tensor.region.work(piece.start, piece.stop) if piece.tensor.law.is_deterministic else (1, 0)
+        return _PIECE + calls * _CALL + (piece.stop - piece.start) * _ELEMENT
+
+    def before(self, piece: Piece) -> int:
+        """Return about how many nanoseconds it takes to draw what comes before a piece, or the whole of a matrix."""
+        tensor = piece.tensor
+        earlier = tensor.offset // tensor.dtype.itemsize + piece.start
+        if not self._resident(tensor):
+            return earlier * _ELEMENT
+        match tensor.law:
+            case TruncatedNormal() as law:
+                each = _SLOW * _passes(law, prod(tensor.region.shape))
+            case Orthogonal(rows, cols):
+                each = min(rows, cols)
+            case _:
+                each = _SLOW
+        return earlier * _ELEMENT + prod(tensor.region.shape) * each
+
+    def approach(self, drawing: Drawing, piece: Piece) -> Iterator[None]:
+        """Draw what comes before a piece, block by block: each is a few milliseconds, and a matrix is one."""
+        if isinstance(drawing, TorchDrawing):
+            yield from drawing.approach(piece)
 
     def allocate(self, nbytes: int) -> memoryview:
         """Return memory of any value; pinned where the device is a GPU."""
@@ -115,7 +169,7 @@ class TorchGenerator:
     def _resident(self, tensor: PlannedTensor) -> int:
         if _is_streamed(tensor, self._place) or tensor.law.is_deterministic:
             return 0
-        return prod(tensor.region.shape) * tensor.dtype.itemsize * _COPIES[type(tensor.law)]
+        return _nbytes(tensor) * _COPIES[type(tensor.law)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,31 +223,43 @@ class TorchDrawing:
                 target[start - piece.start :][: len(values)].copy_(values)
                 start += len(values)
 
+    def approach(self, piece: Piece) -> Iterator[None]:
+        """Draw up to the first element of a piece, and pause after every block."""
+        if piece.tensor.law.is_deterministic:
+            return
+        while not self._is_near(piece):
+            yield
+
+    def _is_near(self, piece: Piece) -> bool:
+        with self._device.guarded(), self._lock:
+            return self._step(piece.tensor.order, piece.start)
+
     def _block_with(self, tensor: PlannedTensor, element: int) -> _Block:
         """Return the block that holds an element, drawing on to it, or again from the beginning if it has gone by."""
-        if self._block is None or self._block.order != tensor.order or element < self._block.start:
-            self._rewind(tensor.order)
-            self._block = next(self._blocks)
-        while element >= self._block.start + len(self._block.values):
-            self._block = next(self._blocks)
-        return self._block
+        while not self._step(tensor.order, element):
+            pass
+        return self._block  # type: ignore[return-value]  # the last step has drawn it
 
-    def _rewind(self, order: int) -> None:
-        """Put the generators to where they are when the tensor begins, through all that come before if need be."""
-        while self._reached < order:
-            self._advance()
-        self._begin(order)
+    def _step(self, order: int, element: int) -> bool:
+        """Draw one block on the way to an element of a tensor; return whether the element is in the last block."""
+        if self._block is None or self._block.order != order or element < self._block.start:
+            if self._reached < order:
+                self._advance()
+                return False
+            self._begin(order)
+        if self._block is None or element >= self._block.start + len(self._block.values):
+            self._block = next(self._blocks)
+        return element < self._block.start + len(self._block.values)
 
     def _advance(self) -> None:
-        """Draw on to the beginning of the first tensor that has not been reached."""
+        """Draw one block of the last tensor whose beginning is known, or find out that the next one begins."""
         if self._drawing != self._reached:
             self._begin(self._reached)
-        for _ in self._blocks:
-            pass
-        if self._in_order:
-            self._states.clear()
-        self._reached += 1
-        self._states[self._reached] = self._generators.state()
+        if next(self._blocks, None) is None:
+            if self._in_order:
+                self._states.clear()
+            self._reached += 1
+            self._states[self._reached] = self._generators.state()
 
     def _begin(self, order: int) -> None:
         self._block = None  # so that it is gone before the next is drawn
@@ -243,7 +309,8 @@ class _Generators:
             case Normal(mean, std):
                 values.normal_(mean, std, generator=self._main)
             case TruncatedNormal(mean, std, low, high):
-                torch.nn.init.trunc_normal_(values, mean, std, low, high, generator=self._main)
+                with _Stoppable(go_on):
+                    torch.nn.init.trunc_normal_(values, mean, std, low, high, generator=self._main)
             case Orthogonal(rows, cols, gain, taps, centre):
                 matrix = torch.empty(rows, cols, dtype=values.dtype, device=values.device)
                 torch.nn.init.orthogonal_(matrix, gain, generator=self._main)
@@ -259,6 +326,21 @@ class _Generators:
                 for column in range(cols):
                     go_on()
                     matrix[torch.randperm(rows, generator=self._host)[:zeros].to(values.device), column] = 0
+
+
+class _Stoppable(TorchFunctionMode):
+    """Calls ``go_on``, which may raise, before every operation of torch in this thread."""
+
+    def __init__(self, go_on: Callable[[], None]):
+        super().__init__()
+        self._go_on = go_on
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        del types
+        self._go_on()
+        return func(*args, **(kwargs or {}))
 
 
 def _is_in_order(plan: Plan) -> bool:
@@ -288,6 +370,34 @@ def _wanted(values: torch.Tensor, tensor: PlannedTensor) -> torch.Tensor:
     return values.view(tensor.region.shape)[tuple(slice(*bound) for bound in bounds)].flatten()
 
 
+def _nbytes(tensor: PlannedTensor) -> int:
+    """Return the bytes of a tensor, whatever region of it is wanted."""
+    return prod(tensor.region.shape) * tensor.dtype.itemsize
+
+
+def _passes(law: TruncatedNormal, elements: int) -> int:
+    """Return about how often torch's rejection sampler passes over a tensor until it has accepted every element."""
+    low, high = (law.low - law.mean) / law.std, (law.high - law.mean) / law.std
+    if _proposes_normals(low, high):
+        accepted = _between(low, high)
+    else:
+        # Of the proposals between the bounds, the mean density over its peak; the mass of a tail is Mills' ratio.
+        width, distance = max(high - low, 1e-9), max(low, -high, 0.0)
+        mass = 2 / (distance + sqrt(distance * distance + 8 / pi))
+        accepted = mass / width * -expm1(-width / mass)
+    return ceil(1 + log(max(elements, 1)) / -log1p(-min(accepted, 0.999)))
+
+
+def _between(low: float, high: float) -> float:
+    """Return the probability that a standard normal is between two bounds."""
+    return (erf(high / sqrt(2)) - erf(low / sqrt(2))) / 2
+
+
+def _proposes_normals(low: float, high: float) -> bool:
+    """Whether torch's sampler proposes from the normal; otherwise from between the bounds."""
+    return _between(low, high) > 0.3
+
+
 def _dtypes(law: Law) -> tuple[str, ...]:
     """Return the dtypes in which torch can draw a law."""
     if law.is_deterministic:
@@ -303,7 +413,7 @@ def _ends(law: TruncatedNormal, dtype: DType) -> bool:
     """
     low, high = (law.low - law.mean) / law.std, (law.high - law.mean) / law.std
     eps = torch.finfo(getattr(torch, dtype.name)).eps
-    if erf(high / sqrt(2)) - erf(low / sqrt(2)) > 0.6:  # torch proposes from the normal, and keeps over 0.3
+    if _proposes_normals(low, high):
         return law.low <= law.mean <= law.high or eps * abs(law.mean) <= law.std
     # Here it proposes from between the bounds, and keeps about one in ``width * distance``.
     width, distance = (law.high - law.low) / law.std, max(low, -high, 1.0)

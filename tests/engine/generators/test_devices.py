@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from weightwell_engine.exceptions import Busy, DeviceUnavailable, TooLarge
-from weightwell_engine.generators.devices import Cpu, Reused
+from weightwell_engine.generators.devices import Buffers, Cpu
 from weightwell_engine.generators.factory import find_device
 from weightwell_engine.generators.gpu import Gpu
 
@@ -77,43 +77,53 @@ def test_memory_of_the_cpu_begins_on_a_cache_line(nbytes: int) -> None:
 
 
 def test_memory_is_lent_again_once_no_part_of_it_is_held() -> None:
-    reused = Reused(1000, kept=8)
-    first = reused.lend(1000)
+    buffers = Buffers(kept=2**20)
+    first = buffers.lend(1000)
     place, part = address(first), first[10:20]
     del first
-    assert address(reused.lend(500)) != place
+    assert address(buffers.lend(600)) != place
     del part
-    assert address(reused.lend(500)) == place
+    held = [buffers.lend(1024), buffers.lend(513)]
+    assert place in map(address, held)
 
 
 def test_no_more_memory_is_kept_than_is_said() -> None:
-    reused = Reused(10, kept=2)
-    held = [reused.lend(10) for _ in range(5)]
-    places = {address(memory) for memory in held}
-    assert len(places) == 5
+    buffers = Buffers(kept=2048)
+    held = [buffers.lend(nbytes) for nbytes in (1024, 512, 1024, 600, 64)]
+    assert len({address(memory) for memory in held}) == 5
     held.clear()
-    assert len(reused._free) == 2
+    assert sum(memory.nbytes for free in buffers._free.values() for memory in free) == buffers._nbytes <= 2048
 
 
-def test_what_is_much_less_than_a_chunk_does_not_hold_the_memory_of_one() -> None:
-    chunk = Cpu.allocate(Cpu.chunk)
-    place = address(chunk)
-    del chunk
-    small = Cpu.allocate(Cpu.chunk // 2)
-    assert address(Cpu.allocate(Cpu.chunk)) == place
+def test_memory_of_another_size_is_other_memory() -> None:
+    buffers = Buffers(kept=2**20)
+    large = buffers.lend(2048)
+    place = address(large)
+    del large
+    small = buffers.lend(1024)
+    assert address(buffers.lend(1025)) == place
     assert address(small) != place
 
 
 def test_threads_that_borrow_at_once_share_no_memory() -> None:
-    reused = Reused(64, kept=4)
+    buffers = Buffers(kept=256)
 
     def use(mark: int) -> bool:
-        memory = reused.lend(64)
+        memory = buffers.lend(64)
         memory[:] = bytes([mark]) * 64
         return bytes(memory) == bytes([mark]) * 64
 
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(use, [i % 256 for i in range(2000)]))
+
+
+def test_memory_that_the_machine_does_not_have_is_busy() -> None:
+    with pytest.raises(Busy, match="no memory for this now"):
+        Cpu.allocate(2**60)
+    with pytest.raises(Busy, match="no memory for this now"), Cpu().guarded():
+        torch.empty(2**60, dtype=torch.uint8)
+    with pytest.raises(RuntimeError, match="shape"), Cpu().guarded():
+        torch.empty(3).view(2)
 
 
 def fetched(gpu: Gpu, memory: torch.Tensor) -> bytes:

@@ -18,7 +18,7 @@ from weightwell_engine.generators import torch as module
 from weightwell_engine.generators.devices import Cpu
 from weightwell_engine.generators.factory import make_generator
 from weightwell_engine.generators.torch import TorchGenerator
-from weightwell_engine.laws import Law
+from weightwell_engine.laws import Law, TruncatedNormal
 from weightwell_engine.parsing import read_document
 from weightwell_engine.plan import Plan, make_plan
 from weightwell_engine.schemes import SCHEMES, TRUNCATED_AT_2_STD
@@ -426,6 +426,45 @@ def test_a_drawing_that_is_closed_on_its_way_goes_no_further(draws: list[int]) -
     with pytest.raises(DrawingStopped):
         drawing.fill(tuple(planned.pieces(planned.data_nbytes - 8, planned.data_nbytes)), memoryview(bytearray(8)))
     assert len(draws) == 1
+
+
+def test_a_truncated_normal_is_stopped_between_the_passes_of_its_sampler() -> None:
+    asked: list[int] = []
+
+    def go_on() -> None:
+        asked.append(len(asked))
+        if len(asked) >= 1000:
+            raise DrawingStopped
+
+    law = TruncatedNormal(0.0, 1.0, 9.0, 19.0)
+    with pytest.raises(DrawingStopped):
+        module._Generators(torch.device("cpu"), 0).draw(law, torch.empty(10**4), go_on)
+    assert len(asked) < 1010
+
+
+@pytest.mark.parametrize("law", [(-2.0, 2.0), (0.5, 9.0), (1.0, 2.0), (3.0, 4.0), (6.0, 9.0)])
+def test_the_passes_of_the_sampler_are_estimated(law: tuple[float, float]) -> None:
+    drawn: list[str] = []
+
+    class Counting(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            drawn.append(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    values = torch.empty(5000)
+    with Counting():
+        torch.nn.init.trunc_normal_(values, 0, 1, *law, generator=seeded(0))
+    passes = max(drawn.count("normal_"), drawn.count("uniform_") / 2)
+    assert passes == pytest.approx(module._passes(TruncatedNormal(0.0, 1.0, *law), 5000), rel=0.6, abs=2)
+
+
+def test_a_truncated_normal_of_too_many_passes_is_refused_before_it_begins() -> None:
+    fields = {"scheme": "trunc_normal", "a": 9, "b": 19}
+    plan(shape=[10**6], **fields)
+    with pytest.raises(UnsupportedSpec, match=r"would pass about 1\d{3} times over 50000000 elements") as refused:
+        plan(shape=[50_000_000], **fields)
+    assert refused.value.field == "shape"
+    plan(shape=[150_000_000], scheme="trunc_normal")
 
 
 # Manifests -----------------------------------------------------------------------------------------------------------

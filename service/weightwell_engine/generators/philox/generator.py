@@ -1,19 +1,27 @@
 """What the philox generators of all devices share: ``cpu.generator`` and ``cuda.generator`` derive from it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from threading import Lock
 from typing import Generic, TypeVar
 
+from weightwell_engine.generators import Drawing
 from weightwell_engine.generators.philox.specification.draws import require_numbered_rows
 from weightwell_engine.generators.philox.specification.keys import VERSION
 from weightwell_engine.laws import Orthogonal, OrthogonalStack, Sparse
-from weightwell_engine.plan import Plan, PlannedTensor, errors_of_tensor
+from weightwell_engine.plan import Piece, Plan, PlannedTensor, errors_of_tensor
 
 T = TypeVar("T")
 
 # Laws that are kept ready while a file is drawn: chunks come in order, so few are in use at once.
 _KEPT, _KEPT_MATRICES = 256, 2
+
+# Nanoseconds, about, on the CPUs of docs/performance.md: for a tensor, for a call of a kernel, and for an element of up
+# to 4 bytes and of 8.
+_TENSOR, _CALL, _ELEMENT, _DOUBLE = 20_000, 9_000, 4, 12
+
+# Bytes that are kept of a sparse matrix, at the most: for a column, and for what is zero.
+_COLUMN, _ZEROS = 9, 2**25
 
 
 class PhiloxGenerator(ABC):
@@ -38,6 +46,43 @@ class PhiloxGenerator(ABC):
     def footprint(self, plan: Plan) -> int:
         """Return the bytes that are kept of the largest matrices, as many as are kept at once."""
         return sum(sorted(self.resident(tensor) for tensor in plan.tensors)[-_KEPT_MATRICES:])
+
+    def kept(self, plan: Plan) -> int:
+        """Return the bytes of the footprint that are kept between chunks."""
+        kept = sum(sorted(map(self._kept, plan.tensors))[-_KEPT_MATRICES:])
+        return min(kept, self.footprint(plan))
+
+    def cost(self, piece: Piece) -> int:
+        """Return about how many nanoseconds one thread of a CPU takes to draw a piece."""
+        calls, elements = piece.tensor.region.work(piece.start, piece.stop)
+        return _TENSOR + calls * _CALL + elements * (_ELEMENT if piece.tensor.dtype.itemsize <= 4 else _DOUBLE)
+
+    def before(self, piece: Piece) -> int:
+        """Return the nanoseconds of a whole matrix, about; 0 for elements, each of which is drawn by itself."""
+        match piece.tensor.law:
+            case Orthogonal(rows, cols):
+                return rows * cols * min(rows, cols) // 10
+            case OrthogonalStack() as law:
+                return law.count * law.rows * law.cols * min(law.rows, law.cols) // 10
+            case Sparse(rows, cols):
+                return rows * cols
+        return 0
+
+    def approach(self, drawing: Drawing, piece: Piece) -> Iterator[None]:
+        """Do nothing: a matrix is drawn by threads of its own, together with the first of its pieces."""
+        del drawing, piece
+        return iter(())
+
+    @staticmethod
+    def _kept(tensor: PlannedTensor) -> int:
+        match tensor.law:
+            case Orthogonal(rows, cols):
+                return rows * cols * tensor.dtype.itemsize
+            case OrthogonalStack() as law:
+                return law.count * law.rows * law.cols * tensor.dtype.itemsize
+            case Sparse(rows, cols):
+                return _COLUMN * cols + min(rows * (cols // 8 + 2), _ZEROS)
+        return 0
 
     @abstractmethod
     def resident(self, tensor: PlannedTensor) -> int:
