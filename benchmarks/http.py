@@ -17,8 +17,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,7 @@ def _resident(pid: int) -> int:
 
 @contextmanager
 def running(command: list[str], port: int, **environment: str) -> Iterator[int]:
-    """Run a server until the context ends; yield its process ID as soon as it listens."""
+    """Run a server until the context ends; yield its process ID when it listens and, if it is ours, is ready."""
     process = subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 180  # enough time to compile the kernels
@@ -155,6 +156,9 @@ def running(command: list[str], port: int, **environment: str) -> Iterator[int]:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{command[0]} does not listen on port {port}")
             time.sleep(0.05)
+        with closing(HTTPConnection("127.0.0.1", port, timeout=180)) as connection:
+            connection.request("GET", "/health/ready")
+            connection.getresponse()  # other servers answer 404
         yield process.pid
     finally:
         process.terminate()

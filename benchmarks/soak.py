@@ -24,6 +24,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks import soak_drawing as drawing
 from benchmarks.http import free_port, running
 from benchmarks.measure import table
 
@@ -109,8 +110,9 @@ def serving(line: Line) -> Iterator[Service]:
 
 
 def answers(service: Service) -> bool:
-    """Return whether a small request is answered."""
+    """Return whether the service is ready, with torch imported, and answers a small request."""
     try:
+        service.get("/health/ready")
         service.get()
     except OSError:
         return False
@@ -327,6 +329,17 @@ LINES = [
     Line("500 abandoned uploads, log", "2,300 kB", "100 kB", uploads),
     Line("a client that leaves, with requests behind", "the whole work", "2 s", departure),
     Line("a client that closes its sending side", "nothing", "36 MB", half_closed),
+    Line("1,000 stalled readers, memory and small requests", "+9,900 MB", "+1 GiB, p99 50 ms", drawing.stalled),
+    Line("5 waves of 200 stalled readers, memory", "2,056 MB stay", "128 MiB stay", drawing.waves),
+    Line("64 busy readers, small requests", "p50 252 ms", "p99 100 ms", drawing.busy_64),
+    Line("256 busy readers, small requests", "p50 766 ms", "p99 300 ms", drawing.busy_256),
+    Line("250 readers at 1 MB/s, memory", "container of 4 GiB dies", "+1 GiB", drawing.honest_250),
+    Line("1,000 readers at 1 MB/s, memory", "container of 4 GiB dies", "+1 GiB", drawing.honest_1000),
+    Line("slices of single elements, others", "p50 6,600 ms", "p99 100 ms", drawing.short_runs),
+    Line("ends of two large torch files, others", "15 s", "p99 100 ms", drawing.ends_of_torch),
+    Line("torch's sampler, after its clients left", "over 400 s", "1 s", drawing.abandoned),
+    Line("16 matrices at once", "6 of 16 served", "16 served", drawing.matrices),
+    Line("a matrix next to a slow reader of another", "hours", "30 s", drawing.slow_reader_of_a_matrix),
 ]
 
 

@@ -16,7 +16,7 @@ from weightwell_engine.virtual_file import UNIT, VirtualFile
 from weightwell_service.budget import MemoryBudget
 from weightwell_service.exceptions import PreconditionFailed
 from weightwell_service.ranges import etag_in, range_applies, select_range
-from weightwell_service.stream import Pace, Share, Stream, smallest
+from weightwell_service.stream import Share, Stream, smallest
 from weightwell_service.turns import Requester, Turns
 
 MEDIA_TYPE = "application/octet-stream"
@@ -37,9 +37,6 @@ _INSTANT = 1_000_000
 
 # Nanoseconds of a request that comes before larger ones.
 _FEW_UNITS = 2 * UNIT
-
-# Bytes of chunks that are handed to the server in one round of the event loop: some milliseconds of copying.
-_ROUND = 2**24
 
 # Seconds between two looks at all streams.
 _LOOK = 1.0
@@ -63,7 +60,6 @@ class DrawingResources:
         # One thread draws for all requests of torch: torch has threads of its own.
         threads = {"draw": self.threads, "draw-whole": self.threads, "draw-torch": 1, "draw-torch-whole": 1}
         self.lanes = {name: Turns(number, name) for name, number in threads.items()}
-        self.pace = Pace(_ROUND)
         self._streams: set[Stream] = set()
 
     def lane(self, file: VirtualFile, footprint: int) -> Turns:
@@ -223,7 +219,6 @@ class FileResponse(Response):
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
             del chunk  # its memory is free when the server has sent it
             async for chunk in chunks:
-                await self._resources.pace.turn(len(chunk))
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 del chunk
         await send({"type": "http.response.body", "body": b""})

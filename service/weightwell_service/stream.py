@@ -21,7 +21,7 @@ from weightwell_service.turns import Requester, Turns
 _SMALLEST = 16
 
 # All streams together have about so many chunks of full length: with more streams, each has shorter ones.
-_FULL = 64
+_FULL = 256
 
 # Seconds after which a reader who takes nothing has stalled.
 STALLED = 1.0
@@ -179,36 +179,6 @@ class Stream:
         self._drop()
         if self._share.matrices is not None:
             self._share.matrices.close()
-
-
-class Pace:
-    """Lets about ``nbytes`` of chunks pass in each round of the event loop: small requests come in between."""
-
-    def __init__(self, nbytes: int):
-        self._nbytes = nbytes
-        self._passed = 0
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
-
-    async def turn(self, nbytes: int) -> None:
-        """Return when a chunk may pass: in this round or in a later one, in the order of the calls."""
-        loop = asyncio.get_running_loop()
-        if self._passed == 0 and not self._waiting:
-            loop.call_soon(self._next_round, loop)
-        if self._passed < self._nbytes and not self._waiting:
-            self._passed += nbytes
-            return
-        self._waiting.append((nbytes, loop.create_future()))
-        await self._waiting[-1][1]
-
-    def _next_round(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._passed = 0
-        while self._waiting and self._passed < self._nbytes:
-            nbytes, turn = self._waiting.popleft()
-            if not turn.done():  # who has left takes no turn
-                turn.set_result(None)
-                self._passed += nbytes
-        if self._passed:
-            loop.call_soon(self._next_round, loop)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from weightwell_engine.plan import Piece, Plan, make_plan
 from weightwell_engine.spec import Spec, TensorSpec
 from weightwell_engine.virtual_file import UNIT, VirtualFile
 from weightwell_service.budget import Account, MemoryBudget
-from weightwell_service.stream import STALLED, Pace, Share, Stream
+from weightwell_service.stream import STALLED, Share, Stream
 from weightwell_service.turns import Requester, Turns
 
 T = TypeVar("T")
@@ -411,33 +411,6 @@ def test_a_reader_who_leaves_before_the_first_chunk_stops_the_drawing(alone: Tur
 
     run(work)
     assert generator.draws == 0
-
-
-def test_a_few_bytes_pass_in_each_round_of_the_event_loop_in_order() -> None:
-    passed: list[str] = []
-    rounds: list[int] = []
-
-    async def work() -> None:
-        pace, loop = Pace(100), asyncio.get_running_loop()
-
-        async def send(name: str) -> None:
-            await pace.turn(60)
-            passed.append(name)
-
-        def count() -> None:
-            rounds.append(len(passed))
-            if len(passed) < 9:
-                loop.call_soon(count)
-
-        sending = [asyncio.ensure_future(send(name)) for name in "abcdefghij"]
-        sending[5].cancel()
-        count()
-        await asyncio.gather(*sending, return_exceptions=True)
-        await pace.turn(1000)
-
-    run(work)
-    assert "".join(passed) == "abcdeghij"
-    assert max(after - before for before, after in pairwise(rounds)) == 2
 
 
 # Failures ------------------------------------------------------------------------------------------------------------
