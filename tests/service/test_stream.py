@@ -253,7 +253,7 @@ def test_chunks_are_shorter_where_there_are_many_streams(turns: Turns) -> None:
         stream = streamed(Counting(), turns, len(plan.header), plan.nbytes, plan, streams=streams)
         return max([len(chunk) async for chunk in stream.chunks()])
 
-    assert [run(partial(work, streams)) for streams in (1, 64, 65, 128, 1000)] == [64, 64, 32, 32, 32]
+    assert [run(partial(work, streams)) for streams in (1, 256, 257, 512, 2000)] == [64, 64, 32, 32, 32]
 
 
 def test_what_a_stalled_reader_has_not_taken_is_given_back_and_drawn_again(alone: Turns) -> None:
