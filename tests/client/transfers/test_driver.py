@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import weightwell
+from tests.conftest import PATIENCE
 from weightwell.transfers import destinations, wire
 from weightwell.transfers import transfer as transfers
 
@@ -100,7 +101,10 @@ def test_an_error_of_the_disk_ends_all_and_is_raised(
     with pytest.raises(OSError, match="the file takes"):
         connect(fake.url).save(tmp_path / "weight", SHAPE, "ones")
     assert not (tmp_path / "weight").exists()
-    assert threading.active_count() < 20
+    for thread in threading.enumerate():
+        if "_run_in_thread" in thread.name:
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
 
 
 def test_an_interruption_ends_all_and_keeps_the_part(fake: "Server", tmp_path: Path) -> None:
