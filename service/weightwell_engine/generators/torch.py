@@ -329,17 +329,24 @@ class _Generators:
 
 
 class _Stoppable(TorchFunctionMode):
-    """Calls ``go_on``, which may raise, before every operation of torch in this thread."""
+    """Calls ``go_on``, which may raise, before every operation of torch in this thread.
+
+    Once it has raised, it is not called again: torch then switches autograd on again, which is an operation too.
+    """
 
     def __init__(self, go_on: Callable[[], None]):
         super().__init__()
         self._go_on = go_on
+        self._stopped = False
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         del types
-        self._go_on()
+        if not self._stopped:
+            self._stopped = True
+            self._go_on()
+            self._stopped = False
         return func(*args, **(kwargs or {}))
 
 
