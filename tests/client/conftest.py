@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import signal
 import socket
 import struct
 import threading
@@ -376,3 +377,11 @@ def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Client]]:
     """Make a client, of each kind in turn: ``connect(url, **options)``."""
     with ExitStack() as stack:
         yield lambda url, **options: stack.enter_context(Client(request.param, url, **options))
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt here, as in a program: a process in the background may ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

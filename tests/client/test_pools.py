@@ -378,14 +378,6 @@ def test_turns_come_in_the_order_in_which_they_were_asked_for() -> None:
     assert order == [0, 1, 2, "the thread that had the turn before"]
 
 
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """SIGINT raises KeyboardInterrupt here, as in a program: a process of pytest-xdist ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("interruptible")
 def test_a_thread_that_is_interrupted_waits_no_longer() -> None:
     turns, main = Turns(1), threading.get_ident()

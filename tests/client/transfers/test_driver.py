@@ -107,6 +107,7 @@ def test_an_error_of_the_disk_ends_all_and_is_raised(
             assert not thread.is_alive()
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interruption_ends_all_and_keeps_the_part(fake: "Server", tmp_path: Path) -> None:
     fake.faults.extend([fake.stall(30_000 + 5000 * n) for n in range(20)])
     main = threading.get_ident()
