@@ -21,21 +21,35 @@ PATIENCE = 30.0
 
 # Files, and folders, whose tests take most of the suite's time.
 SLOW = (
+    "client/models/test_names.py",
+    "client/test_bad_servers.py",
+    "client/test_cautions.py",
     "client/test_docs.py",
     "client/test_interruptions.py",
+    "client/test_pools.py",
+    "client/test_tracebacks.py",
     "contract/test_http_page.py",
     "contract/test_javascript.py",
+    "contract/test_manifests.py",
     "contract/test_models.py",
     "contract/test_openapi.py",
     "contract/test_presets.py",
     "contract/test_presets_page.py",
+    "contract/test_problems.py",
     "contract/test_readme.py",
     "contract/test_streaming.py",
+    "contract/test_torch.py",
     "contract/test_torchrun.py",
+    "contract/test_virtual_file.py",
     "engine/generators/philox/cpu/test_machine_code.py",
+    "engine/generators/philox/cpu/test_orthogonal_stack.py",
     "engine/generators/philox/cpu/test_simd.py",
     "engine/generators/philox/cuda/",
+    "engine/test_quadrature.py",
     "second_implementation/",
+    "service/test_main.py",
+    "service/test_packaging.py",
+    "service/test_server.py",
 )
 
 Serve = Callable[["FastAPI"], AbstractContextManager[str]]
