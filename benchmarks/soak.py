@@ -215,7 +215,7 @@ def large_bodies(service: Service) -> Measured:
 
 
 def descriptors(service: Service) -> Measured:
-    """Hold more silent connections than there are descriptors, renew those that are closed, and ask beside them."""
+    """Hold more silent connections than there are descriptors, and send requests at the same time."""
     connections = [service.connect() for _ in range(1100)]
     served = 0
     for _ in range(20):

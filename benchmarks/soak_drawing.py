@@ -1,4 +1,4 @@
-"""What readers cost the service: memory and waiting of others, beside readers that stall, are many, or ask for much.
+"""Readers that stall, are many, or ask for much: the memory of the service, and how long other requests wait.
 
 Each function attacks a running service and returns what it measured, and whether the goal for two cores is met.
 """
@@ -67,7 +67,7 @@ def settle(service: Service) -> None:
 
 
 def stalled(service: Service) -> Measured:
-    """Let 1,000 readers of 1 GiB read nothing, and send small requests beside them."""
+    """Let 1,000 readers of 1 GiB stop reading, and send small requests at the same time."""
     before = service.memory()
     with ExitStack() as stack:
         for _ in range(1000):
@@ -146,7 +146,7 @@ def readers(service: Service, count: int, rate: float = float("inf")) -> Iterato
 
 
 def busy(service: Service, count: int, goal: float) -> Measured:
-    """Let readers take all they can get, and send small requests beside them."""
+    """Let readers read as fast as they can, and send small requests at the same time."""
     begin = time.monotonic()
     with readers(service, count) as found:
         median, worst = latency(service.get, 10)
@@ -159,12 +159,12 @@ def busy(service: Service, count: int, goal: float) -> Measured:
 
 
 def busy_64(service: Service) -> Measured:
-    """Send small requests beside 64 busy readers."""
+    """Send small requests while 64 readers read."""
     return busy(service, 64, 100)
 
 
 def busy_256(service: Service) -> Measured:
-    """Send small requests beside 256 busy readers."""
+    """Send small requests while 256 readers read."""
     return busy(service, 256, 300)
 
 
@@ -192,7 +192,7 @@ def honest_1000(service: Service) -> Measured:
 
 
 def short_runs(service: Service) -> Measured:
-    """Download four slices of runs of 2 elements, and ask for a file of 1 MiB beside them."""
+    """Download four slices of single elements, and request files of 1 MiB at the same time."""
     slices = request("/init?shape=3000000,3,41,101&slice=:,0:2,0:1,0:1&scheme=normal")
     with ExitStack() as stack:
         for _ in range(4):
@@ -203,7 +203,7 @@ def short_runs(service: Service) -> Measured:
 
 
 def ends_of_torch(service: Service) -> Measured:
-    """Ask twice for the last byte of a large file of torch, and for a file of 1 MiB beside them."""
+    """Request the last byte of a large torch file twice, and files of 1 MiB at the same time."""
     last = request("/init?shape=4294967000&scheme=normal&generator=torch", "Range: bytes=-1")
     with service.connect(last), service.connect(last):
         time.sleep(0.5)
@@ -246,6 +246,6 @@ def slow_reader_of_a_matrix(service: Service) -> Measured:
 
 
 def rest(service: Service) -> Measured:
-    """Send small requests beside nobody: what the other lines are to be compared with on a machine that is not idle."""
+    """Send small requests to an idle service: the baseline for a machine that has other work."""
     median, worst = latency(service.get, 5)
     return f"small request p50 {median:.0f} ms, p99 {worst:.0f} ms", True
