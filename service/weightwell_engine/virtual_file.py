@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from ctypes import addressof, c_ubyte
+from functools import cached_property
 from itertools import islice
 from threading import Lock
 
@@ -50,12 +51,12 @@ class VirtualFile:
         """Strong entity tag, in quotes: files with the same tag have the same bytes."""
         return self.plan.etag
 
-    @property
+    @cached_property
     def footprint(self) -> int:
         """Bytes of the device's memory that drawing takes at most, besides the buffers: matrices drawn whole."""
         return self.generator.footprint(self.plan)
 
-    @property
+    @cached_property
     def kept(self) -> int:
         """Bytes of the footprint that stay until the file is closed; the rest is in use while bytes are drawn."""
         return self.generator.kept(self.plan)

@@ -10,7 +10,6 @@ from fastapi_offline import FastAPIOffline
 
 from weightwell_engine.engine import Engine
 from weightwell_engine.generators.factory import find_device
-from weightwell_engine.spec import GENERATORS
 from weightwell_service import __version__, openapi, problems
 from weightwell_service.budget import MemoryBudget
 from weightwell_service.file_response import DrawingResources
@@ -40,8 +39,9 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service: Service = app.state.service
-        await asyncio.get_running_loop().run_in_executor(service.health, engine.generator(GENERATORS[0]).warm_up)
-        service.health.submit(service.warm_up)
+        generators = engine.generators()
+        await asyncio.get_running_loop().run_in_executor(service.health, next(generators).warm_up)
+        service.health.submit(service.warm_up, generators)
         # Threads that draw many short runs hold the GIL most of the time, and the event loop asks for it at every step.
         interval = sys.getswitchinterval()
         sys.setswitchinterval(_SWITCH_INTERVAL)

@@ -61,10 +61,12 @@ class DrawingResources:
         threads = {"draw": self.threads, "draw-whole": self.threads, "draw-torch": 1, "draw-torch-whole": 1}
         self.lanes = {name: Turns(number, name) for name, number in threads.items()}
         self._streams: set[Stream] = set()
+        self._next_look: asyncio.TimerHandle | None = None
 
     def lane(self, file: VirtualFile, footprint: int) -> Turns:
         """Return the lane for a file whose matrices need so many bytes."""
-        return self.lanes[f"draw{'-torch' * (file.generator.name == 'torch')}{'-whole' * (footprint > 0)}"]
+        name = "draw-torch" if file.generator.name == "torch" else "draw"
+        return self.lanes[f"{name}-whole" if footprint else name]
 
     def stuck(self) -> str | None:
         """Return which lane has drawn nothing for longer than a chunk may take, though it has work; or None."""
@@ -77,21 +79,22 @@ class DrawingResources:
     def looked_at(self, stream: Stream) -> Iterator[None]:
         """Look at a stream now and then, for as long as the context lasts."""
         if not self._streams:
-            self._look_again()
+            self._look_later()
         self._streams.add(stream)
         try:
             yield
         finally:
             self._streams.discard(stream)
+            if not self._streams and self._next_look is not None:
+                self._next_look.cancel()
 
-    def _look_again(self) -> None:
-        asyncio.get_running_loop().call_later(_LOOK, self._look)
+    def _look_later(self) -> None:
+        self._next_look = asyncio.get_running_loop().call_later(_LOOK, self._look)
 
     def _look(self) -> None:
         for stream in self._streams:
             stream.look(time.monotonic())
-        if self._streams:
-            self._look_again()
+        self._look_later()
 
     @contextmanager
     def response(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+from collections.abc import Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -9,6 +10,7 @@ from fastapi import Request
 
 from weightwell_engine.engine import Engine
 from weightwell_engine.exceptions import TooLarge
+from weightwell_engine.generators import Generator
 from weightwell_engine.plan import Plan, check_size
 from weightwell_engine.spec import Spec
 from weightwell_engine.virtual_file import VirtualFile
@@ -42,13 +44,13 @@ class Service:
     started: bool = False
     failure: str | None = None
 
-    def warm_up(self) -> None:
+    def warm_up(self, generators: Iterable[Generator]) -> None:
         """Make the generators ready for which the service does not wait when it starts: importing torch takes seconds.
 
         This runs in the thread of ``health``, so ``/health/ready`` answers when it is done.
         """
         try:
-            for generator in self.engine.generators():
+            for generator in generators:
                 generator.warm_up()
         except Exception as error:
             self.failure = f"a generator cannot be used: {error}"

@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import aclosing
 from functools import partial
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,9 @@ from weightwell_engine.generators import Drawing, places
 from weightwell_engine.plan import Piece, Plan, make_plan
 from weightwell_engine.spec import Spec, TensorSpec
 from weightwell_engine.virtual_file import UNIT, VirtualFile
+from weightwell_service import file_response
 from weightwell_service.budget import Account, MemoryBudget
+from weightwell_service.file_response import DrawingResources
 from weightwell_service.stream import STALLED, Share, Stream
 from weightwell_service.turns import Requester, Turns
 
@@ -411,6 +414,26 @@ def test_a_reader_who_leaves_before_the_first_chunk_stops_the_drawing(alone: Tur
 
     run(work)
     assert generator.draws == 0
+
+
+def test_all_streams_are_looked_at_together_however_many_came_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_response, "_LOOK", 0.0)
+    resources = DrawingResources(MemoryBudget(2**20), threads=1, timeout=1.0, max_responses=9)
+    looks: list[float] = []
+    stream: Any = mock.Mock(look=looks.append)
+
+    async def work() -> None:
+        for _ in range(20):
+            with resources.looked_at(stream):
+                pass
+        await asyncio.sleep(0)
+        assert looks == []
+        with resources.looked_at(stream):
+            for _ in range(10):
+                await asyncio.sleep(0)
+
+    run(work)
+    assert 5 <= len(looks) <= 10
 
 
 # Failures ------------------------------------------------------------------------------------------------------------

@@ -20,8 +20,8 @@ _KEPT, _KEPT_MATRICES = 256, 2
 # to 4 bytes and of 8.
 _TENSOR, _CALL, _ELEMENT, _DOUBLE = 20_000, 9_000, 4, 12
 
-# Bytes that are kept of a sparse matrix, at the most: for a column, and for what is zero.
-_COLUMN, _ZEROS = 9, 2**25
+# Bytes that are kept of a sparse matrix for each column, at the most: its limit, and whether that is known.
+_COLUMN = 9
 
 
 class PhiloxGenerator(ABC):
@@ -80,8 +80,8 @@ class PhiloxGenerator(ABC):
                 return rows * cols * tensor.dtype.itemsize
             case OrthogonalStack() as law:
                 return law.count * law.rows * law.cols * tensor.dtype.itemsize
-            case Sparse(rows, cols):
-                return _COLUMN * cols + min(rows * (cols // 8 + 2), _ZEROS)
+            case Sparse(cols=cols):
+                return _COLUMN * cols
         return 0
 
     @abstractmethod
