@@ -1,4 +1,4 @@
-"""Weightwell: initialized weight tensors over HTTP; the same spec is the same bytes, everywhere.
+"""Weightwell: initialized weight tensors over HTTP. The same spec gives the same bytes on every machine.
 
 import weightwell
 

@@ -82,16 +82,16 @@ def save(client: Client, options: argparse.Namespace) -> None:
 
 def plan(client: Client, options: argparse.Namespace) -> None:
     """Describe the file of a manifest without generating it."""
-    told = client.plan(_manifest(options.manifest))
+    described = client.plan(_manifest(options.manifest))
     if options.json:
-        print(json.dumps(asdict(told), indent=2, ensure_ascii=False))
+        print(json.dumps(asdict(described), indent=2, ensure_ascii=False))
         return
-    print(told.table())
-    for rule in told.unused:
-        print(f"no tensor takes the rule {json.dumps(rule, ensure_ascii=False)}")
-    if told.refusal:
-        print(f"this server would refuse it: {told.refusal}")
-    print(told.url or told.url_note)
+    print(described.table())
+    for rule in described.unused:
+        print(f"no tensor uses the rule {json.dumps(rule, ensure_ascii=False)}")
+    if described.refusal:
+        print(f"this server would refuse the request: {described.refusal}")
+    print(described.url or described.url_note)
 
 
 def verify(client: Client, options: argparse.Namespace) -> int:
@@ -115,24 +115,24 @@ def _manifest(path: str) -> Manifest:
     try:
         return Manifest.from_json(sys.stdin.read()) if path == "-" else Manifest.from_file(path)
     except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no manifest: {error}") from error
+        raise ValueError(f"{path} is not a valid manifest: {error}") from error
 
 
 def _signature(parameter: Mapping[str, Any]) -> str:
-    """Return a parameter as Python would write it, with its default where it has one."""
+    """Return a parameter in Python's notation, with its default if it has one."""
     default = parameter.get("default")
     return str(parameter["name"]) if default is None else f"{parameter['name']}={default}"
 
 
 def _output(path: str | None) -> str | BinaryIO:
-    """Return where a file goes: ``-``, or no path at all, is standard output, unless that is a terminal."""
+    """Return the output for a path. ``-`` or no path is standard output; a terminal is refused."""
     if path is None and sys.stdout.isatty():
         raise ValueError("refusing to write binary data to a terminal; give a file with -o, or use a pipe")
     return sys.stdout.buffer if path in {None, "-"} else str(path)
 
 
 def _run(client: Client, options: argparse.Namespace) -> Any:
-    """Run the verb, with warnings as lines of this program."""
+    """Run the subcommand and print each warning on one line."""
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = lambda message, *_: print(f"weightwell: {message}", file=sys.stderr)
@@ -140,9 +140,9 @@ def _run(client: Client, options: argparse.Namespace) -> Any:
 
 
 def _failed(error: Exception) -> int:
-    """Say on one line what went wrong, and return the exit code for it."""
+    """Print the error on one line and return its exit code."""
     if isinstance(error, BrokenPipeError):
-        # Whoever read our output has seen enough. Nothing may be left for the interpreter to flush into the pipe.
+        # The reader of our output closed the pipe. At exit the interpreter must not flush anything into it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     print(f"weightwell: {' '.join(str(error).split())}", file=sys.stderr)
@@ -172,20 +172,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _verb(verbs: Any, run: Any) -> argparse.ArgumentParser:
-    """Add a verb, with the arguments that all verbs have."""
+    """Add a subcommand, with the arguments that all subcommands have."""
     summary = (run.__doc__ or "").partition("\n")[0]  # python -OO takes it away
     parser: argparse.ArgumentParser = verbs.add_parser(
         run.__name__, help=summary, description=summary, allow_abbrev=False
     )
     parser.set_defaults(run=run, progress=None)
-    _url_argument(parser, default=argparse.SUPPRESS)  # what is said before the verb holds
+    _url_argument(parser, default=argparse.SUPPRESS)  # an option before the subcommand stays in force
     wait = "seconds to try again while no byte arrives (default: 3, or 300 once a server has answered)"
     parser.add_argument("--wait", metavar="SECONDS", type=float, help=wait)
     return parser
 
 
 def _url_argument(parser: argparse.ArgumentParser, *, default: str | None) -> None:
-    """Add the address, which may be said before the verb or after it."""
+    """Add the address, which may come before or after the subcommand."""
     told = f"address of the server (default: $WEIGHTWELL_URL, or {DEFAULT_URL})"
     parser.add_argument("--url", default=default, help=told)
 
@@ -216,9 +216,9 @@ def _init_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="integer in [0, 2^64 - 1] (default: 0)")
     parser.add_argument("--dtype", default="float32", help="element type, such as bfloat16 (default: float32)")
-    parser.add_argument("--name", help="name of the tensor; other names have other numbers (default: weight)")
+    parser.add_argument("--name", help="name of the tensor; another name gives other numbers (default: weight)")
     parser.add_argument(
-        "--generator", help="philox: the same bits everywhere; torch: those of torch.nn.init (default: philox)"
+        "--generator", help="philox: the same bits on every machine; torch: the bits of torch.nn.init (default: philox)"
     )
     parser.add_argument("--slice", help="part of the tensor, such as 0:128,: (default: all)")
 
@@ -268,12 +268,12 @@ def _parameter(text: str) -> tuple[str, Any]:
     if not (name.isidentifier() and equals):
         raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
     if name in FIELDS:
-        raise argparse.ArgumentTypeError(f"{name} is no parameter of a scheme; it has an argument of its own")
+        raise argparse.ArgumentTypeError(f"-p takes parameters of a scheme; give {name} as its own argument")
     return name, _value(value)
 
 
 def _value(text: str) -> int | float | bool | str:
-    """Read a number or a truth value where it is one, and a word otherwise."""
+    """Read a value as a number or a boolean if possible, and as text otherwise."""
     if text in {"true", "false"}:
         return text == "true"
     for number in (int, float):

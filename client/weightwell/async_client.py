@@ -146,7 +146,7 @@ class AsyncClient:
     async def plan(
         self, what: ShapeLike | Described, scheme: SchemeName | str | None = None, **fields: Unpack[FileFields]
     ) -> Plan:
-        """Return the size, the URL and the laws of a file without drawing it; see ``Client.plan``."""
+        """Return the size, the URL and the distributions of a file without drawing it; see ``Client.plan``."""
         return await self._call(calls.plan(spec_of(what, scheme, fields), self._pool.settings.address))
 
     @overload
@@ -241,7 +241,7 @@ class AsyncClient:
 
 @asynccontextmanager
 async def _held(make: Callable[..., C], *args: Any) -> AsyncIterator[C]:
-    """Hold what is opened in a thread, and close it in a thread, also after a cancellation."""
+    """Open and close a resource in a thread. It is closed after a cancellation too."""
     made: list[C] = []
     try:
         await _in_thread(lambda: made.append(make(*args)))
@@ -253,7 +253,7 @@ async def _held(make: Callable[..., C], *args: Any) -> AsyncIterator[C]:
 
 
 async def _in_thread(function: Callable[..., T], *args: Any) -> T:
-    """Call a function in a thread. It does not run any more when this returns or raises."""
+    """Call a function in a thread. The function has ended when this returns or raises."""
     turn, over = Lock(), False
     results: list[T] = []
 
@@ -270,7 +270,7 @@ async def _in_thread(function: Callable[..., T], *args: Any) -> T:
     try:
         await anyio.to_thread.run_sync(call)
     except anyio.get_cancelled_exc_class():
-        # anyio waits for its threads where anyio cancels, but not where asyncio does: wait_for, timeout, Task.cancel.
+        # anyio waits for its threads after its own cancellations, but not after asyncio's (wait_for, Task.cancel).
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(end)
         raise
@@ -278,5 +278,5 @@ async def _in_thread(function: Callable[..., T], *args: Any) -> T:
 
 
 async def _at_once(function: Callable[..., T], *args: Any) -> T:
-    """Call a function that does not wait, in place of ``_in_thread``."""
+    """Call a function directly. Used in place of ``_in_thread`` for functions that do not block."""
     return function(*args)

@@ -29,7 +29,7 @@ from weightwell.transfers.transfer import Transfer
 if TYPE_CHECKING:
     from torch import nn
 
-# Other names of activation functions, and those by which ``/gain`` answers.
+# Aliases of activation functions, and the names in the answers of ``/gain``.
 ACTIVATIONS = {"identity": "linear", "swish": "silu"}
 
 DEFAULT_SOURCE = "torch"  # of gains
@@ -42,11 +42,11 @@ Cautions = Callable[[str, Streams], None]
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """A request, the destination of its answer, and ``result``, which returns what the caller gets.
+    """A request, the destination of its answer, and ``result``, a function that returns the caller's result.
 
-    ``label`` is the name on a progress bar. ``writes``: receiving may wait for a disk. ``cautions`` warns of tensors
-    that may not be meant, given the rules that the server says no tensor takes. ``connections``: the number of
-    connections, None for that of the client.
+    ``label`` is the name on a progress bar. ``writes`` means that receiving may wait for a disk. ``cautions`` takes the
+    rules that match no tensor, and warns of likely mistakes. ``connections`` is the number of connections; None means
+    the client's setting.
     """
 
     request: Request
@@ -66,9 +66,9 @@ class Call(Generic[T]):
 
 
 class Drawn(SafetensorsFile):
-    """A file with the warnings that its header calls for.
+    """A file, and the warnings about its content.
 
-    ``spec`` is the requested spec, if it may have rules, and ``module`` the module that the file fills, if any.
+    ``spec`` is the requested spec, if it may have rules. ``module`` is the module that the file fills, if any.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Drawn(SafetensorsFile):
         self._module = module
 
     def cautions(self, unused: str, streams: Streams) -> None:
-        """Warn of rules that no tensor takes, as the server lists them, and of streams that are drawn again."""
+        """Warn of rules that match no tensor (the server lists them) and of repeated streams."""
         caution_unused(self._rules, unused)
         if streams.watching and self._headers:
             spec = spec_of(self._headers[0].metadata)
@@ -140,7 +140,7 @@ def init(spec: TensorSpec, framework: str | None, device: object) -> Call[Any]:
 
 
 def save(spec: FileSpec, data: DataDestination) -> Call[None]:
-    """Return the call for a file whose head and data go to a destination."""
+    """Return the call that writes a file to a destination."""
     body = Drawn(spec.accept, data, spec)
     return Call(spec.request, body, lambda: None, spec.label, writes=True, cautions=body.cautions)
 
@@ -240,7 +240,7 @@ def plan(spec: TensorSpec | ManifestSpec, address: Callable[[str], str]) -> Call
 
 
 def _planned(answer: Any) -> dict[str, Any]:
-    """Return the spec that a plan is of, in the form that the metadata of a file has."""
+    """Return the spec of a plan, in the form of a file's metadata."""
     fields = ("alias", "shape", "slice", "dtype", "seed", "scheme")
     tensors = {
         name: {field: tensor.get(field) for field in fields} | tensor.get("parameters", {})
@@ -250,14 +250,14 @@ def _planned(answer: Any) -> dict[str, Any]:
 
 
 def _parameter(answer: Any) -> dict[str, Any]:
-    """Return the one parameter that a gain was asked with, which stands in the answer under the name that torch has."""
+    """Return the parameter of a requested gain. The answer has it under torch's name."""
     stated = [{"param": answer.get("param")}, answer.get("parameters"), answer.get("ignored")]
     values = [value for fields in stated if fields for value in fields.values() if value is not None]
     return {"param": values[0] if len(values) == 1 else None}
 
 
 def _view(entry: Entry, framework: str | None, device: object) -> Callable[[memoryview], Any]:
-    """Return how a tensor is seen in the data of its file."""
+    """Return a tensor as a view of its file's data."""
     view = viewer(framework, BY_CODE[entry.dtype], device)
     return lambda data: view(data[entry.start : entry.stop], entry.shape)
 
@@ -268,12 +268,12 @@ def _gain(row: Any) -> float:
 
 
 def _document(path: str, read: Callable[[Any], T], **fields: Any) -> Call[T]:
-    """Return a call for the answer to some fields, which comes in JSON."""
+    """Return a call with some fields and a JSON answer."""
     return _asked(asking(path, **fields), read)
 
 
 def _asked(request: Request, read: Callable[[Any], T]) -> Call[T]:
-    """Return a call that is answered in JSON."""
+    """Return a call with a JSON answer."""
 
     def judged(answer: Any) -> T:
         try:

@@ -1,6 +1,6 @@
-"""Warnings: what is drawn as it was asked for, and may be not what was meant.
+"""Warnings: valid requests that are likely mistakes.
 
-Each has a category of its own, so that a filter can silence it or make it an error.
+Each warning has its own category, so you can ignore it or turn it into an error with a filter.
 """
 
 import json
@@ -12,19 +12,19 @@ from typing import Any
 
 
 class RepeatedStreamWarning(UserWarning):
-    """The same seed and name were drawn with another shape or law: numbers that are correlated with earlier ones."""
+    """The same seed and name were drawn before with another shape or scheme, so the two tensors are correlated."""
 
 
 class UnusedRuleWarning(UserWarning):
-    """No tensor takes a rule, or the scheme of a type of module."""
+    """A rule, or a scheme for a type of module, matches no tensor."""
 
 
 class UnfilledWarning(UserWarning):
-    """A module has weights that are not drawn, and that keep their values."""
+    """Some weights of a module are not drawn and keep their values."""
 
 
 def caution(category: type[UserWarning], message: str) -> None:
-    """Warn whoever called this package."""
+    """Warn at the line that called this package."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "weightwell":
         level, frame = level + 1, frame.f_back
@@ -32,11 +32,11 @@ def caution(category: type[UserWarning], message: str) -> None:
 
 
 def caution_unused(rules: Sequence[Mapping[str, Any]], listed: str) -> None:
-    """Warn of those rules of a manifest that a server lists because no tensor takes them: ``rules.0, rules.2``."""
+    """Warn of the rules that match no tensor, as the server lists them: ``rules.0, rules.2``."""
     places = [int(place) for place in re.findall(r"rules\.(\d+)", listed)]
     if unused := [json.dumps(rules[place], ensure_ascii=False) for place in places if place < len(rules)]:
         caution(
             UnusedRuleWarning,
-            f"no tensor takes the rule {' or '.join(unused)}: no name matches, or a rule before takes all that do. "
-            "Correct it; or, where one list is for several models, ignore weightwell.UnusedRuleWarning",
+            f"no tensor uses the rule {' or '.join(unused)}: it matches no name, or earlier rules match first. "
+            "Correct it. If one list serves several models, ignore weightwell.UnusedRuleWarning",
         )

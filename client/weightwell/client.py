@@ -195,7 +195,7 @@ class Client:
     def plan(
         self, what: ShapeLike | Described, scheme: SchemeName | str | None = None, **fields: Unpack[FileFields]
     ) -> Plan:
-        """Return the size and the URL of a file and the law of every tensor, without drawing it.
+        """Return the size and the URL of a file and the distribution of every tensor, without drawing it.
 
         ``what``: a shape, with a scheme and the ``fields`` of ``init``; or a ``Manifest``; or a torch module, with the
         ``fields`` of ``Manifest.from_module``; or a dict with the JSON of docs/http.md:
@@ -262,7 +262,7 @@ class Client:
         drawn, and the originals are set to match it.
 
         Raises ValueError, before a byte is written, if the module and the rules do not fit; and at the end if a
-        parametrization cannot have the value that was drawn. Warns if no tensor takes a rule (``UnusedRuleWarning``),
+        parametrization cannot have the value that was drawn. Warns if no tensor uses a rule (``UnusedRuleWarning``),
         or if weights keep their values (``UnfilledWarning``). After a transfer that failed, parameters on the meta
         device are unchanged, and others may be partly overwritten.
         """
@@ -278,7 +278,7 @@ class Client:
         verify: bool = False,
         **fields: Unpack[FileFields],
     ) -> None:
-        """Draw a tensor, or many, into a safetensors file, byte for byte the server's.
+        """Save one or many tensors as a safetensors file, with exactly the bytes that the server sends.
 
         ``path``: the file to write, or a binary file that you have opened.
         ``what``, ``scheme``, ``fields``: as for ``plan``. ``save(path, (512, 784), "kaiming_normal", seed=42)`` saves
@@ -306,7 +306,7 @@ class Client:
         """Generate a safetensors file again from its metadata, and compare every byte; the file is not changed.
 
         The verdict is ``same``, or ``str(verdict)`` has the differences. Raises OSError if the file cannot be read, and
-        ValueError if it is no safetensors file, or has no spec in its metadata.
+        ValueError if it is not a safetensors file or has no spec in its metadata.
         """
         with closing(Claim(Path(path))) as claim:
             return self._call(calls.verify(claim))

@@ -14,8 +14,8 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 # Seconds without a byte. The largest orthogonal matrices take minutes before their first byte is sent.
 TIMEOUT = httpx.Timeout(600.0, connect=5.0)
 
-# Connections for one long file. Four double the rate of a line that is slow for each connection, and cost nothing on
-# loopback (benchmarks/connections.py).
+# Connections for one long file. Four connections double the rate where the network limits each connection. They cost
+# nothing on loopback (benchmarks/connections.py).
 CONNECTIONS = 4
 
 # Random numbers cannot be compressed.
@@ -24,10 +24,10 @@ _HEADERS = {"Accept-Encoding": "identity"}
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings of both clients; ``headers`` are the fields of every request.
+    """The settings of both clients. ``headers`` are sent with every request.
 
-    ``transport`` is a transport of httpx, which belongs to the process that made it; or a function that returns one; or
-    None.
+    ``transport`` is an httpx transport, which works only in the process that made it; or a function that returns a
+    transport; or None.
     """
 
     base_url: str
@@ -68,7 +68,7 @@ class Settings:
         }
 
     def tls(self) -> ssl.SSLContext:
-        """Return a context for TLS. For http:// it trusts no authority, as reading all of them takes 0.1 s."""
+        """Return a TLS context. For http:// it has no certificate authorities, because loading them takes 0.1 s."""
         if self.base_url.startswith("https://"):
             return httpx.create_ssl_context()
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -85,7 +85,7 @@ def without_credentials(url: httpx.URL | str) -> str:
 
 
 def installed_version() -> str:
-    """Return the version of this package, "0" where it runs from a source tree that was never installed."""
+    """Return the version of this package, or "0" if the package is not installed (a bare source tree)."""
     try:
         return version("weightwell")
     except PackageNotFoundError:

@@ -1,6 +1,6 @@
-"""The element types that a server draws: torch's name, the code in a safetensors header, the size of an element.
+"""The dtypes of a server: torch's name, the code in a safetensors header, and the size of an element.
 
-int64 holds whole numbers that are constant, such as the counters of BatchNorm.
+int64 is only for constant integers, such as the counters of BatchNorm.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
-"""Forms: the ways in which a caller may describe a file.
+"""Forms: the arguments that describe a file.
 
-A shape and a scheme; a ``Manifest``; a torch module; or a dict, which is the JSON of docs/http.md: of one tensor, such
-as ``{"shape": [512, 784], "scheme": "kaiming_normal"}``, or of many, with ``"tensors"``.
+A file is described by a shape and a scheme, by a ``Manifest``, by a torch module, or by a dict. A dict is the JSON of
+docs/http.md, for one tensor (``{"shape": [512, 784], "scheme": "kaiming_normal"}``) or for many (``"tensors"``).
 """
 
 import sys
@@ -72,12 +72,12 @@ def _single(what: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any
 
 
 def _refuse_more(fields: Mapping[str, Any], form: str) -> None:
-    """Raise TypeError for fields that a form has inside."""
+    """Raise TypeError for separate fields, which belong inside this form."""
     if fields:
         raise TypeError(f"a {form} takes no further fields, got {', '.join(fields)}: put them into the {form}")
 
 
 def _is_module(what: object) -> "TypeGuard[nn.Module]":
-    """Whether something is a torch module, without importing torch where nobody has."""
+    """Whether an object is a torch module. This does not import torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(what, torch.nn.Module)

@@ -1,4 +1,4 @@
-"""Tensors of the caller's framework, as views of the memory that was received; frameworks are imported when used."""
+"""Tensors of torch or numpy as views of received memory. Each framework is imported when it is first used."""
 
 import importlib
 from collections.abc import Callable
@@ -14,10 +14,10 @@ View = Callable[[Memory | memoryview, tuple[int, ...]], Any]
 
 
 def viewer(framework: str | None, dtype: DType, device: object = None) -> View:
-    """Return what makes a tensor of ``dtype`` out of memory and a shape, without copying it.
+    """Return a function that makes a tensor of ``dtype`` from memory and a shape, without a copy.
 
-    ``framework`` is ``"torch"``, ``"numpy"``, or None for torch where it is installed and numpy otherwise. With a
-    ``device`` the tensor is moved there. Raises ``MissingFramework`` here, so that nothing is drawn in vain.
+    ``framework`` is ``"torch"``, ``"numpy"``, or None. None means torch if it is installed, else numpy. The tensor is
+    moved to ``device`` if there is one. Raises ``MissingFramework`` before anything is drawn.
     """
     name = framework or ("torch" if find_spec("torch") else "numpy")
     if name not in VIEWERS:

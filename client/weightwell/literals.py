@@ -1,7 +1,7 @@
-"""Literals: the words that arguments may have, for editors to complete and type checkers to know.
+"""Literals: the known values of string arguments, for editors and type checkers.
 
-Every other word is accepted by the types as well, and sent: a server may be newer than this list. The server's own
-registry is compared with it by a test.
+The types accept every other string too, and the client sends it: a server may be newer than this list. A test compares
+the list with the server's registry.
 """
 
 from collections.abc import Sequence
@@ -82,7 +82,7 @@ class Parameters(TypedDict, total=False):
 
 
 class TensorFields(Parameters, total=False):
-    """What describes a tensor besides its shape and its scheme; ``Client.init`` says what each means."""
+    """The fields of a tensor other than its shape and scheme; ``Client.init`` describes them."""
 
     seed: SeedLike
     dtype: DTypeLike
@@ -92,7 +92,7 @@ class TensorFields(Parameters, total=False):
 
 
 class FileFields(TensorFields, total=False):
-    """What describes a file: those of a tensor, and for a torch module those of ``Manifest.from_module``."""
+    """The fields of a file: the fields of a tensor and, for a torch module, of ``Manifest.from_module``."""
 
     rules: Any
     preset: Any

@@ -1,4 +1,4 @@
-"""Memory that a tensor is received into."""
+"""Memory for received tensors."""
 
 import mmap
 from contextlib import suppress
@@ -9,7 +9,7 @@ Memory = bytearray | mmap.mmap
 
 MAPPED = 1 << 20  # bytes; below this the zeros of a bytearray cost less than a system call
 
-# The order of the pages that a virtual machine reports to its host as free; an impossible one where it reports none.
+# The order of the free pages that a virtual machine reports to its host; out of range if it reports none.
 REPORTED = Path("/sys/module/page_reporting/parameters/page_reporting_order")
 ORDERS = range(32)
 
@@ -17,15 +17,15 @@ ORDERS = range(32)
 def allocate(size: int) -> Memory:
     """Return ``size`` bytes of writable memory, aligned for every element type.
 
-    Large memory is mapped, in huge pages where they are cheap: writing the zeros of a bytearray costs half as much as
-    receiving the bytes (docs/performance.md). Raises MemoryError.
+    Large buffers are mapped, in huge pages where these are cheap. A bytearray would first be filled with zeros, which
+    costs half as much as receiving the bytes (docs/performance.md). Raises MemoryError.
     """
     if size < MAPPED or not hasattr(mmap, "MAP_PRIVATE"):
         return bytearray(size)
     try:
         memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
-        raise MemoryError(f"there is no memory for {size} bytes: {error}") from error
+        raise MemoryError(f"cannot allocate {size} bytes of memory: {error}") from error
     if hasattr(mmap, "MADV_HUGEPAGE") and not free_pages_are_reported():
         with suppress(OSError):  # a kernel without huge pages
             memory.madvise(mmap.MADV_HUGEPAGE)
@@ -34,10 +34,10 @@ def allocate(size: int) -> Memory:
 
 @cache
 def free_pages_are_reported() -> bool:
-    """Whether this is a virtual machine that gives its free huge pages back to the host.
+    """Whether this is a virtual machine that returns its free huge pages to the host.
 
-    The host takes their memory, and fetching one again takes up to ten times as long as using one that stayed, and
-    three times as long as small pages. https://docs.kernel.org/mm/free_page_reporting.html
+    A page fault on a returned huge page takes up to ten times as long as on a resident one, and three times as long as
+    on small pages. https://docs.kernel.org/mm/free_page_reporting.html
     """
     try:
         return int(REPORTED.read_text()) in ORDERS

@@ -1,13 +1,13 @@
 """Pools: the connections of a client. They belong to one process and, in asynchronous code, to one event loop.
 
-A process that was forked has copies of its parent's sockets and locks. What it sends over such a socket arrives on the
-parent's connection, and what it reads is the parent's answer; a lock that a thread of the parent held stays locked for
-ever. So a child never touches what it has inherited, not even by destructors, and opens connections of its own when it
-needs them. A pool that is copied or pickled is its settings.
+A forked process has copies of its parent's sockets and locks. If it used such a socket, its requests and the parent's
+would mix on one connection. A lock that a thread of the parent held at the fork stays locked for ever. So a child never
+uses inherited connections, not even in a destructor, and opens new ones. A copied or pickled pool keeps its settings
+only.
 
-Every call that is under way has an httpx client to itself. If all calls shared one, it would search its connections for
-every waiting request whenever a request begins or ends, and wake more requests than there are connections: a thousand
-requests at once would take half a minute (encode/httpcore#1035).
+Every active call has its own httpx client. In a shared client, every start and end of a request would search the
+connections for every waiting request, and would wake more requests than there are connections: a thousand concurrent
+requests would take half a minute (encode/httpcore#1035).
 """
 
 import os
@@ -28,11 +28,11 @@ from anyio.lowlevel import current_token
 
 from weightwell.connection import Settings
 
-# Calls of one client that are under way at once; others wait, first come first served.
+# Concurrent calls of one client; further calls wait in a first-in, first-out queue.
 CALLS = 32
 
 _CURE = (
-    "create the client in the process that uses it, such as in worker_init_fn of a DataLoader; or give it a function "
+    "create the client in the process that uses it, for example in worker_init_fn of a DataLoader; or pass a function "
     "that makes the transport: transport=lambda: httpx.HTTPTransport(...)"
 )
 
@@ -40,17 +40,17 @@ H = TypeVar("H", httpx.Client, httpx.AsyncClient)
 C = TypeVar("C", bound="Connections[Any]")
 
 _pools: "WeakSet[_Pool[Any]]" = WeakSet()
-_inherited: list[object] = []  # connections of other processes, kept from their destructors
-_forks = 0  # between the first process and this one
+_inherited: list[object] = []  # connections of other processes; a reference here keeps their destructors from running
+_forks = 0  # number of forks between the first process and this one
 
 
 def _process() -> tuple[int, int]:
-    """Return what tells this process from all that it was forked from, also where the system uses a number again."""
+    """Return an identifier of this process that differs from its ancestors', even if the system reuses a PID."""
     return os.getpid(), _forks
 
 
 def _after_fork() -> None:
-    """Leave to the parent what is the parent's, in a child that has just been forked."""
+    """Abandon the parent's connections, in a child process right after the fork."""
     global _forks
     _forks += 1
     for pool in list(_pools):
@@ -62,9 +62,9 @@ if hasattr(os, "register_at_fork"):
 
 
 class Turns:
-    """Lets some threads in at a time, in the order in which they came.
+    """A semaphore with a first-in, first-out queue of threads.
 
-    ``threading.Semaphore`` has no order: a thread that leaves and comes back overtakes those that wait.
+    ``threading.Semaphore`` has no order: a thread that releases and acquires it again overtakes the waiting threads.
     """
 
     def __init__(self, count: int):
@@ -93,7 +93,7 @@ class Turns:
             self._pass_on()
 
     def _leave(self, turn: Lock) -> None:
-        """Wait no longer; a turn that has come meanwhile is the next thread's."""
+        """Leave the queue. If this thread already has the turn, the next thread gets it."""
         with self._lock:
             if turn in self._waiting:
                 self._waiting.remove(turn)
@@ -108,7 +108,7 @@ class Turns:
 
 
 class Connections(Generic[H]):
-    """The connections of one owner: an httpx client for each of the calls that were ever under way at once."""
+    """The connections of one owner: as many httpx clients as there were concurrent calls at the peak."""
 
     def __init__(self, make: Callable[[], H]):
         self.clients: list[H] = []
@@ -116,7 +116,7 @@ class Connections(Generic[H]):
         self._idle: list[H] = []
 
     def take(self) -> H:
-        """Return an httpx client for a call: the one that was used last, whose connection is most likely still open."""
+        """Return the httpx client that was used last: its connection is most likely still open."""
         try:
             return self._idle.pop()
         except IndexError:
@@ -129,7 +129,7 @@ class Connections(Generic[H]):
 
 
 class ProcessConnections(Connections[httpx.Client]):
-    """The connections of a process, which its threads share."""
+    """The connections of a process, shared by its threads."""
 
     def __init__(self, make: Callable[[], httpx.Client]):
         super().__init__(make)
@@ -139,7 +139,7 @@ class ProcessConnections(Connections[httpx.Client]):
 class LoopConnections(Connections[httpx.AsyncClient]):
     """The connections of an event loop.
 
-    An event loop that ends closes all asynchronous generators that are left. One of them, ``life``, closes the
+    When an event loop ends, it closes its unfinished asynchronous generators. One of them, ``life``, then closes the
     connections.
     """
 
@@ -147,7 +147,9 @@ class LoopConnections(Connections[httpx.AsyncClient]):
         super().__init__(make)
         self.turns = anyio.CapacityLimiter(CALLS)
         self.life = _closing(self.clients)
-        with suppress(StopIteration):  # it runs until it yields, without waiting; from there on the loop knows it
+        with suppress(
+            StopIteration
+        ):  # run to the first yield, without a wait; this registers the generator with the loop
             self.life.__anext__().send(None)
 
     @property
@@ -157,7 +159,7 @@ class LoopConnections(Connections[httpx.AsyncClient]):
 
 
 async def _closing(clients: list[httpx.AsyncClient]) -> AsyncGenerator[None, None]:
-    """Close clients when this generator is closed, unless a child that was forked closes it."""
+    """Close clients when this generator is closed, except in a forked child."""
     process = _process()
     try:
         yield
@@ -178,11 +180,11 @@ class _Pool(ABC, Generic[C]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         if not self.settings.travels:
-            raise TypeError(f"a client that was given a transport cannot be copied or pickled: {_CURE}")
+            raise TypeError(f"a client with a transport object cannot be copied or pickled: {_CURE}")
         return type(self), (self.settings,)
 
     def settle(self) -> None:
-        """Leave the connections of another process to that process."""
+        """Abandon connections that belong to another process."""
         if self._process != (here := _process()):
             _inherited.append(self._owned)
             self._process = here
@@ -194,7 +196,7 @@ class _Pool(ABC, Generic[C]):
         self._owned: dict[object, C] = {}
 
     def _of(self, owner: object) -> C:
-        """Return the connections of an owner in this process; raise RuntimeError where there can be none."""
+        """Return the connections of an owner in this process; raise RuntimeError if the client cannot open any."""
         self.settle()
         self._check()
         found = self._owned.get(owner)
@@ -207,26 +209,26 @@ class _Pool(ABC, Generic[C]):
 
     def _check(self) -> None:
         if self._closed:
-            raise RuntimeError("this client is closed: make another one")
+            raise RuntimeError("this client is closed: create a new one")
         if self._process != self._origin and not self.settings.travels:
-            raise RuntimeError(f"the client was given a transport before this process was forked: {_CURE}")
+            raise RuntimeError(f"the transport object of this client belongs to the parent of this process: {_CURE}")
 
     def _maker(self, kind: type[H]) -> Callable[[], H]:
-        """Return what makes httpx clients. All of a process share what TLS trusts, which takes long to read."""
+        """Return a factory of httpx clients. They share one TLS context, because loading it is slow."""
         self._tls = self._tls or self.settings.tls()
         return partial(_made, kind, self.settings, self._tls)
 
     @abstractmethod
     def _open(self) -> C:
-        """Return connections for an owner that has none."""
+        """Return connections for a new owner."""
 
 
 class Pool(_Pool[ProcessConnections]):
-    """The connections of a synchronous client. They all belong to the process."""
+    """The connections of a synchronous client. Their owner is the process."""
 
     @contextmanager
     def http(self) -> Iterator[httpx.Client]:
-        """Lend an httpx client for a call, once it is the turn of the calling thread."""
+        """Lend an httpx client for a call; wait in the queue if all are in use."""
         here = self._of(None)
         with here.turns:
             http = here.take()
@@ -248,11 +250,11 @@ class Pool(_Pool[ProcessConnections]):
 
 
 class AsyncPool(_Pool[LoopConnections]):
-    """The connections of an asynchronous client. Each event loop has its own."""
+    """The connections of an asynchronous client. Their owner is the event loop."""
 
     @asynccontextmanager
     async def http(self) -> AsyncIterator[httpx.AsyncClient]:
-        """Lend an httpx client for a call, once it is the turn of the calling task."""
+        """Lend an httpx client for a call; wait in the queue if all are in use."""
         here = self._of(_loop())
         async with here.turns:
             http = here.take()
@@ -283,6 +285,6 @@ def _is_over(loop: Any, connections: LoopConnections) -> bool:
 
 
 def _loop() -> object:
-    """Return the running event loop, or what trio has for one."""
+    """Return the running event loop, or trio's equivalent."""
     token = current_token()
     return getattr(token, "native_token", token)

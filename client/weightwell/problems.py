@@ -1,18 +1,18 @@
-"""Problem details (RFC 9457): the reasons for which a server refuses a request, as plain values."""
+"""Problem details (RFC 9457): the reasons why a server refuses a request."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-EXCERPT = 200  # characters shown of an error page that is no problem document: enough to see who is answering
+EXCERPT = 200  # characters shown of another kind of error page: enough to recognise the program that sent it
 
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One wrong field of a request: its path, what was got, what is expected, and a sentence that says so.
+    """One invalid field of a request: its path, the value received, the values allowed, and a sentence with all three.
 
-    ``hint`` says what to do instead; None where the server cannot guess it.
+    ``hint`` is a suggestion, or None.
     """
 
     field: str
@@ -29,7 +29,7 @@ class FieldError:
         return cls(str(error.get("field", "")), error.get("got"), expected, detail, None if hint is None else str(hint))
 
     def beyond(self, text: str) -> str:
-        """Return what a text does not say of this error: field, got and expected, and the hint; empty if nothing."""
+        """Return the facts about this error that are not in a text: field, got, expected and hint. May be empty."""
         said = all(each in text for each in (self.field, self.expected, str(self.got)))
         sentences = [] if said else [f"{self.field} must be {self.expected}, got {self.got!r}"]
         if self.hint and self.hint not in text:
@@ -39,7 +39,7 @@ class FieldError:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A refusal. ``retry_after`` is in seconds, None where the server asked for no wait."""
+    """A refusal. ``retry_after`` is in seconds, or None if the server sent no such field."""
 
     status: int
     type: str
@@ -50,9 +50,9 @@ class Problem:
 
     @classmethod
     def of(cls, document: object, *, status: int, reason: str, text: str, retry_after: float | None) -> "Problem":
-        """Read a problem document, or make the most of an error page that is none.
+        """Read a problem document, or use the beginning of any other error page as the message.
 
-        ``document`` is the parsed body (None where it is no JSON), ``reason`` the reason phrase, ``text`` the body.
+        ``document`` is the parsed body, or None if it is not JSON. ``reason`` is the reason phrase, ``text`` the body.
         """
         members = document if isinstance(document, dict) else {}
         errors = members.get("errors")
@@ -67,6 +67,6 @@ class Problem:
 
 
 def did_you_mean(got: object, names: Iterable[str]) -> str:
-    """Return ``"; did you mean bfloat16?"`` for the name that is most like ``got``; empty if none is."""
+    """Return ``"; did you mean bfloat16?"`` for the name closest to ``got``, or "" if no name is close."""
     like = get_close_matches(str(got).lower(), names, 1) if isinstance(got, str) and len(got) < EXCERPT else []
     return f"; did you mean {like[0]}?" if like else ""

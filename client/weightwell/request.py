@@ -1,4 +1,4 @@
-"""Requests: the questions that a server answers, before any of them is sent."""
+"""Requests to a server: method, path, query and body. No I/O is done here."""
 
 import base64
 import json
@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 # Well under the 8 KiB line that common proxies accept, and far beyond any spec written by hand.
 MAX_QUERY = 4096
 
-# Characters of a manifest in a URL: with the path, what RFC 9110, section 4.1, wants every recipient to support.
+# Characters of a manifest in a URL. With the path it has the length that RFC 9110, section 4.1, recommends to support.
 MAX_MANIFEST = 7936
 
 
@@ -25,7 +25,7 @@ class Request:
 
     @property
     def message(self) -> dict[str, Any]:
-        """The request in the words of ``httpx.Client.stream``."""
+        """The request as arguments of ``httpx.Client.stream``."""
         body = {"params": self.fields} if self.method == "GET" else {"json": self.fields}
         return {"method": self.method, "url": self.path, **body}
 
@@ -44,9 +44,9 @@ def asking(path: str, /, **fields: Any) -> Request:
 
 
 def asking_for_manifest(path: str, manifest: Mapping[str, Any]) -> Request:
-    """Return the request for the file of a manifest: a GET of its compressed text, or a POST where that is too long.
+    """Return the request for the file of a manifest: a GET with the compressed manifest, or a POST if it is too long.
 
-    A GET has a URL of its own, so that its answer can be resumed, come in parallel ranges, and be cached.
+    A GET can be resumed, split into parallel ranges, and cached.
     """
     packed = packed_manifest(manifest)
     if len(packed) <= MAX_MANIFEST:
@@ -55,7 +55,7 @@ def asking_for_manifest(path: str, manifest: Mapping[str, Any]) -> Request:
 
 
 def packed_manifest(manifest: Mapping[str, Any]) -> str:
-    """Return a manifest as it stands in a query: its JSON, deflated by zlib, in base64url without padding.
+    """Return a manifest as text for a query: its JSON, compressed by zlib, in base64url without padding.
 
     Raises ValueError for infinities and NaN, which JSON does not have.
     """
@@ -64,7 +64,7 @@ def packed_manifest(manifest: Mapping[str, Any]) -> str:
 
 
 def _query_text(value: Any) -> str:
-    """Return a field as it stands in a query; the text of a float reads back as the same float."""
+    """Return a field as text for a query; the text of a float parses to the same float."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, tuple | list):

@@ -1,4 +1,4 @@
-"""The safetensors container: eight bytes that say how long the header is, the header in JSON, the data.
+"""The safetensors format: the length of the header in eight bytes, the header in JSON, then the data.
 
 https://github.com/huggingface/safetensors#format
 """
@@ -13,7 +13,7 @@ from weightwell.exceptions import InvalidFile
 
 PREFIX = 8  # bytes: the length of the header, little-endian
 MAX_HEADER = 100_000_000  # bytes: what the safetensors library accepts
-MAX_OFFSET = (1 << 62) - 1  # bytes: with a header before it still a position that a system can be asked for
+MAX_OFFSET = (1 << 62) - 1  # bytes: with the header, still below the largest file position of a system
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +28,22 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The tensors of a file, by name, and its metadata; empty where it has none."""
+    """The tensors of a file, by name, and its metadata, which may be empty."""
 
     entries: Mapping[str, Entry]
     metadata: Mapping[str, Any]
 
 
 def header_length(prefix: bytes | bytearray, total: int) -> int:
-    """Return the length in bytes of the header of a file of ``total`` bytes; raise ``InvalidFile`` if it cannot be."""
+    """Return the length of the header in bytes; raise ``InvalidFile`` if a file of ``total`` bytes cannot have it."""
     length = int.from_bytes(prefix, "little")
     if length > min(total - PREFIX, MAX_HEADER):
-        raise InvalidFile(f"a header of {length} bytes does not fit a file of {total}: this is no safetensors file")
+        raise InvalidFile(f"a header of {length} bytes does not fit into {total} bytes: this is not a safetensors file")
     return length
 
 
 def read_header(header: bytes | bytearray) -> Header:
-    """Return what a header says; raise ``InvalidFile`` if it is not a header."""
+    """Parse a header; raise ``InvalidFile`` if it is not valid."""
     try:
         members = json.loads(header)
         entries = {name: _entry(member) for name, member in members.items() if name != "__metadata__"}
@@ -54,7 +54,7 @@ def read_header(header: bytes | bytearray) -> Header:
 
 
 def etag_of(head: bytes) -> str:
-    """Return the strong entity tag that a Weightwell server gives a file: a digest of all that precedes the data."""
+    """Return the strong entity tag of a file from a Weightwell server: a digest of all bytes before the data."""
     return f'"{sha256(head).hexdigest()[:32]}"'
 
 
@@ -62,5 +62,5 @@ def _entry(member: dict[str, Any]) -> Entry:
     """Read one member of the header."""
     start, stop = map(int, member["data_offsets"])
     if not 0 <= start <= stop <= MAX_OFFSET:
-        raise ValueError(f"data_offsets must be two positions in a file, the first one first, got [{start}, {stop}]")
+        raise ValueError(f"data_offsets must be two positions in the file, in ascending order, got [{start}, {stop}]")
     return Entry(str(member["dtype"]), tuple(int(n) for n in member["shape"]), start, stop)

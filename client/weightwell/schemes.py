@@ -1,4 +1,4 @@
-"""The schemes: their names, and the values that their parameters have in the metadata of a file if none are given."""
+"""The schemes: their names, and the defaults of their parameters in the metadata of a file."""
 
 from collections.abc import Mapping
 
@@ -31,7 +31,7 @@ DEFAULTS: Mapping[str, Mapping[str, Default]] = {
     "sparse": {"std": 0.01},
 }
 
-# Every name that a scheme may be asked for by, and the one by which the metadata of a file calls it.
+# Every name and alias of a scheme, with the name that the metadata of a file uses.
 SCHEMES: dict[str, str] = {name: name for name in DEFAULTS} | {
     "glorot_uniform": "xavier_uniform",
     "glorot_normal": "xavier_normal",

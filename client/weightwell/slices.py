@@ -1,6 +1,6 @@
 """Slices of a tensor, as numpy writes them: ``slice(0, 128)``, ``np.s_[:, 8:16]``, ``"0:128,:"``.
 
-A slice has a start and a stop in every dimension: steps and single indices would make it another tensor.
+A slice has a start and a stop in every dimension. Steps and single indices are not allowed.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ Bounds = tuple[tuple[int, int], ...]
 def bounds_of(index: SliceLike, shape: tuple[int, ...]) -> Bounds:
     """Return ``(start, stop)`` for each dimension of ``shape``: ``0 <= start <= stop <= length`` by Python's rules.
 
-    Dimensions that ``index`` does not reach are taken whole. Raises ValueError for what is no slice of ``shape``.
+    Dimensions beyond the last one in ``index`` are whole. Raises ValueError if ``index`` is not a slice of ``shape``.
     """
     parts = _expanded(_parsed(index), len(shape))
     return tuple(_bounds(part, length) for part, length in zip(parts, shape, strict=True))
@@ -27,9 +27,9 @@ def text_of(bounds: Bounds) -> str:
 
 
 def chunk(length: int, parts: int, index: int) -> tuple[int, int]:
-    """Return where part ``index`` of a dimension starts and stops: the parts of ``torch.chunk``.
+    """Return the start and stop of part ``index`` of a dimension, divided as by ``torch.chunk``.
 
-    All have the length of the first but the last ones, which may be shorter or empty.
+    All parts have the same length, except that the last ones may be shorter or empty.
     """
     size = -(-length // parts)
     return min(index * size, length), min((index + 1) * size, length)
@@ -39,7 +39,7 @@ def _parsed(index: SliceLike) -> list[Index]:
     """Return the parts of any spelling of an index."""
     if isinstance(index, str):
         return [_part(text.strip()) for text in index.split(",")] if index.strip() else []
-    # An int is no slice, and _expanded says so.
+    # An int is not a slice; _expanded raises the error.
     return list(cast("Sequence[Index]", index)) if isinstance(index, Sequence) else [index]
 
 

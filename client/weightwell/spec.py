@@ -1,4 +1,4 @@
-"""Specs: what names a tensor or several, how they are asked for, and whether a file is the one that was meant."""
+"""Specs: descriptions of one or several tensors, their requests, and the check that a file matches."""
 
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,28 +28,28 @@ class Sizes(Protocol):
 
 ShapeLike = SupportsIndex | Sequence[SupportsIndex] | Sizes
 
-DEFAULT_NAME = "weight"  # of a tensor without a name; the server's default
+DEFAULT_NAME = "weight"  # the server's default name of a tensor
 
-# What the server takes where nothing is said.
+# The server's defaults.
 DEFAULT_NAME, DEFAULT_SEED, DEFAULT_DTYPE, DEFAULT_GENERATOR = "weight", 0, "float32", "philox"
 
-# The scheme that stands for what the tensor's own module does.
+# The scheme that means: as the tensor's module initializes it.
 RESET_PARAMETERS = "reset_parameters"
 
 
 class FileSpec(Protocol):
-    """What names a file."""
+    """The description of a file."""
 
     @property
     def label(self) -> str:
-        """A few words for a progress bar."""
+        """A short label for a progress bar."""
 
     @property
     def request(self) -> Request:
         """The request that draws it."""
 
     def accept(self, header: Header) -> int:
-        """Return the size in bytes of the data of a file with this header; raise ``InvalidFile`` if it is another."""
+        """Return the size of the data in bytes; raise ``InvalidFile`` if the header does not match this spec."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +93,14 @@ class TensorSpec:
 
     @property
     def extent(self) -> tuple[int, ...]:
-        """The shape of what is drawn: that of the slice, or of the whole tensor."""
+        """The shape of the slice, or of the whole tensor."""
         if self.bounds is None:
             return self.shape
         return tuple(stop - start for start, stop in self.bounds)
 
     @property
     def nbytes(self) -> int:
-        """Size in bytes of what is drawn."""
+        """Size in bytes of the slice or tensor."""
         return prod(self.extent) * self.dtype.itemsize
 
     @property
@@ -110,7 +110,7 @@ class TensorSpec:
 
     @property
     def request(self) -> Request:
-        """The request that draws it. What the caller left open (name, generator) is left to the server."""
+        """The request for the tensor. If the name or the generator is None, the server chooses its default."""
         return asking(
             "init",
             shape=self.shape,
@@ -149,7 +149,7 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One tensor of the file: the shape of what is drawn, and its dtype where that is not left to a rule."""
+    """One tensor of the file: the shape of its slice, and its dtype, or None if a rule may decide it."""
 
     extent: tuple[int, ...]
     dtype: DType | None
@@ -167,9 +167,9 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class ManifestSpec:
-    """What a manifest said when it was asked for, and whether a file is the one that was meant.
+    """A manifest at the moment of the request, and the check that a file matches it.
 
-    ``stored`` has the tensors of the file, ``aliases`` the other names that they have.
+    ``stored`` has the tensors of the file, ``aliases`` their other names.
     """
 
     document: Mapping[str, Any]
@@ -188,7 +188,7 @@ class ManifestSpec:
 
     @property
     def dtype(self) -> DType:
-        """The dtype of all that do not say otherwise."""
+        """The dtype of tensors without their own dtype."""
         return dtype_of(self.document.get("dtype", DEFAULT_DTYPE))
 
     @property
@@ -214,8 +214,8 @@ class ManifestSpec:
     def mismatches(self, spec: Mapping[str, Any]) -> Iterator[Mismatch]:
         """Yield in what the spec of a file, or of a plan, is not as asked.
 
-        Which rule a tensor takes is the server's to say, so a tensor without a scheme may have that of any rule, and
-        any at all if there is a preset or a rule that leaves it to the module.
+        The server decides which rule applies to a tensor. So a tensor without a scheme may have the scheme of any rule,
+        and any scheme at all if there is a preset or a rule with ``reset_parameters``.
         """
         asked, tensors = self.document["tensors"], spec["tensors"]
         if unlike := sorted(asked.keys() ^ tensors.keys()):
@@ -229,7 +229,7 @@ class ManifestSpec:
         yield from mismatches({"generator": self.document.get("generator", DEFAULT_GENERATOR)}, spec)
 
     def _asked(self, fields: Mapping[str, Any]) -> dict[str, object]:
-        """Return what must hold of a tensor that was described by these fields."""
+        """Return the values that a tensor with these fields must have in the answer."""
         if "alias" in fields:
             return dict(fields)
         shape = tuple(fields["shape"])
@@ -240,14 +240,14 @@ class ManifestSpec:
         return asked if left_open else {**asked, **recipe_of(fields)}
 
     def _seed(self, fields: Mapping[str, Any]) -> object:
-        """Return the seed of a tensor, or those that it may have from a rule."""
+        """Return the seed of a tensor, or all seeds that a rule may give it."""
         common = self.document.get("seed", DEFAULT_SEED)
         if "seed" in fields or not _needs_rule(fields):
             return fields.get("seed", common)
         return OneOf((common, *(rule["seed"] for rule in self.document.get("rules", ()) if "seed" in rule)))
 
     def _rules(self) -> "Recipes | None":
-        """Return what the rules say, or None where they do not say it all."""
+        """Return the schemes of the rules, or None if a preset or a module may decide the scheme."""
         rules = self.document.get("rules", [])
         if "preset" in self.document or any(rule.get("scheme") == RESET_PARAMETERS for rule in rules):
             return None
@@ -256,7 +256,7 @@ class ManifestSpec:
     def check(self, entries: Mapping[str, Entry]) -> int:
         """Return the size in bytes of the data of a file with these entries; raise ``InvalidFile`` if it is another."""
         if unlike := sorted(entries.keys() ^ self.stored.keys()):
-            raise InvalidFile(f"asked for {len(self.stored)} tensors; the file lacks, or has without being asked: "
+            raise InvalidFile(f"requested {len(self.stored)} tensors; these are missing or were not requested: "
                               f"{', '.join(unlike[:5])}{', ...' if unlike[5:] else ''}")  # fmt: skip
         for name, expected in self.stored.items():
             if not expected.matches(entries[name]):
@@ -271,7 +271,7 @@ def _needs_rule(fields: Mapping[str, Any]) -> bool:
 
 
 def _size(entries: Iterable[Entry]) -> int:
-    """Return where the data ends; raise ``InvalidFile`` unless each tensor begins where the one before it ends."""
+    """Return the end of the data; raise ``InvalidFile`` if there are gaps or overlaps between the tensors."""
     end = 0
     for entry in sorted(entries, key=operator.attrgetter("start", "stop")):
         if entry.start != end:
@@ -281,13 +281,13 @@ def _size(entries: Iterable[Entry]) -> int:
 
 
 def _extent(fields: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the shape of what is drawn of a tensor."""
+    """Return the shape of a tensor's slice, or of the whole tensor."""
     shape = tuple(fields["shape"])
     return tuple(stop - start for start, stop in bounds_of(fields["slice"], shape)) if "slice" in fields else shape
 
 
 def _dtype(fields: Mapping[str, Any], document: Mapping[str, Any]) -> DType | None:
-    """Return the dtype of a tensor; None where a rule, or the tensor's module, may have another."""
+    """Return the dtype of a tensor, or None if a rule or the tensor's module may decide it."""
     by_rule = "scheme" not in fields and document.keys() & {"rules", "preset"}
     if "dtype" not in fields and (by_rule or fields.get("scheme") == RESET_PARAMETERS):
         return None
@@ -302,14 +302,14 @@ def sizes_of(shape: ShapeLike) -> tuple[int, ...]:
 
 
 def seed_of(seed: SeedLike) -> int:
-    """Return a seed, which may be decimal digits: many libraries of JSON have no exact integers above 2^53."""
+    """Return a seed, which may be a decimal string: many JSON libraries have no exact integers above 2^53."""
     if isinstance(seed, str) and seed.isascii() and seed.isdecimal():
         return int(seed)
     return integer_of("seed", seed)
 
 
 def integer_of(field: str, value: object) -> int:
-    """Return an integer of any kind as an int; a bool is none, because a server could no longer see that it was one."""
+    """Return an integer of any type as an int; raise TypeError for a bool, which the server would not recognise."""
     try:
         if not isinstance(value, bool):
             return operator.index(value)  # type: ignore[arg-type]
@@ -319,7 +319,7 @@ def integer_of(field: str, value: object) -> int:
 
 
 def plain_of(value: Any) -> Any:
-    """Return the Python number in a numpy scalar or a tensor of one element, and anything else as it is."""
+    """Convert a numpy scalar or a tensor of one element to a Python number; return anything else unchanged."""
     try:
         return value.item() if hasattr(value, "item") else value
     except (RuntimeError, ValueError) as error:  # torch's, numpy's

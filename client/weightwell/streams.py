@@ -1,7 +1,7 @@
-"""Streams: which random numbers a client has drawn, to warn of those that are drawn again for something else.
+"""Streams: the random streams that a client has used. It warns if another tensor uses the same stream.
 
-The numbers of a tensor follow from its seed and its name, whatever its shape and its law are: two layers that are drawn
-under one name with one seed are correlated. That is the contract, and seldom what is meant.
+The seed and the name of a tensor select its random numbers; shape and scheme do not matter. So two layers with the same
+seed and name are correlated. This is by design, and usually a mistake of the caller.
 """
 
 import hashlib
@@ -15,13 +15,13 @@ from weakref import ref
 
 from weightwell.cautions import RepeatedStreamWarning, caution
 
-# Schemes that draw nothing at random.
+# Schemes without random numbers.
 FIXED = frozenset({"constant", "ones", "zeros", "eye", "identity", "dirac"})
 
-# Streams that a client remembers, the latest ones: a few megabytes.
+# The number of latest streams that a client remembers; they take a few megabytes.
 REMEMBERED = 2**14
 
-# A seed and a name; with generator=torch a seed alone.
+# A seed and a name; only a seed with generator=torch.
 Stream = tuple[int | str, str | None]
 
 _CURE = (
@@ -32,9 +32,9 @@ _CURE = (
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """What was drawn from a stream: a shape, a law in words, and the module that was filled, if one was.
+    """One use of a stream: the shape, the scheme as text, and the module that was filled, if any.
 
-    ``layer`` says that the module is a layer of torch, such as a Linear.
+    ``layer`` is True if the module is a layer of torch, such as a Linear.
     """
 
     shape: tuple[int, ...]
@@ -46,19 +46,19 @@ class Draw:
         return f"{self.law} of shape {list(self.shape)}"
 
     def allows(self, other: "Draw") -> bool:
-        """Whether nobody has correlated numbers after another draw from the same stream."""
+        """Whether another draw from the same stream does no harm."""
         before, after = (draw.module and draw.module() for draw in (self, other))
         if self.module is not None and before in (None, after):
-            return True  # nobody has the earlier numbers: the module is filled again, or is no more
+            return True  # the earlier numbers are gone: the module was filled again or deleted
         if self.layer and other.layer:
-            return False  # layers alike, while replicas of a model may be meant
+            return False  # equal layers are suspicious; equal models may be replicas
         return (self.shape, self.law) == (other.shape, other.law)
 
 
 class Streams:
-    """The streams that a client has drawn from, of which it warns once; several threads may use it.
+    """The streams that a client has used. It warns once. Several threads may use it.
 
-    A copy, and a pickled one, begins empty.
+    A copied or unpickled object is empty.
     """
 
     def __init__(self) -> None:
@@ -71,13 +71,13 @@ class Streams:
 
     @property
     def watching(self) -> bool:
-        """Whether there is still something to warn of."""
+        """Whether the warning has not been given yet."""
         return not self._warned
 
     def note(self, spec: Mapping[str, Any], module: Any = None, *, layer: bool = False) -> None:
-        """Take note of a file's spec, as its metadata has it; warn if it draws a stream again for another tensor.
+        """Record the streams of a spec from a file's metadata; warn if another tensor has used one of them.
 
-        ``module`` is what was filled, if anything was, and ``layer`` says that it is a layer of torch.
+        ``module`` is the module that was filled, if any. ``layer`` is True if it is a layer of torch.
         """
         if self._process != os.getpid():  # a thread of the parent may have held the lock when this process was forked
             self._lock, self._process = Lock(), os.getpid()
@@ -90,7 +90,7 @@ class Streams:
             caution(RepeatedStreamWarning, f"{text}. {_CURE}")
 
     def _noted(self, draws: Iterable[tuple[Stream, Draw]]) -> str | None:
-        """Remember draws; return what is to be said of the first that is of a stream that another tensor has."""
+        """Remember draws; return the warning for the first repeated stream, or None."""
         for stream, draw in draws:
             before = self._drawn.pop(stream, draw)
             if not before.allows(draw):
@@ -102,11 +102,11 @@ class Streams:
 
 
 def _draws(spec: Mapping[str, Any], module: Any, layer: bool) -> Iterator[tuple[Stream, Draw]]:
-    """Yield the streams of a file, each with what was drawn from it."""
+    """Yield the streams of a file, each with its draw."""
     filled = None if module is None else ref(module)
     drawn = {name: each for name, each in spec["tensors"].items() if _is_random(each)}
     if spec["generator"] == "torch" and drawn:
-        # From the one stream of the seed all tensors are drawn, one after another.
+        # All tensors come, one after another, from the single stream of the seed.
         laws = [(name, each["shape"], _law(each)) for name, each in drawn.items()]
         digest = hashlib.sha256(json.dumps(laws).encode()).hexdigest()
         yield (next(iter(drawn.values()))["seed"], None), Draw((len(drawn),), digest, filled, layer)
@@ -127,7 +127,7 @@ def _law(tensor: Mapping[str, Any]) -> str:
 
 
 def _words(stream: Stream, before: Draw, draw: Draw) -> str:
-    """Return what is wrong about drawing from a stream again."""
+    """Return the text of the warning about a repeated stream."""
     seed, name = stream
     if name is None:
         return (

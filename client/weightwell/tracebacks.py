@@ -1,7 +1,7 @@
 """Tracebacks: errors of the public methods without the frames of this package.
 
-What is of use in a traceback is the caller's line; which of our functions noticed the error is not. The logger
-``weightwell`` has the whole traceback at the level DEBUG.
+The useful line of a traceback is the caller's; the internal functions of this package are noise. The logger
+``weightwell`` records the whole traceback at level DEBUG.
 """
 
 import functools
@@ -23,8 +23,8 @@ _PACKAGE = __name__.partition(".")[0]
 def short_tracebacks(cls: C) -> C:
     """Shorten the tracebacks of a class's public methods: they end in the method, and show no cause.
 
-    It is done for ``WeightwellError``, and for the TypeError or ValueError that this package raises for an argument.
-    Errors of other code, such as a function that the caller gave, keep every frame. The cause stays in ``__context__``.
+    This applies to ``WeightwellError``, and to TypeError and ValueError that this package raises for an argument.
+    Errors from other code, such as a callback of the caller, keep every frame. The cause stays in ``__context__``.
     """
     for name, method in list(vars(cls).items()):
         if inspect.isfunction(method) and not name.startswith("_"):
@@ -59,7 +59,7 @@ def _awaited(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _is_ours(error: Exception) -> bool:
-    """Whether this package has raised an error itself, or a call with wrong arguments has."""
+    """Whether this package raised an error, or a call with wrong arguments caused it."""
     if isinstance(error, WeightwellError):
         return True
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)

@@ -65,7 +65,7 @@ class AliasDescription:
 class FileDescription:
     """What a file holds.
 
-    ``unused``: the places of the rules that no tensor takes; of a preset's rules nothing is said.
+    ``unused``: the places of the rules that no tensor uses; of a preset's rules nothing is said.
     ``unused_note``: the same in words; None if every rule is taken.
     """
 
@@ -97,11 +97,11 @@ def describe(spec: Spec, plan: Plan, generator: Generator) -> FileDescription:
 
 
 def _unused(places: Sequence[int]) -> str | None:
-    """Return what to say of rules that no tensor takes."""
+    """Return what to say of rules that no tensor uses."""
     if not places:
         return None
     listed = ", ".join(f"rules.{place}" for place in places)
-    return f"no tensor takes {listed}: no name or module matches, or rules before take all that do"
+    return f"no tensor uses {listed}: no name or module matches, or rules before take all that do"
 
 
 def _tensor(tensor: TensorSpec, planned: PlannedTensor) -> TensorDescription:

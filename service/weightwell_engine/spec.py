@@ -65,7 +65,7 @@ class Spec:
     """One file: tensors, in the order in which they were asked for, and the generator that draws them.
 
     ``aliases`` are pairs of a further name and the name of its tensor, sorted: tied weights, which are stored once.
-    ``unused`` are the indices of the rules that no tensor took. They change nothing in the file, so they are not
+    ``unused`` are the indices of the rules that no tensor uses. They change nothing in the file, so they are not
     compared.
     """
 

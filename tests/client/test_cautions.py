@@ -1,4 +1,4 @@
-"""Rules that no tensor takes are named, whatever is drawn by them."""
+"""Rules that no tensor uses are named, whatever is drawn by them."""
 
 import asyncio
 import io
@@ -43,7 +43,9 @@ VERBS: dict[str, Callable[[Any, list[dict[str, Any]]], object]] = {
 
 @pytest.mark.parametrize("draw", VERBS.values(), ids=VERBS)
 def test_a_rule_that_no_tensor_takes_is_named(client: Any, draw: Callable[[Any, Any], object]) -> None:
-    with pytest.warns(UnusedRuleWarning, match=r'^no tensor takes the rule {"match": "\*\.wieght", .*}: no nam'):
+    with pytest.warns(
+        UnusedRuleWarning, match=r'^no tensor uses the rule {"match": "\*\.wieght", .*}: it matches no name'
+    ):
         draw(client, RULES)
 
 
@@ -72,7 +74,7 @@ def test_of_rules_that_are_all_taken_nothing_is_said(
 
 
 def test_a_rule_that_comes_too_late_is_named(client: Any) -> None:
-    with pytest.warns(UnusedRuleWarning, match=r'no tensor takes the rule {"match": "\*\.weight", "scheme": "zeros"}'):
+    with pytest.warns(UnusedRuleWarning, match=r'no tensor uses the rule {"match": "\*\.weight", "scheme": "zeros"}'):
         client.init_module_(model(), [RULES[2], {"match": "*.weight", "scheme": "zeros"}])
 
 

@@ -462,7 +462,7 @@ def test_the_answer_to_another_request_is_refused_by_the_field_that_differs(
 ) -> None:
     fake.faults.append(fake.answer(200, fake.file_of({**ASKED, field: other})))
     client = connect(fake.url)
-    with pytest.raises(weightwell.InvalidFile, match=f"{field}: asked for .*, got {re.escape(repr(got))}"):
+    with pytest.raises(weightwell.InvalidFile, match=f"{field}: requested .*, got {re.escape(repr(got))}"):
         client.init(SHAPE, "he_normal", seed=42, slice="0:9", a=np.float64(0.2))
     assert (len(fake.requests), client.naps) == (1, [])
 
@@ -482,11 +482,11 @@ def test_a_scheme_that_only_the_server_knows_is_not_judged(fake: "Server", conne
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        (None, "no Weightwell server has drawn it"),
-        ({"format": "pt"}, "no Weightwell server has drawn it"),
-        ({"spec": "{"}, "a spec that is not JSON"),
-        ({"spec": '{"tensors": []}'}, "none of Weightwell's"),
-        ({"spec": '{"tensors": {"weight": 3}}'}, "asked for .*, got 3"),
+        (None, "does not come from a Weightwell server"),
+        ({"format": "pt"}, "does not come from a Weightwell server"),
+        ({"spec": "{"}, "is not JSON"),
+        ({"spec": '{"tensors": []}'}, "not a spec of Weightwell"),
+        ({"spec": '{"tensors": {"weight": 3}}'}, "requested .*, got 3"),
     ],
 )
 def test_a_file_that_does_not_say_how_it_was_drawn_is_refused(
@@ -501,17 +501,17 @@ def test_a_file_that_does_not_say_how_it_was_drawn_is_refused(
 
 def test_the_etag_of_another_file_is_refused(fake: "Server", connect: Connect) -> None:
     fake.faults.append(fake.change(ETag='"one"'))
-    with pytest.raises(weightwell.InvalidFile, match=r'the ETag of the answer is that of another file: .* got "one"'):
+    with pytest.raises(weightwell.InvalidFile, match=r'the ETag belongs to another file: .* got "one"'):
         connect(fake.url).init(3, "ones", name="x" * 5000)
 
 
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ({"nonlinearity": "tanh", "source": "torch"}, "nonlinearity: asked for 'leaky_relu'.*, got 'tanh'"),
-        ({"nonlinearity": "leaky_relu", "source": "quadrature"}, "source: asked for 'torch', got 'quadrature'"),
-        ({"nonlinearity": "leaky_relu", "source": "torch", "param": 0.1}, "param: asked for 0.2, got 0.1"),
-        ({"nonlinearity": "leaky_relu", "source": "torch", "param": None}, "param: asked for 0.2, got None"),
+        ({"nonlinearity": "tanh", "source": "torch"}, "nonlinearity: requested 'leaky_relu'.*, got 'tanh'"),
+        ({"nonlinearity": "leaky_relu", "source": "quadrature"}, "source: requested 'torch', got 'quadrature'"),
+        ({"nonlinearity": "leaky_relu", "source": "torch", "param": 0.1}, "param: requested 0.2, got 0.1"),
+        ({"nonlinearity": "leaky_relu", "source": "torch", "param": None}, "param: requested 0.2, got None"),
         ({"schemes": []}, "nonlinearity: .*, got None"),
     ],
 )

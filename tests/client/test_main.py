@@ -244,7 +244,7 @@ def test_a_plan_tells_laws_rules_and_the_url_and_draws_nothing(real: Run, capsys
     assert real("plan", "model.json") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("fc.weight  [3, 5]  bfloat16  uniform in [")
-    assert 'no tensor takes the rule {"match": "*.unknown", "scheme": "ones"}' in lines
+    assert 'no tensor uses the rule {"match": "*.unknown", "scheme": "ones"}' in lines
     assert lines[-1].startswith("http://127.0.0.1:")
 
 
@@ -271,7 +271,7 @@ def test_what_is_no_manifest_is_asked_wrongly(real: Run, capsys: Output, text: s
 def test_a_manifest_that_is_no_json_is_named(real: Run, capsys: Output) -> None:
     Path("model.json").write_text("{")
     assert real("plan", "model.json") == 2
-    assert capsys.readouterr().err.startswith("weightwell: model.json is no manifest: Expecting")
+    assert capsys.readouterr().err.startswith("weightwell: model.json is not a valid manifest: Expecting")
 
 
 def test_a_file_that_is_so_is_verified(real: Run, capsys: Output) -> None:
@@ -291,7 +291,7 @@ def test_a_file_that_is_not_so_has_an_exit_code_of_its_own(real: Run, capsys: Ou
 def test_a_file_that_claims_nothing_is_asked_wrongly(real: Run, capsys: Output) -> None:
     safetensors.numpy.save_file({"w": np.zeros(3)}, "other.safetensors")
     assert real("verify", "other.safetensors") == 2
-    assert "no Weightwell server has drawn it" in capsys.readouterr().err
+    assert "does not come from a Weightwell server" in capsys.readouterr().err
 
 
 def test_a_file_that_is_not_there_is_one_line(real: Run, capsys: Output) -> None:
@@ -302,5 +302,5 @@ def test_a_file_that_is_not_there_is_one_line(real: Run, capsys: Output) -> None
 def test_a_rule_that_no_tensor_takes_is_told_on_a_line(real: Run, capsys: Output) -> None:
     assert real("save", "model.json", "-o", "again.safetensors") == 0
     lines = capsys.readouterr().err.splitlines()
-    assert lines == [line for line in lines if line.startswith("weightwell: no tensor takes the rule {")]
+    assert lines == [line for line in lines if line.startswith("weightwell: no tensor uses the rule {")]
     assert '{"match": "*.unknown", "scheme": "ones"}' in lines[-1]

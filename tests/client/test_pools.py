@@ -326,7 +326,7 @@ def test_a_closed_client_says_so(fake: "Server", connect: Connect) -> None:
     client = connect(fake.url)
     client.gain("relu")
     client.close() if hasattr(client._client, "close") else client.aclose()
-    with pytest.raises(RuntimeError, match="this client is closed: make another one"):
+    with pytest.raises(RuntimeError, match="this client is closed: create a new one"):
         client.gain("relu")
 
 

@@ -135,8 +135,8 @@ def test_a_dtype_is_known_unless_a_rule_may_have_another() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"b": None}, "asked for 3 tensors; .* b$"),
-        ({"x": Entry("F32", (), 38, 42)}, "asked for 3 tensors; .* x$"),
+        ({"b": None}, "requested 3 tensors; .* b$"),
+        ({"x": Entry("F32", (), 38, 42)}, "requested 3 tensors; .* x$"),
         ({"w": Entry("F16", (2, 3), 8, 20)}, r"w: expected float32 of shape \[2, 3\], got"),
         ({"w": Entry("F32", (6, 3), 8, 80)}, r"w: expected float32 of shape \[2, 3\], got"),
         ({"b": Entry("U8", (3,), 32, 35)}, r"b: expected any dtype of shape \[3\], got"),

@@ -186,7 +186,7 @@ def test_plans_are_got_as_they_are_posted(http: httpx.Client) -> None:
 def test_a_plan_tells_the_rules_that_were_taken(http: httpx.Client) -> None:
     plan = planned(http, MODEL)
     assert plan["unused"] == [2]
-    assert plan["unused_note"].startswith("no tensor takes rules.2: ")
+    assert plan["unused_note"].startswith("no tensor uses rules.2: ")
     assert plan["tensors"]["blocks.0.norm.bias"]["rule"] == "rules.0"
     assert plan["tensors"]["blocks.0.out.weight"]["rule"] == "rules.1"
     assert plan["tensors"]["shard.weight"]["rule"] == "preset.0"

@@ -149,9 +149,7 @@ def test_rules_are_told_by_their_paths() -> None:
     rules = [{"match": "x*", "scheme": "ones"}, {"match": "a*", "scheme": "ones"}]
     found = described(tensors={"a": {"shape": [1]}, "b": {"shape": [1], "scheme": "zeros"}}, rules=rules)
     assert found["unused"] == [0]
-    assert (
-        found["unused_note"] == "no tensor takes rules.0: no name or module matches, or rules before take all that do"
-    )
+    assert found["unused_note"] == "no tensor uses rules.0: no name or module matches, or rules before take all that do"
     assert [each["rule"] for each in found["tensors"].values()] == ["rules.1", None]
 
 

@@ -1,1 +1,1 @@
-"""Files: how they come to be whole or not at all, go on where they stopped, and are compared with what they claim."""
+"""Files: atomic writes, resumed downloads, and comparison with the spec in the metadata."""

@@ -19,7 +19,7 @@ from weightwell.transfers.spans import Span
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Where a tensor first differs: at which element, and at which byte of the file. ``index`` is () for a scalar."""
+    """The first difference in a tensor: the index of the element (() for a scalar) and the position in the file."""
 
     tensor: str
     index: tuple[int, ...]
@@ -66,7 +66,7 @@ class Verdict:
 class Claim:
     """A safetensors file and the spec in its metadata; close it after the comparison.
 
-    Raises ValueError for a file that is no safetensors file, or has no spec.
+    Raises ValueError for a file that is not a safetensors file or has no spec.
     """
 
     def __init__(self, path: Path):
@@ -86,7 +86,7 @@ class Claim:
 
     @property
     def end(self) -> int:
-        """Where the file should end, by its header."""
+        """The size of the file in bytes according to its header."""
         return len(self.head) + max((entry.stop for entry in self.entries.values()), default=0)
 
     def read(self, start: int, stop: int) -> bytes:
@@ -100,7 +100,7 @@ class Claim:
     def _head(self, path: Path) -> bytes:
         prefix = disk.read_at(self._descriptor, PREFIX, 0)
         if len(prefix) < PREFIX:
-            raise InvalidFile(f"{path.name} of {self.size} bytes is no safetensors file")
+            raise InvalidFile(f"{path.name} of {self.size} bytes is not a safetensors file")
         return prefix + disk.read_at(self._descriptor, header_length(prefix, self.size), PREFIX)
 
 
@@ -133,7 +133,7 @@ class Comparison:
         ]
         if not self._remarks and head != self._claim.head:
             self._remarks.append(
-                "the header has the same tensors and metadata, but other bytes: another order, or other spaces"
+                "the header has the same tensors and metadata, but in another order or with other spaces"
             )
         return ()
 
@@ -226,7 +226,7 @@ def _shortened(value: Any) -> str:
 
 
 def _index(entry: Entry, byte: int) -> tuple[int, ...]:
-    """Return the index of the element that a byte of a tensor's data belongs to."""
+    """Return the index of the element that contains a given byte of a tensor's data."""
     element = byte * prod(entry.shape) // (entry.stop - entry.start)
     index = []
     for size in reversed(entry.shape):

@@ -1,4 +1,4 @@
-"""Files on a disk: positions, room and locks, where the system has them."""
+"""Files on a disk: reads and writes at a position, allocation, and locks, if the system supports them."""
 
 import errno
 import os
@@ -18,7 +18,7 @@ for _name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # without O_NONBLOCK, op
     _FLAGS |= getattr(os, _name, 0)
 _NO_ROOM_AHEAD = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 
-_seeking = Lock()  # where reading or writing at a position takes two calls
+_seeking = Lock()  # for systems without pread and pwrite, where a read or write at a position takes two calls
 
 
 def open_file(path: Path, flags: int = 0) -> int:

@@ -24,7 +24,7 @@ class OpenFile:
         raise ValueError("verify=True needs the path of a regular file, got a stream or a device")
 
     def discard(self) -> None:
-        """Do nothing: what is written to a stream stays there."""
+        """Do nothing: a stream cannot be undone."""
 
     def commit(self) -> None:
         """Flush the stream."""

@@ -1,8 +1,9 @@
-"""Parts: files in the making, which survive an interruption.
+"""Parts: incomplete files, which survive an interruption.
 
-The file for ``PATH`` is written to ``PATH.part``, and renamed when it is complete. ``PATH.part.json`` records what has
-been written (``weightwell.files.record``). The next save of the same file, by its entity tag and length, requests only
-the rest; a part of another file is replaced. One process at a time holds the lock on a part.
+The file for ``PATH`` is written to ``PATH.part``, and renamed when it is complete. ``PATH.part.json`` records the
+bytes that have been written (``weightwell.files.record``). The next save of the same file requests only the rest. Files
+are the same if their entity tag and length are equal. A part of another file is replaced. One process at a time holds
+the lock on a part.
 """
 
 import errno
@@ -22,7 +23,7 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Part:
-    """The part of the file at ``path``; a destination for its data. Close it in any case.
+    """The part of the file at ``path``; a destination for its data. Always close it.
 
     Raises BlockingIOError where another process saves to the same path, and OSError where the disk is full.
     """
@@ -31,22 +32,22 @@ class Part:
 
     def __init__(self, path: Path):
         self._given = path
-        self._path = Path(os.path.realpath(path))  # a link stays a link
+        self._path = Path(os.path.realpath(path))  # a symbolic link is followed, and not replaced
         self.path = self._path.with_name(self._path.name + ".part")
         self._record_path = self._path.with_name(self._path.name + ".part.json")
         self._record: Record | None = None
-        self._keep = True  # until a head has come, nothing is known of the part of an earlier attempt
+        self._keep = True  # unknown until the head of the file has arrived
         self._size = self._offset = 0  # of the file, and of the data in it
         with self._explained():
             self._descriptor = disk.open_locked(self.path)
 
     @property
     def destination(self) -> "Part":
-        """Where the data goes."""
+        """The path of the part."""
         return self
 
     def open(self, head: bytes, size: int, etag: str | None) -> Sequence[Span]:
-        """Continue the part if it is one of this file, or begin it; return the spans of the data that are there."""
+        """Continue the part if it belongs to this file, else start it; return the spans of data that it has."""
         self._offset, self._size = len(head), len(head) + size
         self._close_record()
         with self._explained():
@@ -86,7 +87,7 @@ class Part:
         self._release()
 
     def discard(self) -> None:
-        """Do not keep the part."""
+        """Mark the part for deletion."""
         self._keep = False
 
     def close(self) -> None:
@@ -102,7 +103,7 @@ class Part:
         self._release()
 
     def _resumed(self, etag: str) -> list[Span]:
-        """Return the spans that are there of a file with this entity tag, and record what is written from now on."""
+        """Return the spans that the part has of the file with this entity tag, and record all further writes."""
         self._record = Record(self._record_path)
         there = []
         if os.fstat(self._descriptor).st_size == self._size:
@@ -132,12 +133,12 @@ class Part:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Give every error the path of the caller, and add the bytes that are needed to that of a full disk."""
+        """Add the caller's path to every error, and the bytes needed to the error of a full disk."""
         try:
             yield
         except OSError as error:
             reason = str(error.strerror)
             if error.errno in FULL:
                 free = shutil.disk_usage(self.path.parent).free
-                reason += f": the file takes {self._size} bytes, and {free} are free besides the part that is there"
+                reason += f": the file takes {self._size} bytes, and {free} are free in addition to the existing part"
             raise OSError(error.errno, reason, str(self._given)) from error

@@ -1,4 +1,4 @@
-"""Records: the log of a file in the making, which says what of it has been written.
+"""Records: the log of an incomplete file, with the spans of bytes that have been written.
 
 The first line names the file by its entity tag and its size in bytes. Each further line, ``[start, stop, crc]``, says
 that the bytes ``[start, stop)`` were written, and gives their CRC-32. Bytes that have another CRC-32 when the log is
@@ -23,13 +23,13 @@ class Record:
         self._descriptor = disk.open_file(path, os.O_APPEND)
 
     def spans(self, etag: str, size: int, read: Callable[[int, int], bytes]) -> list[Span]:
-        """Return the spans that are there of the file of this entity tag and size; ``read`` reads a span of it."""
+        """Return the intact spans of the file with this entity tag and size; ``read`` reads a span of it."""
         text = disk.read_at(self._descriptor, os.fstat(self._descriptor).st_size, 0)
         head, *entries = map(_parsed, text.split(b"\n"))
         return list(_intact(entries, size, read)) if head == {"etag": etag, "size": size} else []
 
     def begin(self, etag: str, size: int) -> None:
-        """Begin the log of a file of which nothing is there."""
+        """Start the log of an empty file."""
         os.ftruncate(self._descriptor, 0)
         self._append({"etag": etag, "size": size})
 
@@ -46,7 +46,7 @@ class Record:
 
 
 def _parsed(line: bytes) -> object:
-    """Return the value of a line; None where it is incomplete."""
+    """Return the value of a line, or None for an incomplete line."""
     try:
         return json.loads(line)
     except (ValueError, RecursionError):

@@ -1,1 +1,1 @@
-"""Models: what a torch module asks for, told as a manifest, and how it is filled with what comes."""
+"""Models: the manifest of a torch module, and the code that fills the module with the drawn tensors."""

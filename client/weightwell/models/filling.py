@@ -1,7 +1,7 @@
-"""Filling: the data of a file on its way into a torch module, in place where it can be.
+"""Filling: writes the data of a file into a torch module, in place if possible.
 
-Whatever can be wrong with a module and a manifest is found by ``filling_of``, before anything is asked for. What is on
-the meta device, or not contiguous, gets memory of its own, which is put in its place when the file is complete.
+``filling_of`` checks the module and the manifest before the request is sent. A tensor on the meta device, or one that
+is not contiguous, is received into new memory. The new memory replaces the tensor when the file is complete.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -26,9 +26,10 @@ Reset = Callable[["nn.Module"], object]
 
 
 class Filling(Generic[M]):
-    """Where the data of a file goes in a module; ``commit`` makes it the module's.
+    """The destination of a file's data in a module. ``commit`` puts the received tensors into the module.
 
-    ``slots`` are the places of the file's tensors, by name, and ``ties`` all slots that have the same tensor.
+    ``slots`` maps the names in the file to the tensors of the module. ``ties`` maps them to all slots that share the
+    same tensor.
     """
 
     parallel = True
@@ -43,8 +44,8 @@ class Filling(Generic[M]):
         self._pieces = Pieces(())
 
     def open(self, head: bytes, _size: int, _etag: str | None) -> tuple[()]:
-        """Find memory for the tensors of a file with this head, which has been checked."""
-        if not self._targets:  # starting over must not take the memory twice
+        """Allocate memory for the tensors of a file with this head, which has been checked."""
+        if not self._targets:  # a new attempt uses the same memory
             self._targets = {name: _target(slot, self._device) for name, slot in self._slots.items()}
             self._memory = {name: _contiguous(target) for name, target in self._targets.items()}
         entries = read_header(head[PREFIX:]).entries.items()
@@ -56,9 +57,9 @@ class Filling(Generic[M]):
         return self._pieces.buffers(start, stop)
 
     def commit(self) -> M:
-        """Return the module, with every tensor that has arrived in its place.
+        """Put every received tensor into the module, and return the module.
 
-        Raises ValueError for a tensor that is computed, where it cannot be what was drawn.
+        Raises ValueError if a parametrization cannot produce the drawn value.
         """
         import torch
 
@@ -73,7 +74,7 @@ class Filling(Generic[M]):
         return self._module
 
     def _complete(self, slot: Slot, target: "torch.Tensor", memory: "torch.Tensor") -> None:
-        """Make what was received the target's, and let autograd know of a tensor that has changed."""
+        """Copy the received value to the target if needed, and tell autograd that the tensor has changed."""
         import torch
 
         if memory is not target:
@@ -83,21 +84,21 @@ class Filling(Generic[M]):
             torch.autograd.graph.increment_version(slot.tensor)
 
     def _materialize(self, slot: Slot, target: "torch.Tensor") -> None:
-        """Put a tensor in the place of one on the meta device, under all of its names."""
+        """Replace a tensor on the meta device, under all of its names."""
         tensor = in_place_of(slot.tensor, with_local(slot.tensor, target))
         for tied in self._ties[slot.name]:
-            # Each module by itself, as names in the state dict of the whole have the parts that wrappers put there.
+            # One module at a time, because names in the state dict of the whole model contain names of wrappers.
             tied.owner.load_state_dict({tied.leaf: tensor}, strict=False, assign=True)
 
 
 def filling_of(
     module: M, spec: ManifestSpec, *, device: Any = None, reset_buffers: Reset | None = None, prefix: str = ""
 ) -> tuple[ManifestSpec, Filling[M]]:
-    """Return the spec with the module's own dtypes, and how the file of it fills the module.
+    """Return the spec with the module's dtypes, and the filling of the module.
 
-    The names in the spec are canonical, behind ``prefix``. Buffers on the meta device that are not asked for are
-    computed here, by the modules that they belong to. Raises ValueError, with the name of a tensor, where the module
-    and the manifest do not fit.
+    The names in the spec are canonical names with the ``prefix``. Buffers on the meta device that are not in the spec
+    are computed here by their modules. Raises ValueError, with the name of a tensor, if the module and the manifest do
+    not match.
     """
     slots = {slot.name: slot for slot in slots_of(module, prefix)}
     first = tied_to(list(slots.values()))
@@ -117,52 +118,58 @@ def filling_of(
     return replace(spec, stored=stored), Filling(module, asked, ties, device)
 
 
-# What can be wrong ---------------------------------------------------------------------------------------------------
+# Checks --------------------------------------------------------------------------------------------------------------
 
 
 def _asked(spec: ManifestSpec, slots: Mapping[str, Slot], first: Mapping[str, str]) -> dict[str, Slot]:
-    """Return the slots of a file's tensors; raise ValueError where they are not there, or tied in another way."""
+    """Return the slots of a file's tensors; raise ValueError for a missing tensor and for different ties."""
     if unknown := [name for name in spec.names if name not in slots]:
         raise ValueError(_unknown(unknown[0], slots))
     for alias, target in spec.aliases.items():
         if first[alias] != first[target]:
-            raise ValueError(f"{alias} is an alias of {target} in the manifest, and in the module it is not tied to it")
+            raise ValueError(f"{alias} is an alias of {target} in the manifest, but not tied to it in the module")
     taken: dict[str, str] = {}
     for name in spec.stored:
         if (other := taken.setdefault(first[name], name)) != name:
-            raise ValueError(f"{name} is tied to {other} in the module; in the manifest make it {{'alias': {other!r}}}")
+            raise ValueError(
+                f"{name} is tied to {other} in the module; in the manifest, make it {{'alias': {other!r}}}"
+            )
     return {name: slots[name] for name in spec.stored}
 
 
 def _unknown(name: str, slots: Mapping[str, Slot]) -> str:
-    """Return what is wrong about a name that no tensor has."""
+    """Return the error message for an unknown name."""
     for slot in slots.values():
         if slot.torch_name == name:
-            return f"{name!r} has the name of a wrapper in it: in a manifest that tensor is {slot.name!r}"
+            return f"{name!r} contains the name of a wrapper; the name in a manifest is {slot.name!r}"
     return f"the module has no tensor named {name!r}; it has {', '.join([*slots][:5])}, ..."
 
 
 def _check_fit(slot: Slot, expected: Stored, spec: ManifestSpec) -> None:
-    """Raise ValueError unless a tensor of the file can be put into its slot."""
+    """Raise ValueError if the shape, slice or dtype of a tensor does not match its slot."""
     fields = spec.document["tensors"][slot.name]
     dtype = fields.get("dtype", spec.document["dtype"])
     shard, tensor = bounds_of_shard(slot.name, slot.tensor), local_of(slot.tensor)
     if tuple(tensor.shape) != expected.extent:
-        raise ValueError(f"{slot.name} is {list(tensor.shape)} in the module, and {list(expected.extent)} is asked for")
+        raise ValueError(
+            f"{slot.name} has shape {list(tensor.shape)} in the module, but {list(expected.extent)} in the manifest"
+        )
     if shard is not None and text_of(shard) != fields.get("slice"):
-        raise ValueError(f"{slot.name} is {text_of(shard)} of the whole on this rank, and another slice is asked for")
+        raise ValueError(
+            f"{slot.name} is {text_of(shard)} of the whole on this rank, but the manifest has another slice"
+        )
     if slot.dtype.name != dtype:
         raise ValueError(
-            f"{slot.name} is {slot.dtype.name} in the module, and {dtype} is asked for; a module keeps its dtypes: "
-            f"change them by module.to(torch.{dtype})"
+            f"{slot.name} is {slot.dtype.name} in the module, but {dtype} in the manifest; filling does not change "
+            f"dtypes: use module.to(torch.{dtype})"
         )
     _check_memory(slot.name, tensor)
 
 
 def _check_source(slot: Slot, source: Reparametrization, given: Collection[object]) -> None:
-    """Raise ValueError for a tensor that is computed and cannot be given a value, or whose originals are given one."""
+    """Raise ValueError for a computed tensor that cannot be set, or whose originals are in the manifest too."""
     if any(_key(place) in given for place in source.originals):
-        raise ValueError(f"the manifest has {slot.name}, and what that is computed from as well; take one of them away")
+        raise ValueError(f"the manifest has both {slot.name} and a tensor that it is computed from; remove one of them")
     try:
         source.check()
     except ValueError as error:
@@ -170,7 +177,7 @@ def _check_source(slot: Slot, source: Reparametrization, given: Collection[objec
 
 
 def _check_memory(name: str, tensor: "torch.Tensor") -> None:
-    """Raise ValueError for a tensor that has no memory of its own for each of its elements."""
+    """Raise ValueError for a tensor without separate memory for each element."""
     import torch
 
     if hasattr(tensor, "__tensor_flatten__") or tensor.layout != torch.strided:
@@ -182,21 +189,21 @@ def _check_memory(name: str, tensor: "torch.Tensor") -> None:
 
 
 def _left_on_meta(slots: Iterable[Slot], missing: Iterable[Slot], device: Any) -> list[Slot]:
-    """Return the buffers on the meta device among what is not asked for; raise ValueError for parameters."""
+    """Return the missing buffers that are on the meta device; raise ValueError for missing parameters on it."""
     import torch
 
     meta = [slot for slot in slots if slot.tensor.is_meta]
     if meta and (device is None or torch.device(device).type == "meta"):
-        raise ValueError(f"{meta[0].name} is on the meta device; say where it shall be: device='cpu', device='cuda'")
+        raise ValueError(f"{meta[0].name} is on the meta device; give its new device: device='cpu' or device='cuda'")
     left = [slot for slot in missing if slot.tensor.is_meta and slot.source is None]
     for slot in left:
         if not slot.is_buffer:
-            raise ValueError(f"{slot.name} is on the meta device, and the manifest does not ask for it: add it there")
+            raise ValueError(f"{slot.name} is on the meta device, but not in the manifest: add it")
     return left
 
 
 def _compute_buffers(left: Sequence[Slot], device: Any, reset_buffers: Reset | None) -> None:
-    """Give buffers memory and let their modules compute what is in them; raise ValueError where a module cannot."""
+    """Allocate buffers and let their modules compute them; raise ValueError if a module cannot."""
     import torch
 
     owners = {id(slot.owner): slot.owner for slot in left}.values()
@@ -204,8 +211,8 @@ def _compute_buffers(left: Sequence[Slot], device: Any, reset_buffers: Reset | N
     if not all(resets):
         names = ", ".join(slot.name for slot in left if not hasattr(slot.owner, "reset_parameters"))
         raise ValueError(
-            f"what belongs into the buffers {names} is computed when their modules are made, which does not happen on "
-            "the meta device: give reset_buffers=, a function that takes such a module and fills its buffers"
+            f"the buffers {names} are computed by the constructors of their modules, which does not happen on the meta "
+            "device: give reset_buffers=, a function that takes such a module and fills its buffers"
         )
     for slot in left:
         slot.owner._buffers[slot.leaf] = torch.empty_like(slot.tensor, device=device)
@@ -218,7 +225,7 @@ def _compute_buffers(left: Sequence[Slot], device: Any, reset_buffers: Reset | N
 
 
 def _target(slot: Slot, device: Any) -> "torch.Tensor":
-    """Return what this rank holds of a tensor, with memory on ``device`` where it had none, or none of its own."""
+    """Return this rank's part of a tensor, in new memory on ``device`` if it is on the meta device or not dense."""
     import torch
 
     local = local_of(slot.tensor)
@@ -228,31 +235,31 @@ def _target(slot: Slot, device: Any) -> "torch.Tensor":
 
 
 def _assign(slot: Slot, source: Reparametrization, value: "torch.Tensor") -> None:
-    """Give a tensor that is computed its value; raise ValueError where it cannot have it."""
+    """Set a computed tensor; raise ValueError if its parametrization cannot produce the value."""
     try:
         source.assign(value)
     except (RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{slot.name} is computed by {source.kind}, and cannot be what was drawn: {error}. Draw it from another "
-            "law, or fill the module before it is parametrized. Other tensors of the module have been filled"
+            f"{slot.name} is computed by {source.kind}, which cannot produce the drawn value: {error}. Use another "
+            "scheme, or fill the module before it is parametrized. Other tensors of the module have been filled"
         ) from error
 
 
 def _key(place: Place) -> tuple[int, str]:
-    """Return what tells places apart."""
+    """Return a hashable key for a place."""
     owner, leaf = place
     return id(owner), leaf
 
 
 def _contiguous(tensor: "torch.Tensor") -> "torch.Tensor":
-    """Return a tensor that bytes can be received into: itself, or memory of its own."""
+    """Return a contiguous tensor to receive bytes: the tensor itself, or new memory."""
     import torch
 
     return tensor if tensor.is_contiguous() else torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
 
 def _clear_padding(slot: Slot, memory: "torch.Tensor") -> None:
-    """Zero the row of an embedding that stands for padding, as torch does; it takes no gradient, and so stays zero."""
+    """Zero the padding row of an embedding, as torch does. It gets no gradient, so it stays zero."""
     from torch import nn
 
     if not isinstance(slot.owner, nn.Embedding | nn.EmbeddingBag) or slot.owner.padding_idx is None:

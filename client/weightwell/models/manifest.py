@@ -1,7 +1,7 @@
-"""Manifests: the tensors of one file, by name, with the rules that say how each is drawn.
+"""Manifests: the tensors of one file, by name, and the rules for their schemes.
 
-A ``Manifest`` is there to be read and edited; what it says at the moment of a request is its ``document``. What rules,
-schemes and presets mean is the server's to say.
+You can read and edit a ``Manifest``. A request sends its ``document``, the JSON of that moment. The server interprets
+rules, schemes and presets.
 """
 
 import json
@@ -25,18 +25,18 @@ Dimension = int | Callable[[str], int | None]
 
 @dataclass(repr=False)
 class Manifest:
-    """The tensors of one file: a plain value, whose fields may be read and edited until it is sent.
+    """The tensors of one file. You can read and edit the fields until you send it.
 
-    ``tensors``: by name, what is known of each: a ``shape``; where it differs from the rest, ``dtype`` and ``seed``;
-    ``slice`` for a part; a ``scheme`` with its parameters, or else a rule's; ``module``, the type that it belongs to;
-    or nothing but ``alias``, the name of the tensor that it is tied to.
-    ``rules``: of those whose ``match`` (a glob), ``regex`` or ``module`` meet a tensor without a scheme, the first
-    holds: ``{"match": "*.bias", "scheme": "zeros"}``.
-    ``preset``: rules by name, after the own ones: ``"torch"``, or ``{"name": "gpt2", "layers": 12}``.
-    ``seed``, ``dtype``: of all tensors that do not say otherwise.
+    ``tensors``: the fields of each tensor, by name. ``shape`` is required. ``dtype`` and ``seed`` replace the defaults
+    below. ``slice`` is a part of the tensor. ``scheme`` comes with its parameters; without it, a rule applies.
+    ``module`` is the type of the tensor's module. A tied tensor has only ``alias``, the name of the other tensor.
+    ``rules``: a tensor without a scheme takes the first rule that matches its name or its module. A rule has ``match``
+    (a glob), ``regex`` or ``module``: ``{"match": "*.bias", "scheme": "zeros"}``.
+    ``preset``: the name of further rules, after ``rules``: ``"torch"``, or ``{"name": "gpt2", "layers": 12}``.
+    ``seed``, ``dtype``: the defaults of all tensors.
     ``generator``: ``"philox"`` or ``"torch"``; the server's default if None.
 
-    Raises TypeError or ValueError, with the tensor's name, for what cannot be sent.
+    Raises TypeError or ValueError, with the tensor's name, for invalid fields.
     """
 
     tensors: dict[str, Fields]
@@ -62,23 +62,22 @@ class Manifest:
         generator: str | None = None,
         prefix: str = "",
     ) -> "Manifest":
-        """Return what a torch module asks for: the names, shapes and dtypes of its tensors, and ``rules`` for them.
+        """Return the manifest of a torch module: the names, shapes and dtypes of its tensors, and ``rules`` for them.
 
         ``rules``: a preset's name; or a list of rules; or a mapping of module types to schemes, such as
-        ``{nn.Linear: "xavier_uniform"}``, where what is not mentioned is drawn as torch does. ``preset`` comes after
-        the rules. Without either, everything is drawn as torch does.
-        ``dtype``: of the floating-point tensors, instead of their own.
-        ``prefix``: the beginning of all names, such as ``"encoder"`` for ``encoder.0.weight``. Rules see whole names.
+        ``{nn.Linear: "xavier_uniform"}``. Types outside the mapping have torch's initialization. ``preset`` comes after
+        the rules. Without rules and preset, every tensor has torch's initialization.
+        ``dtype``: replaces the dtype of all floating-point tensors.
+        ``prefix``: the beginning of all names, such as ``"encoder"`` for ``encoder.0.weight``. Rules match whole names.
 
-        Names are those of the state dict without the parts that wrappers put into them (``canonical_name``). Tied
-        parameters are drawn once. A DTensor asks for the shard that this rank holds. What a module computes, by a
-        weight norm or another parametrization, is asked for as the tensor that it was before. The buffers of torch's
-        own modules (running statistics) belong to it; those that other modules register hold what their constructors
-        compute, and are not asked for.
+        Names are those of the state dict without the names of wrappers (``canonical_name``). Tied parameters are one
+        tensor. A DTensor is the shard of this rank. A weight under a weight norm or another parametrization is one
+        plain tensor. Buffers of torch's own modules, such as running statistics, are included. Buffers of other modules
+        are not: their constructors compute them.
 
-        Raises ValueError for a parameter that cannot be drawn, where no tensor takes a scheme from a mapping of types,
-        and where nothing can be drawn because all is quantized. Warns (``UnusedRuleWarning``) of types that nothing
-        takes, and (``UnfilledWarning``) of weights that are not asked for because they are integers or packed.
+        Raises ValueError if a parameter cannot be drawn, if no tensor uses a mapping of types, and if all weights are
+        quantized. Warns if no tensor uses a type of the mapping (``UnusedRuleWarning``), and if weights are left out
+        because they are integers or packed (``UnfilledWarning``).
         """
         recipe = Recipe.of(rules, preset)
         common, tensors = recipe.entries(module, dtype, prefix)
@@ -106,23 +105,23 @@ class Manifest:
         return cls.from_json(Path(path).read_text(encoding="utf-8"))
 
     def to_json(self) -> str:
-        """Return the manifest as JSON, a line for each tensor and each rule."""
+        """Return the manifest as JSON, with one line for each tensor and each rule."""
         members = ",\n".join(f"  {_json(key)}: {_laid_out(value)}" for key, value in self.document().items())
         return f"{{\n{members}\n}}\n"
 
     def document(self) -> dict[str, Any]:
-        """Return the manifest as it is sent; raise TypeError or ValueError where it cannot be."""
+        """Return the manifest as a JSON object; raise TypeError or ValueError for invalid fields."""
         plain = self._plain()
         order = ("seed", "dtype", "generator", "preset", "rules", "tensors")
         return {key: plain[key] for key in order if plain[key] not in (None, [])}
 
     def shard(self, rank: int, world_size: int, *, dim: Dimension = 0) -> "Manifest":
-        """Return the part of one rank: of every tensor its slice along ``dim``, with the fans of the whole.
+        """Return the part of one rank: a slice of every tensor along ``dim``. Fans are still those of the whole tensor.
 
-        The parts are those of ``torch.chunk`` and of a DTensor's ``Shard(dim)``: all of the same length but the last
-        ones, which may be shorter or empty. Tensors that do not have ``dim`` stay whole. Where tensors are split
-        along different dimensions, ``dim`` is a function of the tensor's name, which returns None for a whole one.
-        A shard can be sharded again, for a mesh of ranks.
+        The parts are those of ``torch.chunk`` and of a DTensor's ``Shard(dim)``: all have the same length, except that
+        the last ones may be shorter or empty. Tensors without the dimension ``dim`` stay whole. To split tensors along
+        different dimensions, let ``dim`` be a function of the tensor's name; it returns None for a whole tensor. For a
+        mesh of ranks, shard the shards again.
         """
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be in [0, world_size - 1], got rank {rank} of {world_size}")
@@ -140,7 +139,7 @@ class Manifest:
         return self.to_json()
 
     def _plain(self) -> dict[str, Any]:
-        """Return the fields as JSON has them."""
+        """Return the fields as JSON values."""
         return {
             "tensors": _tensors(self.tensors),
             "rules": [_rule(index, rule) for index, rule in enumerate(self.rules)],
@@ -152,11 +151,14 @@ class Manifest:
 
 
 def _tensors(tensors: Mapping[str, Any]) -> dict[str, Fields]:
-    """Return the tensors as JSON has them."""
+    """Return the tensors as JSON values."""
     if not isinstance(tensors, Mapping):
-        raise TypeError(f'tensors come by name, such as {{"weight": {{"shape": [512, 784]}}}}, got {tensors!r:.80}')
+        raise TypeError(
+            f'tensors must be a mapping of names to fields, such as {{"weight": {{"shape": [512, 784]}}}}, '
+            f"got {tensors!r:.80}"
+        )
     if wrong := [name for name in tensors if not isinstance(name, str)]:
-        raise TypeError(f"the name of a tensor is a string, got {wrong[0]!r}")
+        raise TypeError(f"the name of a tensor must be a string, got {wrong[0]!r}")
     plain = {}
     for name, each in tensors.items():
         try:
@@ -167,9 +169,9 @@ def _tensors(tensors: Mapping[str, Any]) -> dict[str, Fields]:
 
 
 def _tensor(given: Mapping[str, Any]) -> Fields:
-    """Return the fields of a tensor as JSON has them."""
+    """Return the fields of a tensor as JSON values."""
     if not isinstance(given, Mapping):
-        raise TypeError(f'a tensor is described by its fields, such as {{"shape": [512, 784]}}, got {given!r}')
+        raise TypeError(f'a tensor must be a mapping of fields, such as {{"shape": [512, 784]}}, got {given!r}')
     if "shape" not in given:
         raise ValueError("a tensor needs a shape, such as [512, 784], or alias, the name of the tensor it is tied to")
     shape = sizes_of(given["shape"])
@@ -179,7 +181,7 @@ def _tensor(given: Mapping[str, Any]) -> Fields:
     return {**plain, "shape": list(shape)}
 
 
-# How a field becomes JSON, where it is not what numbers of other libraries become.
+# Conversions of fields to JSON. All other fields are numbers or text.
 _READ: dict[str, Callable[[Any], Any]] = {"dtype": lambda dtype: dtype_of(dtype).name, "seed": seed_of}
 
 
@@ -189,24 +191,24 @@ def _is_alias(given: Any) -> bool:
 
 
 def _alias(given: Mapping[str, Any], tensors: Mapping[str, Any]) -> Fields:
-    """Return the fields of an alias; raise ValueError unless it is one of a tensor that is there."""
+    """Return the fields of an alias; raise ValueError unless its target is a tensor of the manifest."""
     target = given["alias"]
     if len(given) > 1:
-        raise ValueError(f"an alias has no other fields, got {', '.join(given)}; give them to {target}")
+        raise ValueError(f"an alias must have no other fields, got {', '.join(given)}; give them to {target}")
     if target not in tensors or _is_alias(tensors[target]):
         raise ValueError(f"alias must be the name of another tensor that is no alias, got {target!r}")
     return {"alias": target}
 
 
 def _preset(preset: Preset | None) -> Preset | None:
-    """Return a preset as JSON has it: its name, or its name and its parameters."""
+    """Return a preset as a JSON value: its name, or its name and its parameters."""
     if preset is None or isinstance(preset, str):
         return preset
     return {key: plain_of(value) for key, value in dict(preset).items()}
 
 
 def _rule(index: int, given: Mapping[str, Any]) -> Fields:
-    """Return the fields of a rule as JSON has them."""
+    """Return the fields of a rule as JSON values."""
     if not isinstance(given, Mapping):
         raise TypeError(f'rules[{index}] must be like {{"match": "*.bias", "scheme": "zeros"}}, got {given!r}')
     return {key: _READ.get(key, plain_of)(value) for key, value in given.items()}
@@ -214,7 +216,7 @@ def _rule(index: int, given: Mapping[str, Any]) -> Fields:
 
 def _sharded(fields: Fields, dim: int | None, rank: int, world_size: int) -> Fields:
     """Return the fields of one rank's part of a tensor."""
-    shape = tuple(fields.get("shape", ()))  # of an alias there is nothing to split
+    shape = tuple(fields.get("shape", ()))  # an alias cannot be split
     if dim is None or not -len(shape) <= dim < len(shape):
         return fields
     bounds = list(bounds_of(fields.get("slice", "..."), shape))

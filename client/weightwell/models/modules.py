@@ -1,6 +1,6 @@
 """Modules: the tensors of a torch module, each under its canonical name.
 
-Nothing is imported from torch until there is a module to look at.
+torch is imported only when there is a module.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One canonical name: a parameter, a buffer or a tensor that is computed, and the module that it belongs to.
+    """One canonical name: a parameter, a buffer or a computed tensor, and its module.
 
-    ``torch_name`` is the name in the state dict, with the parts that wrappers put into it. ``source`` says how the
-    tensor is computed, if it is; ``is_part`` that it is a part of how another one is.
+    ``torch_name`` is the name in the state dict, with the names of wrappers. ``source`` is the parametrization of a
+    computed tensor, else None. ``is_part``: another tensor is computed from this one.
     """
 
     name: str
@@ -37,18 +37,18 @@ class Slot:
 
     @property
     def place(self) -> Place:
-        """Where the tensor is, if it is not computed."""
+        """The place of the tensor, if it is not computed."""
         return self.owner, self.leaf
 
     @property
     def is_buffer(self) -> bool:
-        """Whether it is no parameter."""
+        """Whether it is a buffer, and not a parameter."""
         owner, leaf = self.source.originals[-1] if self.source else self.place
         return leaf in owner._buffers
 
     @property
     def is_drawn(self) -> bool:
-        """Whether it is initialized: a parameter that can be trained, or a buffer that a module of torch's resets."""
+        """Whether it is drawn: a floating-point parameter, or a saved buffer of one of torch's own modules."""
         if self.is_part:
             return False
         if self.is_buffer:
@@ -57,7 +57,7 @@ class Slot:
 
     @property
     def dtype(self) -> DType:
-        """The row of the table for the tensor's dtype; ValueError where no server draws it."""
+        """The tensor's dtype; raises ValueError if servers do not support it."""
         try:
             return dtype_of(self.tensor.dtype)
         except ValueError as error:
@@ -67,11 +67,11 @@ class Slot:
 def slots_of(module: "nn.Module", prefix: str = "") -> list[Slot]:
     """Return the tensors of a module in the order of its state dict, each under every canonical name that it has.
 
-    What is computed comes before the parameters of its module. ``prefix`` is put before all names, with a dot. Raises
-    ValueError for a tensor without a shape, for flat parameters, and for two tensors that have one name.
+    Computed tensors come before the parameters of their module. ``prefix`` and a dot are put before all names. Raises
+    ValueError for a tensor without a shape, for flat parameters, and for two tensors with the same name.
     """
     if not isinstance(prefix, str):
-        raise TypeError(f"prefix is the beginning of names, such as 'encoder', got {prefix!r}")
+        raise TypeError(f"prefix must be the beginning of names, such as 'encoder', got {prefix!r}")
     found: dict[str, Slot] = {}
     for slot in _slots(module, prefix.removesuffix(".")):
         if (other := found.setdefault(slot.name, slot)) is not slot:
@@ -104,8 +104,8 @@ def _own_slots(owner: Owner, parts: set[tuple[int, str]]) -> Iterator[Slot]:
             continue
         if is_lazy(tensor):
             raise ValueError(
-                f"{joined(owner.path, leaf)} has no shape yet, as {type(holder).__name__} sees its input first: "
-                "run a forward pass of the module once, then fill it"
+                f"{joined(owner.path, leaf)} has no shape yet, because {type(holder).__name__} takes it from its "
+                "first input: run a forward pass of the module once, then fill it"
             )
         is_part = (id(holder), leaf) in parts
         yield _slot(owner, leaf, tensor, persistent=leaf not in hidden, is_part=is_part)
@@ -125,7 +125,7 @@ def _template(owner: Owner, source: Reparametrization) -> "torch.Tensor":
 
 
 def _check_gathered(owner: Owner) -> None:
-    """Raise ValueError for an FSDP1 module whose parameters are not as the model has them, but one flat shard."""
+    """Raise ValueError for an FSDP1 module that holds its parameters as one flat shard."""
     if (inner := wrapped_name(owner.module)) != "_fsdp_wrapped_module":
         return
     handle, wrapped = getattr(owner.module, "_handle", None), owner.module._modules[inner]
@@ -133,13 +133,13 @@ def _check_gathered(owner: Owner) -> None:
     if flat or (handle is not None and handle.is_sharded(handle.flat_param)):
         raise ValueError(
             f"the parameters of {owner.torch_path or 'the module'} are shards of one flat parameter "
-            "(FullyShardedDataParallel): fill the model inside of `with FullyShardedDataParallel.summon_full_params("
+            "(FullyShardedDataParallel): fill the model inside `with FullyShardedDataParallel.summon_full_params("
             "model):`, or before it is wrapped, or use fully_shard"
         )
 
 
 def torch_type(module: "nn.Module") -> str | None:
-    """Return the name of the type in ``torch.nn`` that a module is of, or inherits from; None where there is none."""
+    """Return the name of a module's nearest type in ``torch.nn``, its own or inherited; None if it has none."""
     for each in type(module).__mro__:
         if each.__module__.startswith("torch.nn.modules.") and each.__name__ != "Module":
             return each.__name__
@@ -147,14 +147,14 @@ def torch_type(module: "nn.Module") -> str | None:
 
 
 def is_layer(module: "nn.Module") -> bool:
-    """Whether a module is a layer of torch with parameters of its own, such as a Linear, and not a model of layers."""
+    """Whether a module is a layer of torch with its own parameters, such as a Linear, and not a model of layers."""
     return torch_type(module) is not None and bool(module._parameters)
 
 
 def type_name(module: "nn.Module") -> str:
-    """Return the name of the type that torch has for a module, or else that of its own type.
+    """Return the name of a module's nearest type in ``torch.nn``, or else of its own type.
 
-    Types that torch makes on the fly, of a module that is sharded or parametrized, stand for those that they are of.
+    torch creates new types for sharded and parametrized modules. For these the original type counts.
     """
     made = ("torch.distributed.", "torch.nn.utils.parametrize")
     own = (each for each in type(module).__mro__ if not each.__module__.startswith(made))
@@ -162,9 +162,9 @@ def type_name(module: "nn.Module") -> str:
 
 
 def tied_to(slots: Sequence[Slot]) -> dict[str, str]:
-    """Return for every name the first name of its tensor, which is its own unless it is tied.
+    """Map every name to the first name of its tensor. Names of untied tensors map to themselves.
 
-    Raises ValueError for a tensor that is computed from one that another module has as well.
+    Raises ValueError for a computed tensor if another module shares a tensor that it is computed from.
     """
     plain = {_memory(slot.tensor): slot.name for slot in slots if not (slot.source or slot.is_part)}
     first: dict[object, str] = {}
@@ -172,7 +172,7 @@ def tied_to(slots: Sequence[Slot]) -> dict[str, str]:
 
 
 def _identity(slot: Slot, plain: Mapping[object, str]) -> object:
-    """Return what two tensors have in common if they are one: their memory, or that of all they are computed from."""
+    """Return a key that tied tensors share: their memory, or the memory of all tensors they are computed from."""
     if slot.source is None:
         return _memory(slot.tensor)
     originals = [_memory(tensor_at(place)) for place in slot.source.originals]
@@ -185,7 +185,7 @@ def _identity(slot: Slot, plain: Mapping[object, str]) -> object:
 
 
 def _memory(tensor: "torch.Tensor") -> object:
-    """Return what two tensors have in common if they are one: themselves, or all of their memory."""
+    """Return a key that tied tensors share: the object, or all of its memory."""
     import torch
 
     if tensor.is_meta or tensor.layout != torch.strided or is_sharded(tensor) or not tensor.numel():

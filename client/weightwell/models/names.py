@@ -1,8 +1,8 @@
-"""Names: what the tensors of a module are called, whatever the module is wrapped in.
+"""Names: the canonical names of a module's tensors, which do not depend on wrappers.
 
-A name is part of what is drawn. Wrappers such as DistributedDataParallel hold a model as a submodule, and put its name
-before those of the model's tensors; the canonical names are those of the model without wrappers. A wrapper is known by
-its type and not by a prefix: a model may have a submodule named ``module`` of its own.
+The name of a tensor selects its random numbers. A wrapper such as DistributedDataParallel holds the model as a
+submodule, and so adds a prefix to the names of all tensors. Canonical names do not have it. Wrappers are recognised by
+their type and not by the prefix, because a model may have its own submodule named ``module``.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
-# The types of wrappers, by their full names so that nothing need be imported, and where each holds what it wraps.
+# Types of wrappers, each with the attribute of the wrapped module. Full names, so that nothing is imported.
 _WRAPPERS = {
     "torch.nn.parallel.distributed.DistributedDataParallel": "module",
     "torch.nn.parallel.data_parallel.DataParallel": "module",
@@ -28,7 +28,7 @@ _WRAPPERS = {
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A module inside of another one: its canonical path, the path that torch has for it, and itself."""
+    """A submodule: its canonical path, its path in torch, and the module."""
 
     path: str
     torch_path: str
@@ -36,14 +36,14 @@ class Owner:
 
 
 def register_wrapper(wrapper: "type[nn.Module] | str", attribute: str) -> None:
-    """Register a type of module that wraps another one: ``attribute`` is then no part of the names of tensors.
+    """Register a type of module that wraps another module. ``attribute`` is then left out of the names of tensors.
 
-    ``wrapper``: the type, or its full name, such as ``"package.module.Wrapper"``, which need not be imported; modules
-    of types that inherit from it are wrappers as well.
-    ``attribute``: the name of the submodule that is wrapped.
+    ``wrapper``: the type, or its full name, such as ``"package.module.Wrapper"``, which need not be imported.
+    Subclasses are wrappers too.
+    ``attribute``: the name of the wrapped submodule.
 
-    It holds for the whole process, from the next module that is filled or described. Raises ValueError for a name that
-    is none of a submodule.
+    The registration holds for the whole process. It applies to modules that you fill or describe afterwards. Raises
+    ValueError if ``attribute`` cannot be the name of a submodule.
     """
     if not attribute.isidentifier():
         raise ValueError(f"attribute must be the name of a submodule, such as 'module', got {attribute!r}")
@@ -51,11 +51,11 @@ def register_wrapper(wrapper: "type[nn.Module] | str", attribute: str) -> None:
 
 
 def canonical_name(name: str, module: "nn.Module | None" = None) -> str:
-    """Return the name of a tensor without the parts that wrappers have put into it.
+    """Return the name of a tensor without the names of wrappers.
 
     ``name``: a name in ``module.state_dict()`` or ``module.named_parameters()``.
-    ``module``: the module that has the tensor. By its types it is known which parts belong to wrappers. Without it only
-    parts that begin with an underscore are taken off, such as ``_orig_mod``: ``module`` may be a model's own name.
+    ``module``: the module that has the tensor; its types show which parts belong to wrappers. Without it, only parts
+    that begin with an underscore are removed, such as ``_orig_mod``, because ``module`` may be a name in the model.
     """
     kept, owner = [], module
     for part in name.split("."):
@@ -68,7 +68,7 @@ def canonical_name(name: str, module: "nn.Module | None" = None) -> str:
 
 
 def wrapped_name(module: "nn.Module") -> str | None:
-    """Return the name under which a wrapper holds what it wraps; None where a module is no wrapper."""
+    """Return the attribute of a wrapper that holds the wrapped module; None if the module is not a wrapper."""
     for each in type(module).__mro__:
         attribute = _WRAPPERS.get(_full_name(each))
         if attribute in module._modules:
@@ -77,7 +77,7 @@ def wrapped_name(module: "nn.Module") -> str | None:
 
 
 def owners(module: "nn.Module", prefix: str = "") -> Iterator[Owner]:
-    """Yield a module and all modules in it, in the order of its state dict, each under every name that it has.
+    """Yield a module and all its submodules, in the order of the state dict, each under all its names.
 
     ``prefix`` begins every canonical path.
     """
@@ -85,7 +85,7 @@ def owners(module: "nn.Module", prefix: str = "") -> Iterator[Owner]:
 
 
 def joined(*parts: str) -> str:
-    """Return parts of a name, of which some may be empty, joined by dots."""
+    """Join the parts of a name that are not empty by dots."""
     return ".".join(part for part in parts if part)
 
 
@@ -99,7 +99,7 @@ def _owners(owner: Owner) -> Iterator[Owner]:
 
 
 def _unwrapped(owner: "nn.Module | None", part: str) -> "nn.Module | None":
-    """Return what a wrapper holds where a name has passed the wrapper over, as some wrappers do themselves."""
+    """Return the wrapped module if a name leaves out the wrapper, as the names of some wrappers do."""
     while owner is not None and part not in owner._modules and (wrapped := wrapped_name(owner)):
         owner = owner._modules[wrapped]
     return owner

@@ -1,6 +1,7 @@
-"""Pieces: the memory of several tensors, as that of the one file whose data they are.
+"""Pieces: the memory of several tensors, addressed by position in the data of one file.
 
-On a CPU, a socket is read into a tensor's own memory; another device's is reached through blocks of the host's.
+On a CPU, the socket is read straight into a tensor's memory. For other devices, blocks of host memory are filled and
+copied.
 """
 
 import ctypes
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-BLOCK = 4 << 20  # bytes on their way to another device at once
+BLOCK = 4 << 20  # bytes of a block of host memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Piece:
             yield from self.staged(start, stop)
 
     def staged(self, start: int, stop: int) -> Iterator[memoryview]:
-        """Yield memory of the host, which is copied to the tensor when it is full."""
+        """Yield host memory, which is copied to the tensor when it is full."""
         import torch
 
         there = self.tensor.reshape(-1).view(torch.uint8)
@@ -59,6 +60,6 @@ class Pieces:
 
 
 def host_memory(tensor: "torch.Tensor") -> memoryview:
-    """Return the memory of a contiguous tensor on the CPU, which has to live for as long as it is written to."""
+    """Return the memory of a contiguous CPU tensor. The caller must keep the tensor alive while it is written."""
     # numpy need not be installed, and does not know bfloat16.
     return memoryview((ctypes.c_char * tensor.nbytes).from_address(tensor.data_ptr())).cast("B")

@@ -1,4 +1,4 @@
-"""Places: where a module has a parameter or a buffer, and how a tensor comes there."""
+"""Places: a module and the name of a parameter or buffer in it; get and set the tensor."""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ Place = tuple["nn.Module", str]
 
 
 def tensor_at(place: Place) -> "torch.Tensor":
-    """Return the parameter or the buffer at a place; raise KeyError where there is none."""
+    """Return the parameter or the buffer at a place; raise KeyError if there is none."""
     owner, leaf = place
     for tensors in (owner._parameters, owner._buffers):
         if (found := tensors.get(leaf)) is not None:
@@ -19,7 +19,7 @@ def tensor_at(place: Place) -> "torch.Tensor":
 
 
 def put(place: Place, value: "torch.Tensor") -> None:
-    """Give the tensor at a place a value: in its own memory, or in new memory where it is on the meta device."""
+    """Set the tensor at a place: in place, or in new memory if it is on the meta device."""
     (owner, leaf), old = place, tensor_at(place)
     if not old.is_meta:
         old.copy_(value)
@@ -29,7 +29,7 @@ def put(place: Place, value: "torch.Tensor") -> None:
 
 
 def in_place_of(old: "torch.Tensor", new: "torch.Tensor") -> "torch.Tensor":
-    """Return a tensor as the parameter or buffer that the old one was."""
+    """Return a tensor as a parameter or buffer, with the properties of the old one."""
     from torch import nn
 
     if not isinstance(old, nn.Parameter):

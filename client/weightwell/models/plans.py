@@ -1,4 +1,4 @@
-"""Plans: what a manifest would draw, told by the server before anything is drawn."""
+"""Plans: the server's description of a file that has not been drawn."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,22 +7,22 @@ from typing import Any
 
 from weightwell.models.recipes import Fields
 
-HEAD, TAIL = 40, 10  # rows of a table that are shown of many
+HEAD, TAIL = 40, 10  # rows of a long table that are shown
 
 Row = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Plan:
-    """What a manifest, or a spec of one tensor, would draw.
+    """The description of a file: of a manifest or of one tensor.
 
-    ``nbytes``: size of the whole file in bytes. ``etag``: its entity tag; the same tag is the same bytes.
-    ``url``: an address that anything that speaks HTTP may fetch it from; None where the manifest does not fit into one,
-    and ``url_note`` says how to split it. ``refusal``: why this server would not draw it; None where it would.
-    ``generator``: who draws it. ``unused``: the rules that no tensor took.
+    ``nbytes``: size of the whole file in bytes. ``etag``: its entity tag; the same tag means the same bytes.
+    ``url``: the address of the file for any HTTP client. It is None if the manifest is too long for a URL; then
+    ``url_note`` says how to split it. ``refusal``: the reason why this server would refuse it, or None.
+    ``generator``: the generator of the numbers. ``unused``: the rules that no tensor uses.
     ``tensors``: by name, each tensor's ``shape``, ``scheme``, ``parameters``, ``dtype``, ``seed``, ``rule``, its
-    ``law`` in numbers and in ``words``, ``mean``, ``std``, ``fan_in``, ``fan_out``, ``data_offsets``, ``nbytes``; or
-    its ``alias``.
+    ``law`` (the distribution, as numbers and as ``words``), ``mean``, ``std``, ``fan_in``, ``fan_out``,
+    ``data_offsets``, ``nbytes``; or its ``alias``.
 
     ``print(plan)`` shows the tensors as a table, the first and the last of many; ``plan.table()`` has them all.
     """
@@ -38,7 +38,7 @@ class Plan:
 
     @classmethod
     def of(cls, answer: Mapping[str, Any], rules: Sequence[Fields], url: str | None) -> "Plan":
-        """Read the answer of ``/plan`` to these rules; KeyError, TypeError or ValueError where it is none."""
+        """Read the answer of ``/plan`` to these rules; raise KeyError, TypeError or ValueError if it is malformed."""
         return cls(
             nbytes=int(answer["nbytes"]),
             etag=str(answer["etag"]),
@@ -51,7 +51,7 @@ class Plan:
         )
 
     def table(self) -> str:
-        """Return the names, shapes, dtypes and laws of all tensors, a line each, and a line about the file."""
+        """Return a text table: name, shape, dtype and distribution of each tensor, and a line for the file."""
         return self._table([_row(name, tensor) for name, tensor in self.tensors.items()])
 
     def __repr__(self) -> str:
@@ -67,7 +67,7 @@ class Plan:
         return f"<table><caption>{escape(self._summary())}</caption><tr>{head}</tr>{body}</table>"
 
     def _some(self) -> Iterator[Row]:
-        """Yield the rows of the first and the last tensors, and between them one that counts the others."""
+        """Yield the rows of the first and the last tensors, and between them a row with the number of hidden ones."""
         names, hidden = list(self.tensors), len(self.tensors) - HEAD - TAIL
         if hidden <= 1:
             hidden = 0
@@ -88,7 +88,7 @@ class Plan:
 
 
 def _row(name: str, tensor: Mapping[str, Any]) -> Row:
-    """Return the line of one tensor: its name, shape, dtype and law."""
+    """Return the row of one tensor: its name, shape, dtype and distribution."""
     if "alias" in tensor:
         return name, "", "", f"is {tensor['alias']}"
     return name, str(tensor["shape"]), tensor["dtype"], tensor["law"]["words"]

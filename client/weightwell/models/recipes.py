@@ -1,4 +1,4 @@
-"""Recipes: how the tensors of a torch module are to be drawn, in every form that a caller may say it in."""
+"""Recipes: the schemes for the tensors of a torch module, in every form of the argument ``rules``."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Fields = dict[str, Any]
 Preset = PresetName | str | Mapping[str, Any]
-Types = Mapping[Any, Any]  # of types of modules to schemes; a more exact type would refuse {nn.Linear: "ones"}
+Types = Mapping[Any, Any]  # maps module types to schemes; a more exact type would refuse {nn.Linear: "ones"}
 Rules = Preset | Types | Sequence[Mapping[str, Any]]
 
 _IGNORED = "weightwell.UnusedRuleWarning"
@@ -28,7 +28,7 @@ _IGNORED = "weightwell.UnusedRuleWarning"
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Rules of a manifest, its preset, and schemes by type of module, which are each tensor's own."""
+    """The rules and the preset of a manifest, and the schemes for types of modules."""
 
     rules: Sequence[Fields] = ()
     preset: Preset | None = "torch"
@@ -36,15 +36,15 @@ class Recipe:
 
     @classmethod
     def of(cls, rules: Rules | None, preset: Preset | None) -> "Recipe":
-        """Read what ``Manifest.from_module`` takes; raise ValueError where it is in no known form."""
+        """Read the arguments of ``Manifest.from_module``; raise ValueError for an unknown form."""
         if isinstance(rules, str) and rules in get_args(SchemeName):
             raise ValueError(
-                f"expected the name of a preset, got the scheme {rules!r}: say of what, such as "
+                f"expected the name of a preset, got the scheme {rules!r}: give the tensors that it is for, such as "
                 f"{{torch.nn.Linear: {rules!r}}} or [{{'match': '*.weight', 'scheme': {rules!r}}}]"
             )
         if isinstance(rules, str) or (isinstance(rules, Mapping) and "name" in rules):
             if preset is not None:
-                raise ValueError(f"there can be one preset, got {rules!r} and {preset!r}; write rules as a list")
+                raise ValueError(f"expected one preset, got {rules!r} and {preset!r}; write rules as a list")
             return cls(preset=rules)
         if isinstance(rules, Mapping):
             _check_types(rules)
@@ -52,11 +52,10 @@ class Recipe:
         return cls([dict(rule) for rule in rules or ()], preset or (None if rules else "torch"))
 
     def entries(self, module: "nn.Module", dtype: object, prefix: str = "") -> tuple[DType, dict[str, Fields]]:
-        """Return the dtype and the tensors of a module's manifest; with ``dtype`` all floating-point tensors have it.
+        """Return the default dtype and the tensors of a module's manifest; ``dtype`` is for all floating-point tensors.
 
         Raises ValueError for a tensor that cannot be drawn, for a mapping of types that does not fit the module, and
-        for a module whose tensors would all be left as they are. Warns of those that are, and of types that no module
-        has.
+        for a module without any tensor to draw. Warns of weights that are not drawn, and of types that are not used.
         """
         self._check_leaves(module)
         every = slots_of(module, prefix)
@@ -77,14 +76,14 @@ class Recipe:
         return common, tensors
 
     def _own_scheme(self, slot: Slot) -> Fields:
-        """Return the scheme that a tensor has by its type, or because it can have no other; empty where it has none."""
+        """Return a tensor's scheme by its module's type, or ``orthogonal`` if nothing else is possible; else empty."""
         scheme = self._scheme(slot)
         if not scheme and not self.rules and self.preset == "torch" and _is_orthogonal(slot):
             return {"scheme": "orthogonal"}
         return scheme
 
     def _scheme(self, slot: Slot) -> Fields:
-        """Return the scheme that a tensor has by the type of its module; empty where it has none."""
+        """Return a tensor's scheme by the type of its module; empty if it has none."""
         kind = self._type_of(slot.owner)
         said = self.types.get(kind, {})
         if _is_scheme(said):
@@ -96,22 +95,22 @@ class Recipe:
         return scheme
 
     def _type_of(self, module: "nn.Module") -> type | None:
-        """Return the nearest type that a module is of and of which something is said."""
+        """Return the nearest type of a module that is in the mapping, or None."""
         return next((each for each in type(module).__mro__ if each in self.types), None)
 
     def _check_types(self, slots: Sequence[Slot]) -> None:
-        """Raise ValueError where no tensor takes a scheme from any type; warn of single types that nothing takes."""
+        """Raise ValueError if no tensor uses the mapping; warn of single types that no tensor uses."""
         taken = {self._type_of(slot.owner) for slot in slots if self._scheme(slot)}
         if not (unused := [each.__name__ for each in self.types if each not in taken]):
             return
         found = ", ".join(sorted({type_name(slot.owner) for slot in slots})) or "none"
-        text = f"no tensor takes the scheme of {', '.join(unused)}; the types of modules with tensors are {found}"
+        text = f"no tensor uses the scheme of {', '.join(unused)}; the types of modules with tensors are {found}"
         if not taken:
-            raise ValueError(f"{text}. A subclass takes the scheme of its nearest type; rules by name come in a list")
-        caution(UnusedRuleWarning, f"{text}. Where one mapping is for several models, ignore {_IGNORED}")
+            raise ValueError(f"{text}. A subclass uses the scheme of its nearest type; give rules by name as a list")
+        caution(UnusedRuleWarning, f"{text}. If one mapping serves several models, ignore {_IGNORED}")
 
     def _check_leaves(self, module: "nn.Module") -> None:
-        """Raise ValueError for a tensor's name that no module of its type has."""
+        """Raise ValueError for a tensor name that no module of its type has."""
         for kind, said in self.types.items():
             owners = [each for each in module.modules() if self._type_of(each) is kind]
             for leaf in () if _is_scheme(said) else said:
@@ -126,18 +125,18 @@ def _check_types(types: Types) -> None:
     """Raise ValueError for a mapping of anything but types."""
     if wrong := [key for key in types if not isinstance(key, type)]:
         raise ValueError(
-            "a mapping is of module types, such as {nn.Linear: 'xavier_uniform'}, or a preset with its name, such as "
-            f"{{'name': 'gpt2', 'layers': 12}}; got the key {wrong[0]!r}. Rules come in a list"
+            "a mapping has module types as keys, such as {nn.Linear: 'xavier_uniform'}, or is a preset with its name, "
+            f"such as {{'name': 'gpt2', 'layers': 12}}; got the key {wrong[0]!r}. Give rules as a list"
         )
 
 
 def _is_scheme(said: Any) -> bool:
-    """Whether what is said of a type is the scheme of its weights, and not one for each of its tensors."""
+    """Whether a value of the mapping is one scheme for the weights, and not a mapping of tensor names to schemes."""
     return isinstance(said, str) or "scheme" in said
 
 
 def _described(slot: Slot) -> Fields:
-    """Return what a server has to know of a tensor beside its dtype and its scheme."""
+    """Return the fields of a tensor other than its dtype and its scheme."""
     owner = slot.owner
     fields: Fields = {"shape": list(slot.tensor.shape), "module": type_name(owner)}
     bounds = bounds_of_shard(slot.name, slot.tensor)
@@ -145,32 +144,32 @@ def _described(slot: Slot) -> Fields:
 
 
 def _check_unfilled(names: list[str], *, nothing: bool) -> None:
-    """Warn of weights that are left as they are; raise ValueError where nothing else would be drawn."""
+    """Warn of weights that are not drawn; raise ValueError if the module has no other tensors."""
     if not names:
         return
-    text = f"weights that are quantized, or integers, are left as they are: {named(names)}"
+    text = f"quantized or integer weights are not drawn: {named(names)}"
     cure = "fill the module before it is quantized"
     if nothing:
-        raise ValueError(f"nothing of the module can be drawn: {text}; {cure}")
-    caution(UnfilledWarning, f"{text}. If they are to be drawn, {cure}; if not, ignore weightwell.UnfilledWarning")
+        raise ValueError(f"the module has no tensor that can be drawn: {text}; {cure}")
+    caution(UnfilledWarning, f"{text}. To draw them, {cure}; otherwise ignore weightwell.UnfilledWarning")
 
 
 def _check_scale(slot: Slot, scheme: str) -> None:
-    """Refuse what a scheme for any module would draw at random of a norm, as the server does for rules by name."""
+    """Raise ValueError if a scheme for any module would draw a norm's tensor at random. The server checks rules too."""
     kind = type_name(slot.owner)
     if "norm" in kind.lower() and (torch_type(slot.owner) or slot.tensor.ndim <= 1):
         raise ValueError(
-            f"{slot.name}: {scheme} for any module would draw the {slot.leaf} of a {kind} at random; add the type to "
+            f"{slot.name}: {scheme} for nn.Module would draw the {slot.leaf} of a {kind} at random; add its type to "
             f"the mapping, such as {{nn.{kind}: 'ones'}}"
         )
 
 
 def _is_orthogonal(slot: Slot) -> bool:
-    """Whether a tensor can be nothing but an orthogonal matrix; of others the law that torch has is no such matrix."""
+    """Whether a parametrization allows only orthogonal matrices, which torch's default scheme does not draw."""
     return isinstance(slot.source, Parametrization) and slot.source.is_orthogonal and slot.tensor.ndim == 2
 
 
 def _most_common(dtypes: Sequence[DType]) -> DType:
-    """Return the dtype that there are most of; the default where there is none."""
+    """Return the most frequent dtype, or the default if there are no tensors."""
     counts = Counter(dtypes)
     return max(counts, key=counts.__getitem__, default=DTYPES["float32"])

@@ -1,8 +1,8 @@
-"""Reparametrized tensors: what a module computes from other tensors instead of having it as a parameter.
+"""Reparametrized tensors: a module computes them from other tensors, the originals.
 
-Weight norm, spectral norm, orthogonal maps and pruning replace ``weight`` by tensors from which it is computed: the
-originals. What is drawn is the tensor itself, under its plain name, so that names and numbers are those of the module
-before; the originals follow from it. That is what ``torch.nn.utils.parametrize`` calls a right inverse.
+Weight norm, spectral norm, orthogonal maps and pruning replace the parameter ``weight`` by originals. Weightwell draws
+the weight itself, under its plain name, so names and numbers are those of the plain module. Then it computes the
+originals from the weight. ``torch.nn.utils.parametrize`` calls this a right inverse.
 """
 
 import copy
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-# Steps of the power method that find the singular vectors of a spectral norm: as many as torch's constructor makes.
+# Steps of the power method for the singular vectors of a spectral norm, as in torch's constructor.
 STEPS = 15
 
 _CURE = "fill the module before it is parametrized, or name the original tensors in a Manifest"
 
 
 class Reparametrization(ABC):
-    """How a module computes its tensor ``leaf``, and how that is given a value.
+    """The computation of a module's tensor ``leaf``, and the way to set it.
 
-    ``kind`` names it. ``originals`` are the places of the tensors that it is computed from, ``computed`` those of
-    buffers that follow from its value, and ``kept`` those of buffers that no value changes.
+    ``kind`` is a name for messages. ``originals`` are the places of the tensors that it is computed from, ``computed``
+    of buffers that are computed from its value, and ``kept`` of buffers that never change.
     """
 
     kind: str
@@ -41,30 +41,30 @@ class Reparametrization(ABC):
         self.originals = originals
 
     def template(self) -> "torch.Tensor":
-        """Return a tensor of the shape and the dtype, and on the device, of what is computed."""
+        """Return a tensor with the shape, dtype and device of the computed tensor."""
         return tensor_at(self.originals[-1]).detach()
 
     def check(self) -> None:
-        """Raise ValueError where no value can be given."""
+        """Raise ValueError if the tensor cannot be set."""
         if any(is_sharded(tensor_at(place)) for place in self.originals):
-            raise ValueError("what it is computed from is sharded: fill the module before it is sharded")
+            raise ValueError("the tensors that it is computed from are sharded: fill the module before it is sharded")
 
     def assign(self, value: "torch.Tensor") -> None:
-        """Give it a value, to within rounding; raise ValueError where what is computed is another one."""
+        """Set the tensor, up to rounding errors; raise ValueError if the computed value differs."""
         import torch
 
         with torch.no_grad():
             computed = self._assigned(value)
             if computed is None or not value.numel():
                 return
-            # Rounding is far below this, relative to the largest element, and any other difference is above.
+            # Relative to the largest element. Rounding errors are far smaller, and real differences larger.
             bound = torch.finfo(value.dtype).eps ** 0.5 * value.abs().amax()
             if not bool(((computed - value).abs() <= bound).all()):
-                raise ValueError("what it computes is another tensor than the one that was drawn")
+                raise ValueError("it computes another value than the one that was drawn")
 
     @abstractmethod
     def _assigned(self, value: "torch.Tensor") -> "torch.Tensor | None":
-        """Give the originals their values; return what is computed, or None where it is meant to be another tensor."""
+        """Set the originals; return the computed tensor, or None if it differs from the value by design."""
 
 
 class Parametrization(Reparametrization):
@@ -90,7 +90,7 @@ class Parametrization(Reparametrization):
         return len(self._steps) == 1 and isinstance(self._steps[0], _Orthogonal)
 
     def template(self) -> "torch.Tensor":
-        """Return a tensor of the shape and dtype, and on the device, of what is computed."""
+        """Return a tensor with the shape, dtype and device of the computed tensor."""
         import torch
 
         if len(self._steps) == 1 and _is_torchs(self._steps[0]):
@@ -99,7 +99,7 @@ class Parametrization(Reparametrization):
             return self._forward()
 
     def check(self) -> None:
-        """Raise ValueError where there is no right inverse."""
+        """Raise ValueError if there is no right inverse."""
         super().check()
         for step in self._steps:
             if not hasattr(step, "right_inverse"):
@@ -109,7 +109,7 @@ class Parametrization(Reparametrization):
             self._try(template.new_zeros(template.shape))
 
     def _try(self, value: "torch.Tensor") -> None:
-        """Raise ValueError where the right inverse is there and not implemented; any other error is of this value."""
+        """Raise ValueError if the right inverse exists but is not implemented. Other errors depend on the value."""
         try:
             _inverse(copy.deepcopy(self._steps), value)
         except NotImplementedError as error:
@@ -121,7 +121,7 @@ class Parametrization(Reparametrization):
         inverse = _inverse(self._steps, value)
         new = [inverse] if self._list.is_tensor else [*inverse]
         if len(new) != len(self.originals):
-            raise ValueError(f"right_inverse returned {len(new)} tensors, and it has {len(self.originals)}")
+            raise ValueError(f"right_inverse returned {len(new)} tensors instead of {len(self.originals)}")
         for place, tensor in zip(self.originals, new, strict=True):
             put(place, tensor)
         with _evaluating(self._list):
@@ -129,7 +129,7 @@ class Parametrization(Reparametrization):
         return None if self._normalizes else computed
 
     def _forward(self, *, restart: bool = False) -> "torch.Tensor":
-        """Return what is computed; with ``restart`` spectral norms find their singular vectors anew."""
+        """Return the computed tensor; with ``restart``, spectral norms compute their singular vectors again."""
         from torch.nn.utils.parametrizations import _SpectralNorm
 
         values = [tensor_at(place) for place in self.originals]
@@ -164,7 +164,7 @@ class WeightNorm(Reparametrization):
 
 
 class SpectralNorm(Reparametrization):
-    """``torch.nn.utils.spectral_norm``: as a hook. What is drawn is the tensor that it divides by its norm."""
+    """``torch.nn.utils.spectral_norm`` as a hook. The drawn tensor is the one before division by the norm."""
 
     kind = "spectral_norm"
 
@@ -180,7 +180,7 @@ class SpectralNorm(Reparametrization):
 
 
 class Pruning(Reparametrization):
-    """``torch.nn.utils.prune``: as a hook. What is drawn is the tensor before its mask, which stays as it is."""
+    """``torch.nn.utils.prune`` as a hook. The drawn tensor is the one before the mask. The mask does not change."""
 
     kind = "pruning"
 
@@ -198,7 +198,7 @@ class Pruning(Reparametrization):
 
 
 def reparametrizations_of(module: "nn.Module") -> Iterator[Reparametrization]:
-    """Yield how a module computes those of its own tensors that are neither parameters nor buffers."""
+    """Yield the parametrizations of a module's own tensors."""
     from torch.nn.utils.parametrize import is_parametrized
 
     if is_parametrized(module):
@@ -210,7 +210,7 @@ def reparametrizations_of(module: "nn.Module") -> Iterator[Reparametrization]:
 
 
 def _hooks_of(module: "nn.Module") -> Iterator[Reparametrization]:
-    # By the names of these modules torch.nn.utils has functions.
+    # In torch.nn.utils, functions hide the modules of the same names.
     from torch.nn.utils.prune import BasePruningMethod
     from torch.nn.utils.spectral_norm import SpectralNorm as SpectralNormHook
     from torch.nn.utils.weight_norm import WeightNorm as WeightNormHook
@@ -228,7 +228,7 @@ def _hooks_of(module: "nn.Module") -> Iterator[Reparametrization]:
 
 
 def _inverse(steps: Sequence[Any], value: "torch.Tensor") -> Any:
-    """Return the originals of a value. What is drawn for that, as orthogonal maps do, is the same every time."""
+    """Return the originals of a value. Random numbers in a right inverse (orthogonal maps) are the same every time."""
     with _seeded(value.device):
         for step in reversed(steps):
             value = step.right_inverse(value)
@@ -236,7 +236,7 @@ def _inverse(steps: Sequence[Any], value: "torch.Tensor") -> Any:
 
 
 def _put_singular_vectors(places: Sequence[Place], tensor: "torch.Tensor", dim: int, eps: float) -> None:
-    """Compute the singular vectors u and v that a spectral norm keeps, of a tensor whose rows are along ``dim``."""
+    """Compute the singular vectors u and v of a spectral norm, for a tensor with its rows along ``dim``."""
     import torch
     from torch.nn.functional import normalize
 
@@ -252,7 +252,7 @@ def _put_singular_vectors(places: Sequence[Place], tensor: "torch.Tensor", dim: 
 
 @contextmanager
 def _seeded(device: "torch.device") -> Iterator[None]:
-    """Give random numbers of torch the same start every time, and leave no trace of it behind."""
+    """Seed torch's global generators with a fixed value, and restore their states at the end."""
     import torch
 
     kind = device.type if device.type not in {"cpu", "meta"} else None
@@ -265,7 +265,7 @@ def _seeded(device: "torch.device") -> Iterator[None]:
 
 @contextmanager
 def _evaluating(module: "nn.Module") -> Iterator[None]:
-    """Have modules compute as in evaluation, in which they change no buffers of theirs."""
+    """Switch modules to evaluation mode for a while, so that they do not change their buffers."""
     modes = {each: each.training for each in module.modules()}
     module.eval()
     try:

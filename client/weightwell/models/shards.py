@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 def is_sharded(tensor: "torch.Tensor") -> bool:
-    """Whether a tensor is a DTensor; asked of every tensor, so that torch.distributed need not be imported."""
+    """Whether a tensor is a DTensor. This does not import torch.distributed."""
     return hasattr(tensor, "device_mesh")
 
 
 def bounds_of_shard(name: str, tensor: "torch.Tensor") -> Bounds | None:
-    """Return ``(start, stop)`` in each dimension of the part that this rank holds; None where that is all of it.
+    """Return ``(start, stop)`` in each dimension of this rank's part; None if this rank holds the whole tensor.
 
-    Raises ValueError, with the ``name``, for a part that is no slice of the whole.
+    Raises ValueError, with the ``name``, if the part is not a slice.
     """
     if not is_sharded(tensor):
         return None
@@ -27,7 +27,7 @@ def bounds_of_shard(name: str, tensor: "torch.Tensor") -> Bounds | None:
     mesh, placements, shape = dtensor.device_mesh, dtensor.placements, tuple(tensor.shape)
     bounds = part_of(shape, placements, mesh.shape, mesh.get_coordinate())
     if bounds is None or tuple(stop - start for start, stop in bounds) != local_of(tensor).shape:
-        raise ValueError(f"{name} is placed as {placements}, and this rank's part of that is no slice of the whole")
+        raise ValueError(f"this rank's part of {name}, which is placed as {placements}, is not a slice")
     return None if bounds == tuple((0, size) for size in shape) else bounds
 
 
@@ -37,10 +37,10 @@ def part_of(
     mesh: tuple[int, ...],
     coordinate: Sequence[int] | None,
 ) -> Bounds | None:
-    """Return the part of a tensor of this shape that is at a coordinate of a mesh; None where that is no slice.
+    """Return the part of a tensor of this shape at a coordinate of a mesh; None if the part is not a slice.
 
-    Placements are applied from the first to the last. A strided one, as FSDP makes of a dimension that is sharded
-    already, comes after all of those behind it that shard the same dimension, if its ``split_factor`` says so.
+    Placements are applied from the first to the last. A strided placement (FSDP makes it if a dimension is already
+    sharded) is applied after the later placements of the same dimension, as its ``split_factor`` demands.
     """
     sharded: dict[int, Any] = {axis: each for axis, each in enumerate(placements) if hasattr(each, "dim")}
     strided = [axis for axis, each in sharded.items() if hasattr(each, "split_factor")]
@@ -59,13 +59,13 @@ def part_of(
 
 
 def local_of(tensor: "torch.Tensor") -> "torch.Tensor":
-    """Return the tensor that this rank holds, sharing its memory, without its history."""
+    """Return this rank's local tensor, which shares memory and is detached from autograd."""
     held = tensor.detach()
     return cast("torch.Tensor", held.to_local()) if is_sharded(tensor) else held  # type: ignore[attr-defined]
 
 
 def with_local(tensor: "torch.Tensor", local: "torch.Tensor") -> "torch.Tensor":
-    """Return a tensor placed as ``tensor`` is, of which this rank holds ``local``."""
+    """Return a DTensor with the placement of ``tensor`` and the local part ``local``."""
     if not is_sharded(tensor):
         return local
     from torch.distributed.tensor import DTensor

@@ -1,4 +1,4 @@
-"""What filling leaves as it is though it holds weights: what quantization makes of them."""
+"""Unfilled weights: quantized weights, which filling does not change."""
 
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,10 @@ NAMED = 5
 
 
 def unfilled(module: "nn.Module", slots: Iterable[Slot], prefix: str) -> list[str]:
-    """Return the names of what holds weights in a module and is not drawn.
+    """Return the names of weights in a module that are not drawn.
 
-    Parameters of integers; matrices of small integers among the buffers of other modules than torch's; and what modules
-    save that is no parameter or buffer of theirs, such as packed weights.
+    These are integer parameters; matrices of small integers among the buffers of modules outside torch; and saved
+    objects that are neither parameters nor buffers, such as packed weights.
     """
     return [slot.name for slot in slots if _holds_weights(slot)] + [*_packed(module, prefix)]
 
@@ -34,7 +34,7 @@ def _holds_weights(slot: Slot) -> bool:
 
 
 def _is_quantized(tensor: Any) -> bool:
-    """Whether a buffer has the form of quantized weights: masks are of booleans, and indices of 64-bit integers."""
+    """Whether a buffer looks like quantized weights. Booleans are masks, and 64-bit integers are indices."""
     import torch
 
     whole = not (tensor.is_floating_point() or tensor.is_complex())
@@ -56,7 +56,7 @@ def _packed(module: "nn.Module", prefix: str) -> Iterator[str]:
 
 
 def _is_packed(value: Any) -> bool:
-    """Whether what a module saves may hold weights: anything but numbers and types."""
+    """Whether an object saved by a module may hold weights: anything except numbers and types."""
     import torch
 
     return value.ndim > 0 if isinstance(value, torch.Tensor) else not isinstance(value, torch.dtype | int | float | str)

@@ -1,1 +1,1 @@
-"""Transfers: bodies on their way to their destinations, over one or several connections, with retries."""
+"""Transfers: download of response bodies over one or several connections, with retries."""

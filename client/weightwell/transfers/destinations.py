@@ -1,9 +1,9 @@
-"""Destinations: where the bytes of a body go.
+"""Destinations: the memory or file that receives the bytes of a body.
 
-A destination hands out buffers: writable memory for the next bytes. A buffer is full when the next one is requested.
-Reading sockets straight into buffers is what makes receiving fast. The head of a body comes first and in order. After
-it, several connections may fill disjoint ranges at once, each through buffers of its own. A new request for the head
-starts over.
+A destination yields buffers: writable memory for the next bytes. A request for the next buffer means that the last one
+is full. Sockets are read straight into buffers, which saves a copy. The head of a body comes first and in order. After
+it, several connections may fill disjoint ranges at once, each with its own buffers. A new request for the head starts
+over.
 """
 
 import json
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Destination(ABC):
-    """Where a body goes. ``parallel`` says whether ranges may come in any order, and several at once."""
+    """The destination of a body. ``parallel``: ranges may arrive in any order and several at once."""
 
     parallel = False
 
@@ -31,11 +31,11 @@ class Destination(ABC):
     def head(self, total: int, etag: str | None, tag: str | None) -> Iterator[memoryview]:
         """Yield the buffers of the head of a body of ``total`` bytes with this strong entity tag.
 
-        ``tag`` is the entity tag for requests of ranges; None where ranges are not possible.
+        ``tag`` is the entity tag for range requests, or None if ranges are not possible.
         """
 
     def there(self) -> Sequence[Span]:
-        """Return the spans of the body that are there from an earlier attempt, now that its head is known."""
+        """Return the spans of the body that an earlier attempt received. Call this after the head."""
         return ()
 
     def buffers(self, start: int, stop: int) -> Iterator[memoryview]:  # noqa: ARG002 - for those that have more than a head
@@ -44,14 +44,14 @@ class Destination(ABC):
 
 
 class DataDestination(Protocol):
-    """Where the data of a safetensors file goes; offsets count from its first byte."""
+    """The destination of a safetensors file's data; offsets count from its first byte."""
 
     parallel: bool
 
     def open(self, head: bytes, size: int, etag: str | None) -> Sequence[Span]:
         """Prepare for ``size`` bytes of data, which follow the ``head`` of the file with this strong entity tag.
 
-        Return the spans of the data that are there from an earlier attempt.
+        Return the spans of the data that an earlier attempt received.
         """
 
     def buffers(self, start: int, stop: int) -> Iterator[memoryview]:
@@ -59,7 +59,7 @@ class DataDestination(Protocol):
 
 
 class Document(Destination, Generic[T]):
-    """A JSON document in memory: all of it is head.
+    """A JSON document in memory. The whole document counts as head.
 
     ``read`` returns the result, or raises ``UnexpectedResponse``. It is called while the connection is still in use, so
     that a connection with wrong answers is not used again.
@@ -112,11 +112,11 @@ class SafetensorsFile(Destination):
             )
         head = bytes(prefix + header)
         if etag not in {None, own := etag_of(head)}:
-            raise InvalidFile(f"the ETag of the answer is that of another file: expected {own}, got {etag}")
+            raise InvalidFile(f"the ETag belongs to another file: expected {own}, got {etag}")
         self._there = self._data.open(head, size, tag)
 
     def there(self) -> Sequence[Span]:
-        """Return the spans of the file of which the data is there."""
+        """Return the spans of the file that an earlier attempt received."""
         return [(start + self._offset, stop + self._offset) for start, stop in self._there]
 
     def buffers(self, start: int, stop: int) -> Iterator[memoryview]:
@@ -189,7 +189,7 @@ def blocks(size: int) -> Iterator[memoryview]:
 
 
 def collected(size: int) -> Generator[memoryview, None, bytearray]:
-    """Yield buffers of ``size`` bytes in all, and return the bytes. Memory is taken only for bytes that have come."""
+    """Yield buffers of ``size`` bytes in all, and return the bytes. Memory grows only as bytes arrive."""
     body = bytearray()
     for buffer in blocks(size):
         yield buffer

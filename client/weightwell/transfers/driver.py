@@ -95,7 +95,7 @@ class Driver:
                     step = advance(flow.send, result)
 
     def _start(self, flows: list[Flow]) -> None:
-        """Run flows in threads. One that waits for a head must not keep the program from ending."""
+        """Run flows in daemon threads, so that a thread that waits for a response does not block the program's exit."""
         for flow in flows:
             self._threads.append(threading.Thread(target=self._run_in_thread, args=(flow,), daemon=True))
             self._threads[-1].start()
@@ -109,7 +109,7 @@ class Driver:
 
     @contextmanager
     def _response(self, ask: Ask) -> Iterator[httpx.Response]:
-        """Send a request; hold its response, whose connection is shut when the work is stopped."""
+        """Send a request and yield its response. ``stop`` shuts its connection."""
         response = send(self._http, self._http.build_request(**ask.options), self._until)
         with closing(response):
             with self._idle:
@@ -124,7 +124,7 @@ class Driver:
                     self._idle.notify_all()
 
     def _stop(self) -> None:
-        """Stop everybody, and wait until nobody receives any more."""
+        """Stop all threads and wait until they have ended."""
         self._shut()
         with self._idle:
             self._idle.wait_for(lambda: not self._responses)
@@ -225,5 +225,5 @@ def _shut(response: httpx.Response) -> None:
     sock = stream.get_extra_info("socket") if stream is not None else None
     if isinstance(sock, socket.socket):
         with suppress(OSError):  # it may have ended by itself
-            # Not the method of an SSLSocket, which takes its TLS away from under the reader.
+            # SSLSocket.shutdown would remove the TLS state while another thread reads.
             socket.socket.shutdown(sock, socket.SHUT_RDWR)

@@ -8,7 +8,7 @@ STEP = 1 << 20  # bytes between two updates
 
 
 class Progress:
-    """The bar of one transfer. ``wanted``: True for any body, False for none, None for long ones if it is visible."""
+    """The bar of one transfer. ``wanted``: True for always, False for never, None for long bodies if it is visible."""
 
     def __init__(self, label: str, wanted: bool | None):
         self._label = label
@@ -25,7 +25,7 @@ class Progress:
             self._bar = _bar(self._label, total)
 
     def skip(self, count: int) -> None:
-        """Count bytes that were there already, which do not count for the rate."""
+        """Count bytes from an earlier attempt, which do not count for the rate."""
         if self._bar is not None:
             self._flush()
             self._bar.initial = self._bar.n = self._bar.last_print_n = self._bar.n + count
@@ -55,7 +55,7 @@ def watched() -> bool:
 
 
 def _bar(label: str, total: int) -> Any:
-    """Return tqdm's bar for this place; tqdm is imported here, because most programs never show one."""
+    """Return tqdm's bar for a terminal or a notebook; tqdm is imported here, because most programs never show one."""
     from tqdm.auto import tqdm
 
     return tqdm(desc=label, total=total, unit="B", unit_scale=True, unit_divisor=1024)

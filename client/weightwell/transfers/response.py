@@ -55,7 +55,7 @@ def length_of(response: httpx.Response) -> int:
 
 
 def strong_etag(response: httpx.Response) -> str | None:
-    """Return the entity tag of the body; None for a weak one, which does not promise the same bytes, or none at all."""
+    """Return the strong entity tag of the body, or None. A weak tag is ignored: it does not promise equal bytes."""
     etag: str = response.headers.get("ETag", "")
     return etag if re.fullmatch('"[!#-~]*"', etag) else None
 
@@ -80,7 +80,7 @@ def check_range(response: httpx.Response, *, start: int, stop: int, total: int, 
 
 
 def _content_range(response: httpx.Response) -> tuple[int, ...]:
-    """Return (first, last, total) of ``Content-Range: bytes first-last/total``; empty where it is not of that form."""
+    """Return (first, last, total) of ``Content-Range: bytes first-last/total``, or () for any other form."""
     found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
     return tuple(map(int, found.groups())) if found else ()
 

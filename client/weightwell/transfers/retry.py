@@ -1,4 +1,4 @@
-"""Retries: for how long, and after which pauses, a request is tried again."""
+"""Retries: the time limit and the backoff."""
 
 import random
 import time
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-# Seconds until a server has answered once: the address may be wrong, and the caller should know soon.
+# Seconds before the first answer of a server: the address may be wrong, so the error must come soon.
 UNANSWERED = 3.0
 
 # Seconds once a server has answered: a container or a machine restarts in a minute or two.
@@ -20,7 +20,7 @@ LONGEST = 30.0
 
 @dataclass(slots=True)
 class Retry:
-    """For how many seconds a client tries again while no byte arrives.
+    """The time limit for retries, in seconds without a new byte.
 
     ``wait`` is that number; None for 3 until a server has ``answered``, and 300 afterwards.
     """
@@ -39,7 +39,7 @@ class Retry:
 
     @property
     def budget(self) -> float:
-        """The seconds for which to try again."""
+        """The time limit in seconds."""
         if self.wait is not None:
             return self.wait
         return ANSWERED if self.answered else UNANSWERED

@@ -1,4 +1,4 @@
-"""Spans: ranges of bytes, what is missing between them, and equal shares of it."""
+"""Spans: ranges of bytes, the gaps between them, and equal shares of the gaps."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -6,7 +6,7 @@ Span = tuple[int, int]  # the bytes [start, stop)
 
 
 def missing(there: Iterable[Span], start: int, stop: int) -> Iterator[Span]:
-    """Yield the spans of ``[start, stop)`` that none of the spans ``there`` covers, in order."""
+    """Yield the gaps in ``[start, stop)``, in order: the spans that ``there`` does not cover."""
     for begin, end in sorted(there):
         if start < min(begin, stop):
             yield start, min(begin, stop)

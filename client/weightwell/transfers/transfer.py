@@ -1,7 +1,7 @@
-"""Transfers: one answer on its way to its destination. No I/O is done here.
+"""Transfers: the steps that bring one answer to its destination. No I/O is done here.
 
-``Transfer.flow`` is a generator in the manner of ``auth_flow`` of httpx. It yields the next step for a driver, and is
-sent the result of that step:
+``Transfer.flow`` is a generator like ``auth_flow`` of httpx. It yields the next step for a driver, and receives the
+result of that step:
 
 ==============  ======================================================  ==========================================
 step            the driver                                              result
@@ -12,8 +12,8 @@ a memoryview    reads the next bytes of the body into it                the numb
 a list          runs each flow in it over a connection of its own       None
 ==============  ======================================================  ==========================================
 
-A driver throws an error of the transport into the flow. The flow then yields a ``Pause`` and tries again, or raises
-what the caller of the client should see.
+A driver throws transport errors into the flow. The flow then yields a ``Pause`` and tries again, or raises the error
+for the caller of the client.
 """
 
 import logging
@@ -47,8 +47,7 @@ TEMPORARY = {429, 502, 503, 504}  # statuses of a busy server, or of a gateway w
 WIDE = 64 << 20  # bytes; for less, more than one connection is not worth it
 MAX_ERROR = 64 << 10  # bytes of the body of an error that are read
 
-# The field in which a server says what a range of this file costs it: "proportional" to its length, or as much as the
-# "whole" file.
+# The header field with the cost of a range of this file: "proportional" to its length, or that of the "whole" file.
 RANGE_COST = "Weightwell-Range-Cost"
 
 _START = "start a server with `weightwell-service`, or give the address of one: base_url=, --url or WEIGHTWELL_URL"
@@ -66,7 +65,7 @@ Flow: TypeAlias = Generator[Step, Any, None]
 
 
 class Work:
-    """The part of one connection: ``spans`` of the body, of which the first begins at the next byte.
+    """The work of one connection: ``spans`` of the body. The first one begins at the next byte.
 
     ``started`` is False until the head of the file has come. ``answered`` says whether the last request got a response.
     """
@@ -80,9 +79,9 @@ class Work:
 
 
 class Transfer:
-    """One answer on its way.
+    """The transfer of one answer.
 
-    ``total`` is the length of the body in bytes, and ``received`` the number of bytes that are in their place.
+    ``total`` is the length of the body in bytes, and ``received`` the number of bytes at the destination.
     ``connections`` is the number of connections for a long file whose ranges are cheap. ``deadline`` is a time of the
     clock of ``retry``, in seconds. Several threads may run flows of one transfer.
     """
@@ -115,12 +114,12 @@ class Transfer:
 
     @property
     def complete(self) -> bool:
-        """Whether every byte is in its place."""
+        """Whether every byte is at the destination."""
         return self._started and self.received == self.total
 
     @property
     def tag(self) -> str | None:
-        """The entity tag for requests of a range of the file; None where ranges are not possible."""
+        """The entity tag for range requests, or None if ranges are not possible."""
         return self.etag if self._ranges else None
 
     def flow(self) -> Flow:
@@ -137,7 +136,7 @@ class Transfer:
         return pause.seconds
 
     def _flow(self, work: Work) -> Flow:
-        """Bring the spans of a connection, with as many attempts as needed."""
+        """Receive the spans of a connection, with as many attempts as needed."""
         while not work.started or work.spans:
             try:
                 yield from self._attempt(work)
@@ -172,7 +171,7 @@ class Transfer:
         return {"Range": f"bytes={asked[0]}-{last}", "If-Range": self.tag or ""}
 
     def _check_range(self, response: httpx.Response, asked: Span) -> None:
-        """Raise ``UnexpectedResponse``, or ``FileChanged``, unless the response brings a span of the same file."""
+        """Raise ``UnexpectedResponse`` or ``FileChanged`` if the response is not a span of the same file."""
         if response.status_code == 206:
             check_range(response, start=asked[0], stop=asked[1], total=self.total, etag=self.tag or "")
             return
@@ -180,7 +179,7 @@ class Transfer:
         if strong_etag(response) == self.etag:
             self._ranges = False
             raise FileChanged("the server sent the whole file where a range was requested")
-        raise FileChanged("the file on the server is no longer the one of which a part has come")
+        raise FileChanged("the file on the server has changed since the transfer began")
 
     def _receive_whole(self, work: Work, response: httpx.Response) -> Flow:
         """Receive a file from its first byte: the head, and then the first share of the rest."""
@@ -207,7 +206,7 @@ class Transfer:
             yield from self._end(total)
 
     def _shares(self, position: int, response: httpx.Response) -> list[list[Span]]:
-        """Divide what is missing after the head, which ends at ``position``, between the connections."""
+        """Divide the missing bytes after ``position``, the end of the head, between the connections."""
         there = self.destination.there() if self.tag else ()
         spans = list(missing(there, position, self.total))
         size = sum(stop - start for start, stop in spans)
@@ -251,13 +250,13 @@ class Transfer:
         return count
 
     def _end(self, promised: int) -> Flow:
-        """Read the end of a body, which makes its connection free for the next request."""
+        """Read the end of a body, so that its connection can be used again."""
         with suppress(httpx.HTTPError):  # every byte is there
             if (yield memoryview(bytearray(1))):
                 raise UnexpectedResponse(f"the body is longer than its Content-Length of {promised} bytes")
 
     def _pause(self, work: Work, error: Exception) -> Pause:
-        """Return the pause before the next attempt; raise what the caller should see if there is none."""
+        """Return the pause before the next attempt, or raise the error for the caller if there is no next attempt."""
         shown = self._described(error, work)
         with self._lock:
             pause = self._failures.pause(getattr(error, "retry_after", None)) if _is_temporary(error, work) else None
@@ -269,7 +268,7 @@ class Transfer:
         return pause
 
     def _described(self, error: Exception, work: Work) -> Exception:
-        """Return an error of httpx, or of a malformed answer, as one of ours."""
+        """Convert an error of httpx, or a malformed answer, to a ``WeightwellError``."""
         if isinstance(error, RecursionError | UnicodeError):
             return UnexpectedResponse(f"the answer cannot be read ({error}); is this a Weightwell server?")
         if not isinstance(error, httpx.HTTPError):
@@ -287,7 +286,7 @@ class Transfer:
 def _excerpt() -> Generator[Step, Any, bytes]:
     """Return the first bytes of the body of an error."""
     body, block = bytearray(), memoryview(bytearray(4096))
-    with suppress(httpx.HTTPError):  # the status is known, and a part of the text is better than none
+    with suppress(httpx.HTTPError):  # the status is known; an incomplete text is acceptable
         while len(body) < MAX_ERROR and (count := (yield block)):
             body += block[:count]
     return bytes(body)
@@ -303,6 +302,6 @@ def _is_temporary(error: Exception, work: Work) -> bool:
 
 
 def _origin(error: httpx.HTTPError) -> str:
-    """Return the address that an error is about, without credentials."""
+    """Return the address in an error, without credentials."""
     url = error.request.url
     return f"{url.scheme}://{url.netloc.decode()}"

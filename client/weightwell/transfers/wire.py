@@ -1,4 +1,4 @@
-"""Bodies and heads on the wire: through httpx, and for long bodies past it.
+"""Reading from the network: through httpx, and for long bodies straight from the socket.
 
 httpx hands out 64 KiB at a time and copies each byte about four times, which limits a local transfer to 1 GB/s. A long
 body on a plain HTTP/1.1 connection is therefore read from the connection itself, once httpx has read the head. The
@@ -17,7 +17,7 @@ from weakref import ref
 
 import httpx
 
-LONG = 16 << 20  # bytes; for less, a connection that can be used again is worth more than the rate
+LONG = 16 << 20  # bytes; for less, a reusable connection saves more time than the higher rate
 PIECE = 256 << 10  # bytes read at once from an asynchronous stream: what asyncio receives at once
 
 # Events of httpcore whose result is a connection.
@@ -61,7 +61,7 @@ class Body:
             return next((chunk for chunk in self._chunks if chunk), b"")
 
     def _recv_into(self, sock: socket.socket, buffer: memoryview) -> int:
-        """Receive some bytes, with the errors that httpx would have raised."""
+        """Receive some bytes; raise the errors of httpx."""
         try:
             if self._until < float("inf"):
                 sock.settimeout(shortened(read_timeout(self._request), self._until))
@@ -103,7 +103,7 @@ class AsyncBody:
         return b""
 
     async def _read(self, size: int) -> bytes:
-        """Read at most ``size`` bytes, with the errors that httpx would have raised."""
+        """Read at most ``size`` bytes; raise the errors of httpx."""
         import httpcore  # by now httpx has imported it; at the top it would slow down ``import weightwell``
 
         try:
@@ -137,7 +137,7 @@ def reads_until(until: float) -> Iterator[None]:
 
 
 def shortened(timeout: float | None, until: float) -> float | None:
-    """Return a timeout in seconds that ends at ``until`` at the latest; None for none. Raises TimeoutError."""
+    """Return a timeout in seconds that ends at ``until`` at the latest, or None for no timeout. Raises TimeoutError."""
     if until == float("inf"):
         return timeout
     left = until - time.monotonic()
@@ -147,7 +147,7 @@ def shortened(timeout: float | None, until: float) -> float | None:
 
 
 def _limit_reads(event: str, info: dict[str, Any]) -> None:
-    """Make a new connection obey ``reads_until``. httpcore calls this with each step of a request."""
+    """Apply ``reads_until`` to a new connection. httpcore calls this at each step of a request."""
     if event not in _CONNECTED:
         return
     stream = info["return_value"]
@@ -169,7 +169,7 @@ def _limit_reads(event: str, info: dict[str, Any]) -> None:
 
 @contextmanager
 def _errors_of(request: httpx.Request) -> Iterator[None]:
-    """Let every error of httpx know its request."""
+    """Attach the request to every error of httpx."""
     try:
         yield
     except httpx.RequestError as error:
@@ -178,7 +178,7 @@ def _errors_of(request: httpx.Request) -> Iterator[None]:
 
 
 def _moved(data: memoryview, buffer: memoryview) -> tuple[int, memoryview]:
-    """Copy as much data into a buffer as fits; return how much that was, and the rest."""
+    """Copy as much data into a buffer as fits; return the number of bytes copied and the rest."""
     count = min(len(data), len(buffer))
     buffer[:count] = data[:count]
     return count, data[count:]
@@ -190,7 +190,7 @@ def _length(response: httpx.Response) -> int:
 
 
 def _plain_stream(response: httpx.Response) -> Any:
-    """Return the network stream under a response whose body it carries as it is; None if there is no such thing."""
+    """Return the network stream that carries a response's plain body, or None if the body is framed or encrypted."""
     stream = response.extensions.get("network_stream")
     plain = (
         stream is not None
@@ -202,13 +202,13 @@ def _plain_stream(response: httpx.Response) -> Any:
 
 
 def _socket(response: httpx.Response) -> socket.socket | None:
-    """Return the socket that carries the body as it is; None if there is no such thing."""
+    """Return the socket that carries the plain body of a response, or None if the body is framed or encrypted."""
     stream = _plain_stream(response)
     sock = stream.get_extra_info("socket") if stream is not None else None
     return sock if type(sock) is socket.socket else None
 
 
 def read_timeout(request: httpx.Request) -> float | None:
-    """Return the seconds without a byte that a request allows its server; None for any."""
+    """Return the read timeout of a request in seconds, or None for no timeout."""
     timeout: float | None = request.extensions.get("timeout", {}).get("read")
     return timeout

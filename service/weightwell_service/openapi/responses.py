@@ -19,7 +19,7 @@ FILE_HEADERS = {
         enum=["proportional", "whole"],
     ),
     "Weightwell-Unused-Rules": _header(
-        "the rules of the request that no tensor takes, at most the first 100; absent if there are none",
+        "the rules of the request that no tensor uses, at most the first 100; absent if there are none",
         pattern=r"^rules\.\d+(, rules\.\d+)*$",
     ),
 }

@@ -207,7 +207,7 @@ def test_buffers_on_the_meta_device_may_be_computed_by_somebody_else() -> None:
 def test_buffers_that_nobody_can_compute_are_named() -> None:
     with torch.device("meta"):
         model = nn.Sequential(Tables(), Silent())
-    with pytest.raises(ValueError, match=r"the buffers 1\.secret is computed .* give reset_buffers="):
+    with pytest.raises(ValueError, match=r"the buffers 1\.secret are computed .* give reset_buffers="):
         fill(model, device="cpu")
     assert all(tensor.is_meta for tensor in tensors(model))
 
@@ -227,16 +227,24 @@ def mistakes() -> list[Any]:
     sparse = nn.ParameterList([nn.Parameter(torch.zeros(2, 3).to_sparse())])
     return [
         (linear, Manifest({"wieght": {"shape": shape}}), "no tensor named 'wieght'; it has weight"),
-        (linear, Manifest({"weight": {"shape": [3, 2]}}), r"is \[2, 3\] in the module, and \[3, 2\] is asked for"),
-        (linear, Manifest({"weight": {"shape": shape, "slice": "0:1"}}), r"and \[1, 3\] is asked for"),
-        (linear, Manifest({"weight": {"shape": shape}}, dtype="float16"), r"by module.to\(torch.float16\)"),
+        (
+            linear,
+            Manifest({"weight": {"shape": [3, 2]}}),
+            r"has shape \[2, 3\] in the module, but \[3, 2\] in the manifest",
+        ),
+        (linear, Manifest({"weight": {"shape": shape, "slice": "0:1"}}), r"but \[1, 3\] in the manifest"),
+        (linear, Manifest({"weight": {"shape": shape}}, dtype="float16"), r"use module.to\(torch.float16\)"),
         (linear, Manifest({"weight": {"shape": shape, "dtype": "float64"}}), "weight is float32 in the module"),
         (tied, Manifest(square | {"1.weight": {"shape": [3, 3]}}), "1.weight is tied to 0.weight in the module"),
-        (loose, Manifest(square | {"1.weight": {"alias": "0.weight"}}), "in the module it is not tied to it"),
+        (loose, Manifest(square | {"1.weight": {"alias": "0.weight"}}), "but not tied to it in the module"),
         (Tables(), Manifest({"angles": {"shape": [4]}}), "no tensor named 'angles'"),
         (expanded, Manifest({"0": {"shape": [2, 3, 2]}}), "0 is an expanded tensor"),
         (sparse, Manifest({"0": {"shape": shape}}), r"0 is a .* \(torch.sparse_coo\); only plain tensors"),
-        (nn.Linear(3, 2, device="meta"), Manifest({"weight": {"shape": shape}}), "bias is on the meta device, and the"),
+        (
+            nn.Linear(3, 2, device="meta"),
+            Manifest({"weight": {"shape": shape}}),
+            "bias is on the meta device, but not in the",
+        ),
     ]
 
 
@@ -248,7 +256,7 @@ def test_a_manifest_that_does_not_fit_is_refused(model: nn.Module, manifest: Man
 
 @pytest.mark.parametrize("device", [None, "meta"])
 def test_a_module_on_the_meta_device_needs_a_device(device: str | None) -> None:
-    with pytest.raises(ValueError, match="weight is on the meta device; say where it shall be: device='cpu'"):
+    with pytest.raises(ValueError, match="weight is on the meta device; give its new device: device='cpu'"):
         fill(nn.Linear(2, 2, device="meta"), device=device)
 
 

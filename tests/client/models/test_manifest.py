@@ -84,8 +84,8 @@ def test_json_has_a_line_for_each_tensor_and_each_rule() -> None:
         ({"alias": "v"}, "tensors.w: alias must be the name of another tensor that is no alias, got 'v'"),
         ({"alias": "w"}, "tensors.w: alias must be the name of another"),
         ({"alias": "x"}, "tensors.w: alias must be the name of another"),
-        ({"alias": "y", "scheme": "ones"}, "tensors.w: an alias has no other fields"),
-        (7, "tensors.w: a tensor is described by its fields"),
+        ({"alias": "y", "scheme": "ones"}, "tensors.w: an alias must have no other fields"),
+        (7, "tensors.w: a tensor must be a mapping of fields"),
     ],
 )
 def test_what_cannot_be_sent_is_refused_with_the_tensors_name(fields: Any, message: str) -> None:
@@ -114,13 +114,13 @@ def test_what_cannot_hold_for_all_tensors_is_refused(fields: Any, message: str) 
 
 @pytest.mark.parametrize("tensors", [None, [{"shape": [3]}]])
 def test_tensors_without_names_are_refused(tensors: Any) -> None:
-    with pytest.raises(TypeError, match="tensors come by name"):
+    with pytest.raises(TypeError, match="tensors must be a mapping of names to fields"):
         Manifest(tensors)
 
 
 @pytest.mark.parametrize("name", [None, 3, ("a", "b")])
 def test_a_name_that_is_no_string_is_refused(name: Any) -> None:
-    with pytest.raises(TypeError, match="the name of a tensor is a string"):
+    with pytest.raises(TypeError, match="the name of a tensor must be a string"):
         Manifest({name: {"shape": [3]}})
 
 

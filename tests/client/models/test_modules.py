@@ -1,4 +1,4 @@
-"""Modules become manifests: what is asked for is what the state dict holds."""
+"""The manifest of a module has the tensors of its state dict."""
 
 from typing import Any
 
@@ -106,7 +106,7 @@ def test_a_parameter_that_nobody_draws_is_named() -> None:
 def test_a_parameter_without_a_shape_is_named() -> None:
     model = nn.Sequential(nn.LazyLinear(3), nn.LazyBatchNorm1d())
     with pytest.raises(
-        ValueError, match=r"0\.weight has no shape yet, as LazyLinear sees its input first: run a forward"
+        ValueError, match=r"0\.weight has no shape yet, because LazyLinear takes it from its first input: run a forward"
     ):
         Manifest.from_module(model)
     model(torch.zeros(2, 4))
@@ -116,5 +116,5 @@ def test_a_parameter_without_a_shape_is_named() -> None:
 
 
 def test_a_buffer_without_a_shape_is_named() -> None:
-    with pytest.raises(ValueError, match=r"running_mean has no shape yet, as LazyBatchNorm1d sees"):
+    with pytest.raises(ValueError, match=r"running_mean has no shape yet, because LazyBatchNorm1d takes"):
         Manifest.from_module(nn.LazyBatchNorm1d(affine=False))

@@ -254,7 +254,7 @@ def test_two_tensors_of_one_canonical_name_are_refused() -> None:
 def test_a_manifest_with_the_names_of_a_wrapper_says_the_canonical_ones() -> None:
     model = DataParallel(nn.Sequential(nn.Linear(3, 2)))
     manifest = Manifest({"module.0.weight": {"shape": [2, 3], "scheme": "ones"}})
-    with pytest.raises(ValueError, match=r"'module\.0\.weight' has the name of a wrapper in it: .* is '0\.weight'"):
+    with pytest.raises(ValueError, match=r"'module\.0\.weight' contains the name of a wrapper; .* is '0\.weight'"):
         filling_of(model, ManifestSpec.of(manifest.document()))
 
 
@@ -321,7 +321,7 @@ def test_rules_see_whole_names(client: weightwell.Client) -> None:
 
 
 def test_a_prefix_is_a_string() -> None:
-    with pytest.raises(TypeError, match="prefix is the beginning of names, such as 'encoder', got 3"):
+    with pytest.raises(TypeError, match="prefix must be the beginning of names, such as 'encoder', got 3"):
         Manifest.from_module(nn.Linear(2, 2), prefix=3)  # type: ignore[arg-type]
 
 

@@ -41,9 +41,9 @@ def test_rules_and_presets_may_be_given_in_every_form() -> None:
 @pytest.mark.parametrize(
     ("rules", "preset", "message"),
     [
-        ("gpt2", "torch", "there can be one preset"),
+        ("gpt2", "torch", "expected one preset"),
         ({"layers": 2}, None, "got the key 'layers'"),
-        ({"match": "*", "scheme": "ones"}, None, "Rules come in a list"),
+        ({"match": "*", "scheme": "ones"}, None, "Give rules as a list"),
         ({nn.Linear: {"wieght": "ones"}}, None, "Rows has no tensor named 'wieght'"),
         ({nn.Linear: {"std": 0.02}}, None, "a scheme with parameters is written"),
     ],
@@ -109,7 +109,7 @@ def test_the_nearest_type_holds_whatever_the_order() -> None:
     ],
 )
 def test_a_mapping_of_which_no_tensor_takes_anything_is_refused(types: Any, unused: str) -> None:
-    message = f"no tensor takes the scheme of {unused}; the types of modules with tensors are BatchNorm1d, Linear"
+    message = f"no tensor uses the scheme of {unused}; the types of modules with tensors are BatchNorm1d, Linear"
     with pytest.raises(ValueError, match=message):
         Manifest.from_module(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.BatchNorm1d(2)), types)
 
@@ -130,7 +130,7 @@ def tied() -> nn.Module:
     ids=["no such module", "only a subclass", "only an alias"],
 )
 def test_a_type_whose_scheme_no_tensor_takes_is_named_by_a_warning(model: nn.Module, types: Any, unused: str) -> None:
-    with pytest.warns(weightwell.UnusedRuleWarning, match=f"no tensor takes the scheme of {unused};") as caught:
+    with pytest.warns(weightwell.UnusedRuleWarning, match=f"no tensor uses the scheme of {unused};") as caught:
         Manifest.from_module(model, types)
     assert [warning.filename for warning in caught] == [__file__]
 
@@ -151,7 +151,7 @@ class ScaleNorm(nn.Module):
 @pytest.mark.parametrize(("norm", "kind"), [(nn.LayerNorm(3), "LayerNorm"), (ScaleNorm(), "ScaleNorm")])
 def test_a_random_scheme_for_any_module_does_not_draw_norms(norm: nn.Module, kind: str) -> None:
     model = nn.Sequential(nn.Linear(3, 3), norm)
-    with pytest.raises(ValueError, match=rf"1\.weight: normal for any module would draw the weight of a {kind}"):
+    with pytest.raises(ValueError, match=rf"1\.weight: normal for nn.Module would draw the weight of a {kind}"):
         Manifest.from_module(model, {nn.Module: "normal"})
     types: dict[type, Any] = {nn.Module: "normal", type(norm): "ones"}
     assert schemes(model, types)["1.weight"] == {"scheme": "ones"}

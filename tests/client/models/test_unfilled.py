@@ -1,4 +1,4 @@
-"""Weights that are left as they are are named: by a warning, or by an error where nothing else would be drawn."""
+"""A warning names the weights that are not drawn. If nothing can be drawn, it is an error."""
 
 import warnings
 from collections.abc import Iterator
@@ -79,9 +79,7 @@ def converted(model: nn.Module) -> nn.Module:
 
 def test_a_quantized_model_is_refused_with_the_names_of_what_it_holds(client: weightwell.Client) -> None:
     model = quantized(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.LSTM(4, 4)))
-    message = (
-        r"nothing of the module can be drawn: .* 0\._packed_params\._packed_params, 2\._all_weight_values\.0\.param; "
-    )
+    message = r"no tensor that can be drawn: .* 0\._packed_params\._packed_params, 2\._all_weight_values\.0\.param; "
     with pytest.raises(ValueError, match=message + "fill the module before it is quantized"):
         client.init_module_(model, seed=1)
 
@@ -90,21 +88,21 @@ def test_what_is_quantized_in_a_model_is_named_by_a_warning(client: weightwell.C
     model: Any = quantized(nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)))
     nn.init.zeros_(model[1].weight)
     with pytest.warns(
-        weightwell.UnfilledWarning, match=r"are left as they are: enc\.0\._packed_params\._packed_params\. "
+        weightwell.UnfilledWarning, match=r"weights are not drawn: enc\.0\._packed_params\._packed_params\. "
     ):
         client.init_module_(model, seed=1, prefix="enc")
     assert torch.equal(model[1].weight, torch.ones(4))
 
 
 def test_convolutions_that_are_quantized_are_named() -> None:
-    with pytest.raises(ValueError, match=r"are left as they are: 1\.0\.weight, 1\.0\.bias;"):
+    with pytest.raises(ValueError, match=r"weights are not drawn: 1\.0\.weight, 1\.0\.bias;"):
         Manifest.from_module(converted(nn.Sequential(nn.Conv2d(3, 4, 3))))
 
 
 def test_parameters_of_integers_are_named_and_the_others_drawn(client: weightwell.Client) -> None:
     model: Any = nn.Sequential(Int8Linear(), nn.LayerNorm(4))
     rules = [{"match": "*.bias", "scheme": "ones"}]
-    with pytest.warns(weightwell.UnfilledWarning, match=r"left as they are: 0\.weight\. If they are") as caught:
+    with pytest.warns(weightwell.UnfilledWarning, match=r"not drawn: 0\.weight\. To draw them") as caught:
         client.init_module_(model, rules, preset="torch")
     assert [warning.filename for warning in caught] == [__file__]
     assert torch.equal(model[0].bias, torch.ones(4))
@@ -112,7 +110,7 @@ def test_parameters_of_integers_are_named_and_the_others_drawn(client: weightwel
 
 
 def test_buffers_that_look_like_quantized_weights_are_named() -> None:
-    with pytest.raises(ValueError, match=r"left as they are: qweight; fill"):
+    with pytest.raises(ValueError, match=r"not drawn: qweight; fill"):
         Manifest.from_module(GroupedLinear())
 
 
