@@ -16,7 +16,7 @@ import pytest
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-# How long a test waits for what must happen, before it says that it does not. No test takes this long that passes.
+# Seconds after which a test fails if an expected event has not happened. No passing test takes this long.
 PATIENCE = 30.0
 
 # Files, and folders, whose tests take most of the suite's time.

@@ -185,7 +185,7 @@ def _verb(verbs: Any, run: Any) -> argparse.ArgumentParser:
 
 
 def _url_argument(parser: argparse.ArgumentParser, *, default: str | None) -> None:
-    """Add the address, which may come before or after the subcommand."""
+    """Add ``--url``, which may come before or after the subcommand."""
     told = f"address of the server (default: $WEIGHTWELL_URL, or {DEFAULT_URL})"
     parser.add_argument("--url", default=default, help=told)
 

@@ -13,7 +13,7 @@ WeightwellError
  |    +-- Busy               429, 503: the server cannot answer now
  +-- UnexpectedResponse      a Weightwell server does not answer like this
  |    +-- InvalidFile        the body is not the requested safetensors file
- |    +-- FileChanged        the file changed during the transfer, each time
+ |    +-- FileChanged        the file changed during every attempt of the transfer
  +-- MissingFramework        the package for the result is not installed
 
 An invalid argument raises ``TypeError`` or ``ValueError`` before anything is sent.
@@ -101,7 +101,7 @@ class InvalidFile(UnexpectedResponse):
 
 
 class FileChanged(UnexpectedResponse):
-    """The file changed during the transfer, each time; servers of two versions may share the address."""
+    """The file changed during every attempt of the transfer; servers of two versions may share the address."""
 
 
 class MissingFramework(WeightwellError, ImportError):

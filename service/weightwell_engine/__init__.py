@@ -1,9 +1,12 @@
-"""The engine: a spec becomes a plan, and a plan a virtual file, whose bytes can be drawn in any order into any memory.
+"""The engine turns a spec into a plan, and a plan into a virtual file.
+
+The bytes of a virtual file are computed when they are read. You can read them in any order, into any memory:
 
     spec = parsing.read_document(b'{"shape": [512, 784], "scheme": "kaiming_normal", "seed": 42}')
-    file = Engine().open(spec)
+    engine = Engine(Cpu(), threads=2)
+    file = engine.open(engine.plan(spec))
     file.read_into(0, buffer)
 
-It knows nothing of HTTP. Reading a spec and planning import neither torch nor Numba; torch is imported for
-``generator=torch`` and for GPUs only.
+The engine does not depend on HTTP. Reading a spec and planning import neither torch nor Numba. Only ``generator=torch``
+and GPUs import torch.
 """

@@ -23,9 +23,10 @@ class Names(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Axes:
-    """A shape, and which of its axes are ``outputs``, ``inputs`` and ``batch``, each ascending; none is two of them.
+    """A shape, and the roles of its axes: ``outputs``, ``inputs`` and ``batch``, each in ascending order.
 
-    The other axes are the receptive field. ``transposed`` tells that this is the weight of a transposed convolution.
+    An axis has one role. The other axes are the receptive field. ``transposed``: the tensor is the weight of a
+    transposed convolution.
     """
 
     shape: Shape
@@ -45,15 +46,17 @@ class Axes:
         out_axis: Shape | None = None,
         batch_axis: Shape = (),
     ) -> "Axes | None":
-        """Return the axes of a weight, or None if it has fewer than two besides its batch, and none is named.
+        """Return the axes of a weight.
 
-        ``in_axis``, ``out_axis`` and ``batch_axis`` are indices of axes, negative ones from the end, as in
-        ``jax.nn.initializers.variance_scaling``. Where one of the first two is None, the ``layout`` decides among the
-        axes that are not batch: ``[out, in, *kernel]`` in torch, ``[*kernel, in, out]`` in jax. If ``transposed``, in
-        and out change places.
+        The result is None if the shape has fewer than two axes that are not batch, and no axis is named.
 
-        Raises ``InvalidSpec`` for an axis that the shape does not have, for one that is named twice, for a layout that
-        has too few axes, and for ``transposed`` besides ``in_axis`` or ``out_axis``.
+        ``in_axis``, ``out_axis`` and ``batch_axis`` are indices of axes. Negative indices count from the end, as in
+        ``jax.nn.initializers.variance_scaling``. If ``in_axis`` or ``out_axis`` is None, the ``layout`` of the axes
+        that are not batch decides: ``[out, in, *kernel]`` in torch, ``[*kernel, in, out]`` in jax. ``transposed``
+        exchanges in and out.
+
+        Raises ``InvalidSpec`` for an axis that the shape does not have, for an axis named twice, for too few axes for
+        the layout, and for ``transposed`` together with ``in_axis`` or ``out_axis``.
         """
         batch = _resolved("batch_axis", batch_axis, shape)
         named = {
@@ -62,7 +65,7 @@ class Axes:
             if given is not None
         }
         if named and transposed:
-            expected = "false besides in_axis and out_axis, which say already which axes are which"
+            expected = "false if in_axis or out_axis is given, because these already name the axes"
             raise InvalidSpec("transposed", got=True, expected=expected)
         usual = _usual([axis for axis in range(len(shape)) if axis not in batch], layout, transposed=transposed)
         if not usual and not named:
@@ -80,7 +83,7 @@ class Axes:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What each axis is: ``("out", "in", "kernel", "kernel")`` for torch's Conv2d."""
+        """The role of each axis: ``("out", "in", "kernel", "kernel")`` for torch's Conv2d."""
         parts = dict.fromkeys(range(len(self.shape)), "kernel")
         for part, axes in (("out", self.outputs), ("in", self.inputs), ("batch", self.batch)):
             parts |= dict.fromkeys(axes, part)
@@ -91,15 +94,15 @@ class Axes:
         return tuple(self.shape[axis] for axis in axes)
 
     def size(self, axes: Shape) -> int:
-        """Return the number of elements along some axes together."""
+        """Return the product of the sizes of some axes."""
         return prod(self.sizes(axes))
 
     def strides(self) -> tuple[Shape, Shape]:
-        """Return where this tensor's elements are in one whose axes are batch, outputs, inputs, kernel, in this order.
+        """Return the map from this tensor to its transpose with the axes batch, outputs, inputs, kernel, in this order.
 
-        The result is ``(sizes, strides)`` of axes that are merged where they follow each other in both tensors: an
-        element at ``(x[0], x[1], ...)`` of axes of ``sizes`` has the flat index ``x[0] * strides[0] + ...`` there. If
-        the order is the same already, that is a single axis with a stride of 1.
+        The result is ``(sizes, strides)``. Axes that are adjacent in both tensors are merged. An element at
+        ``(x[0], x[1], ...)`` in axes of ``sizes`` has the flat index ``x[0] * strides[0] + ...`` in the transpose. If
+        both orders are equal, the result is one axis with a stride of 1.
         """
         strides, stride = {}, 1
         for axis in reversed((*self.batch, *self.outputs, *self.inputs, *self.kernel)):
@@ -118,7 +121,7 @@ class Axes:
 
 
 def _resolved(field: str, given: Shape, shape: Shape) -> Shape:
-    """Return axes as ascending indices from 0 on; raise ``InvalidSpec`` for one that is not there, or there twice."""
+    """Return axes as ascending indices from 0; raise ``InvalidSpec`` for unknown and for repeated axes."""
     ndim = len(shape)
     for axis in given:
         if not -ndim <= axis < ndim:
@@ -131,7 +134,7 @@ def _resolved(field: str, given: Shape, shape: Shape) -> Shape:
 
 
 def _usual(rest: list[int], layout: Layout, *, transposed: bool) -> dict[str, Shape]:
-    """Return which of the axes besides the batch a layout has in and out; nothing if they are fewer than two."""
+    """Return the input and output axes of a layout, not counting batch; empty for fewer than two axes."""
     if len(rest) < 2:
         return {}
     first, second = (rest[-1], rest[-2]) if layout == "jax" else (rest[0], rest[1])
@@ -139,7 +142,7 @@ def _usual(rest: list[int], layout: Layout, *, transposed: bool) -> dict[str, Sh
 
 
 def _check_apart(field: str, axes: Shape, named: dict[str, Shape], usual: dict[str, Shape], batch: Shape) -> None:
-    """Raise ``InvalidSpec`` for named axes that are also something else, or that leave open what the others are."""
+    """Raise ``InvalidSpec`` for named axes with two roles, or if the roles of the other axes stay open."""
     other = "out_axis" if field == "in_axis" else "in_axis"
     if {*axes} & {*batch}:
         raise InvalidSpec(field, got=list(axes), expected=f"axes other than batch_axis, which is {list(batch)}")

@@ -1,4 +1,4 @@
-"""The catalogue: schemes, dtypes, generators and presets, as answers."""
+"""The catalogue: schemes, dtypes, generators and presets, as JSON answers."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from weightwell_engine.presets import PRESETS, Preset
 from weightwell_engine.schemes import SCHEMES, Scheme, Unit
 
 ParameterSchema = dict[str, Any]
-"""A parameter: its ``name``, whether it is ``required``, and the words of JSON Schema for it."""
+"""A parameter: its ``name``, whether it is ``required``, and its JSON Schema."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dimensions:
-    """How many dimensions a tensor may have; ``max`` is None for any number."""
+    """The allowed number of dimensions of a tensor; ``max`` is None for no limit."""
 
     min: int
     max: int | None
@@ -25,7 +25,7 @@ class Dimensions:
 
 @dataclass(frozen=True, slots=True)
 class SchemeEntry:
-    """One scheme. ``unit`` is what is drawn to have one element: an element, a column or a matrix."""
+    """One scheme. ``unit`` is the smallest part that can be drawn: an element, a column or a matrix."""
 
     name: str
     aliases: tuple[str, ...]
@@ -48,7 +48,7 @@ class DTypeEntry:
 
 @dataclass(frozen=True, slots=True)
 class GeneratorEntry:
-    """One generator: ``identity`` says what its numbers depend on, ``portable`` that every machine draws the same."""
+    """One generator. Its numbers depend on ``identity`` and the spec. ``portable``: they are equal on every machine."""
 
     name: str
     identity: str
@@ -62,7 +62,7 @@ class GeneratorEntry:
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """Everything that a spec can name."""
+    """All schemes, dtypes and generators."""
 
     schemes: tuple[SchemeEntry, ...]
     dtypes: tuple[DTypeEntry, ...]
@@ -71,7 +71,7 @@ class Catalogue:
 
 @dataclass(frozen=True, slots=True)
 class PresetExample:
-    """A preset with values for its parameters, and the rules that it then stands for."""
+    """A preset with values for its parameters, and the resulting rules."""
 
     preset: dict[str, Any]
     rules: tuple[dict[str, Any], ...]

@@ -1,4 +1,4 @@
-"""Descriptions: what a file holds, tensor by tensor, without drawing it."""
+"""Descriptions: the content of a file, tensor by tensor, as ``/plan`` returns it. Nothing is drawn."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,12 +30,12 @@ LawDescription = Annotated[
 class TensorDescription:
     """One tensor of a file.
 
-    ``rule``: path of the rule that the scheme comes from, such as ``rules.0`` or ``preset.2``.
-    ``law``: its ``kind``, its numbers, and ``words`` for both.
+    ``rule``: path of the rule that gave the scheme, such as ``rules.0`` or ``preset.2``.
+    ``law``: the distribution: its ``kind``, its parameters, and both as a phrase in ``words``.
     ``mean``, ``std``: of an element, before it is rounded to the dtype.
-    ``fan_in``, ``fan_out``: as the scheme counts them; None where the shape does not tell.
-    ``data_offsets``: where its bytes begin and end, counted from the end of the file's header.
-    ``seed``: text above 2^53 - 1, so that JSON keeps it.
+    ``fan_in``, ``fan_out``: as the scheme counts them; None if they do not follow from the shape.
+    ``data_offsets``: the start and end of its bytes, counted from the end of the file's header.
+    ``seed``: a string above 2^53 - 1, because JSON numbers are exact only up to there.
     """
 
     shape: tuple[int, ...]
@@ -63,10 +63,10 @@ class AliasDescription:
 
 @dataclass(frozen=True, slots=True)
 class FileDescription:
-    """What a file holds.
+    """The content of a file.
 
-    ``unused``: the places of the rules that no tensor uses; of a preset's rules nothing is said.
-    ``unused_note``: the same in words; None if every rule is taken.
+    ``unused``: the paths of the rules that no tensor uses. Rules of a preset are not listed.
+    ``unused_note``: a sentence about them; None if every rule is used.
     """
 
     etag: str
@@ -79,7 +79,7 @@ class FileDescription:
 
 
 def describe(spec: Spec, plan: Plan, generator: Generator) -> FileDescription:
-    """Return what a plan's file holds."""
+    """Return the description of a plan's file."""
     planned = {tensor.order: tensor for tensor in plan.tensors}
     tensors: dict[str, TensorDescription | AliasDescription] = {
         tensor.name: _tensor(tensor, planned[order]) for order, tensor in enumerate(spec.tensors)
@@ -97,11 +97,11 @@ def describe(spec: Spec, plan: Plan, generator: Generator) -> FileDescription:
 
 
 def _unused(places: Sequence[int]) -> str | None:
-    """Return what to say of rules that no tensor uses."""
+    """Return the sentence about rules that no tensor uses."""
     if not places:
         return None
     listed = ", ".join(f"rules.{place}" for place in places)
-    return f"no tensor uses {listed}: no name or module matches, or rules before take all that do"
+    return f"no tensor uses {listed}: no name or module matches, or earlier rules match first"
 
 
 def _tensor(tensor: TensorSpec, planned: PlannedTensor) -> TensorDescription:
@@ -131,7 +131,7 @@ def _numbers(law: Law) -> dict[str, Any]:
 
 
 def words(tensor: TensorSpec, law: Law) -> str:
-    """Return the law of a tensor as a phrase, with what its axes are taken for, unless they are ``[out, in]``."""
+    """Return the law of a tensor as a phrase, with the roles of its axes unless they are ``[out, in]``."""
     size = prod(tensor.shape)
     if not size:
         return "no elements"

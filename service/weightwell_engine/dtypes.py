@@ -1,15 +1,15 @@
-"""The dtype table: every element type that the service can draw, and all that the code knows of it."""
+"""The dtype table: every element type of the service, with all its properties."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DType:
-    """One element type. Each is a single object, so it is compared and hashed by its identity.
+    """One element type. Each is a single object, so it is compared and hashed by identity.
 
-    ``name`` is torch's name, ``code`` is what a safetensors header calls it, ``itemsize`` is in bytes, ``max`` is the
-    largest finite value; of an integer type, the largest that is sure to be the one that was asked for. ``mantissa`` is
-    the number of explicit bits of a floating-point significand, and None for integers.
+    ``name`` is torch's name, ``code`` is the name in a safetensors header, and ``itemsize`` is in bytes. ``max`` is the
+    largest finite value; for integers it is 2^53 - 1, because parameters are doubles. ``mantissa`` is the number of
+    explicit bits of a floating-point significand, and None for integers.
     """
 
     name: str
@@ -24,12 +24,12 @@ class DType:
         return self.mantissa is None
 
 
-# In the order in which the safetensors library lays tensors out in a file: the wider before the narrower, so that every
-# tensor begins at a multiple of its item size.
+# In the order of the safetensors library: wider dtypes first, so that every tensor begins at a multiple of its item
+# size.
 DTYPES: dict[str, DType] = {
     dtype.name: dtype
     for dtype in (
-        # Of counters, never random. Parameters are doubles, which hold every integer up to this maximum.
+        # For counters; never random. Parameters are doubles, which are exact for every integer up to this maximum.
         DType("int64", "I64", 8, 2.0**53 - 1, None),
         DType("float64", "F64", 8, (2 - 2.0**-52) * 2.0**1023, 52),
         DType("float32", "F32", 4, (2 - 2.0**-23) * 2.0**127, 23),

@@ -17,8 +17,9 @@ from weightwell_engine.virtual_file import VirtualFile
 class Engine:
     """Plans and opens files on one device. Any number of threads may use it at once.
 
-    ``threads``: how many will draw at once. ``generators``: by name, instead of those that are made when they are first
-    needed; on a CPU only ``generator=torch`` imports torch. ``torch``: whether ``generator=torch`` may be used.
+    ``threads``: the number of threads that will draw at once. ``generators``: ready generators by name; the others are
+    created when they are first used. On a CPU only ``generator=torch`` imports torch. ``torch``: whether
+    ``generator=torch`` is allowed.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class Engine:
         self._generators = dict(generators or {})
 
     def generator(self, name: str) -> Generator:
-        """Return a generator by its name in a spec; raise ``UnsupportedSpec`` if it is not installed, or off."""
+        """Return a generator by its name in a spec; raise ``UnsupportedSpec`` if it is not installed or disabled."""
         if missing := self._missing(name):
             detail = f"generator=torch {missing}; use generator=philox"
             raise UnsupportedSpec("generator", got=name, expected="philox", detail=detail)
@@ -43,13 +44,13 @@ class Engine:
             return self._generators[name]
 
     def generators(self) -> Iterator[Generator]:
-        """Yield every generator that can be used here."""
+        """Yield every available generator."""
         for name in GENERATORS:
             if not self._missing(name):
                 yield self.generator(name)
 
     def _missing(self, name: str) -> str | None:
-        """Return why a generator cannot be used, or None."""
+        """Return the reason why a generator is not available, or None."""
         if name != "torch":
             return None
         if not self._torch:
@@ -60,8 +61,8 @@ class Engine:
     def plan(self, spec: Spec, *, max_bytes: int = UNLIMITED) -> Plan:
         """Return the plan of a spec: every law, offset and size, before a number is drawn.
 
-        Raises ``InvalidSpec`` or ``UnsupportedSpec`` for what cannot be drawn, and ``TooLarge`` for a file with more
-        than ``max_bytes`` of data.
+        Raises ``InvalidSpec`` or ``UnsupportedSpec`` for an invalid spec, and ``TooLarge`` for a file with more than
+        ``max_bytes`` of data.
         """
         generator = self.generator(spec.generator)
         plan = make_plan(spec, generator.identity, portable=generator.portable, max_bytes=max_bytes)
@@ -73,9 +74,9 @@ class Engine:
         return VirtualFile(plan, self.generator(plan.generator))
 
     def footprint(self, plan: Plan) -> int:
-        """Return the bytes of the device's memory that drawing keeps, besides buffers, for whole matrices."""
+        """Return the bytes of device memory for whole matrices, in addition to the buffers."""
         return self.generator(plan.generator).footprint(plan)
 
     def describe(self, spec: Spec, plan: Plan) -> FileDescription:
-        """Return what the file of a plan holds, tensor by tensor."""
+        """Return the description of a plan's file, tensor by tensor."""
         return describe(spec, plan, self.generator(plan.generator))

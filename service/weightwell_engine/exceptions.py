@@ -6,7 +6,7 @@ WeightwellError
  +-- InvalidSpecs           several invalid fields
  +-- MalformedDocument      a JSON document that cannot be read at all
  +-- TooLarge               the file, or the memory to draw it, exceeds a limit
- +-- Busy                   a limit is reached now; later it may not be
+ +-- Busy                   a limit is reached; trying again later may help
  +-- DeviceUnavailable      the device does not exist or cannot be used
  +-- GeneratorUnsound       a known answer of the generator is wrong on this machine
 """
@@ -15,30 +15,30 @@ import reprlib
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
-# An answer that lists more of what is wrong helps nobody, and could be made longer than its question.
+# More errors do not help the reader, and the answer could become longer than the request.
 MOST_ERRORS = 20
 
-# What was got can be megabytes long or nested a thousand deep; who sent it needs no more than to recognise it.
+# A received value can be megabytes long or nested a thousand deep. The beginning is enough to recognise it.
 _BRIEF = reprlib.Repr()
 _BRIEF.maxstring = _BRIEF.maxlong = 100
 
 # Characters of a misspelt name: comparing longer ones costs more than it helps.
 _LONGEST_NAME = 80
 
-# More than a path or a sentence of ours needs, with a name of the longest in it. They can hold what was sent as well.
+# More than a field path or a sentence of this package needs, with a longest name. Both can contain received text.
 _LONGEST = 2500
 
 
 class WeightwellError(Exception):
-    """Base of everything that this package raises on purpose; its text may be shown to whoever asked."""
+    """Base class of the errors of this package. The message may be sent to the client."""
 
 
 class InvalidSpec(WeightwellError, ValueError):
-    """A field has a value that it cannot have.
+    """A field has an invalid value.
 
-    ``field`` is the path of the field (``"tensors.h.0.weight.std"``), ``got`` its value, and ``expected`` says what is
-    allowed. ``hint`` says what to do instead, where that can be guessed. ``detail`` replaces the standard sentence,
-    which says all four, where torch has wording of its own.
+    ``field`` is the path of the field (``"tensors.h.0.weight.std"``), ``got`` the value received, and ``expected`` the
+    values allowed. ``hint`` is a suggestion, or None. ``detail`` replaces the standard sentence with these four, for
+    example by torch's message.
     """
 
     def __init__(self, field: str, *, got: object, expected: str, detail: str | None = None, hint: str | None = None):
@@ -58,7 +58,7 @@ class InvalidSpec(WeightwellError, ValueError):
 
 
 def did_you_mean(got: object, names: Iterable[str]) -> str | None:
-    """Return a question for the name that is most like ``got``, such as "did you mean relu?"; None if none is."""
+    """Return a question with the name closest to ``got``, such as "did you mean relu?", or None if no name is close."""
     if not isinstance(got, str) or len(got) > _LONGEST_NAME:
         return None
     known = {name.lower(): name for name in names}
@@ -71,11 +71,11 @@ def _cut(text: str) -> str:
 
 
 class UnsupportedSpec(InvalidSpec):
-    """Each field is fine by itself, and the chosen generator cannot draw them together."""
+    """Every field is valid, but the chosen generator cannot draw this combination."""
 
 
 class InvalidSpecs(WeightwellError, ValueError):
-    """Several fields have values that they cannot have; ``errors`` holds one ``InvalidSpec`` for each."""
+    """Several fields have invalid values; ``errors`` holds one ``InvalidSpec`` for each."""
 
     def __init__(self, errors: Sequence[InvalidSpec]):
         self.errors = tuple(errors[:MOST_ERRORS])
@@ -85,15 +85,15 @@ class InvalidSpecs(WeightwellError, ValueError):
 
 
 class MalformedDocument(WeightwellError, ValueError):
-    """A document that is not a JSON object, whatever its fields say."""
+    """The document is not a JSON object."""
 
 
 class TooLarge(WeightwellError):
-    """The result, or what is needed to draw it, is larger than this deployment allows."""
+    """The file, or the memory to draw it, is larger than this deployment allows."""
 
 
 class Busy(WeightwellError):
-    """The result could be drawn, but not now: memory, or a turn, is not free. Try again in ``retry_after`` seconds."""
+    """The memory or the threads for this request are in use. Try again in ``retry_after`` seconds."""
 
     def __init__(self, message: str, *, retry_after: int = 1):
         self.retry_after = retry_after
@@ -101,7 +101,7 @@ class Busy(WeightwellError):
 
 
 class DeviceUnavailable(WeightwellError):
-    """The configured device is not there, or cannot be used."""
+    """The configured device does not exist or cannot be used."""
 
 
 class GeneratorUnsound(WeightwellError):

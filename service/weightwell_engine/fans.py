@@ -28,24 +28,24 @@ class Fans:
     ) -> "Fans":
         """Return the fans of a weight.
 
-        ``fan_in`` is the number of elements along the input axes, times the receptive field; ``fan_out`` is that along
-        the output axes, times the same. Axes of a batch count for neither. ``names`` say which axes are which, as
-        ``Axes.of`` reads them. The numbers are those of ``jax.nn.initializers.variance_scaling`` for the same axes.
+        ``fan_in`` is the size of the input axes times the receptive field. ``fan_out`` is the size of the output axes
+        times the receptive field. Batch axes do not count. ``names`` are the arguments of ``Axes.of``. The fans equal
+        those of ``jax.nn.initializers.variance_scaling`` for the same axes.
 
-        Without names they are those of ``torch.nn.init._calculate_fan_in_and_fan_out``. Torch sees only the shape: it
-        is off by a factor of ``groups`` in the fan-out of a grouped convolution (pytorch#23854), and swaps the fans of
-        a transposed one (pytorch#30079). ``groups`` and ``transposed`` give the fans that the layer has: the number of
-        all channels, which is that of the outputs, or of the inputs if transposed, is divided by ``groups``. A given
+        Without ``names``, the fans equal those of ``torch.nn.init._calculate_fan_in_and_fan_out``. torch sees only the
+        shape. For a grouped convolution its fan-out is too large by the factor ``groups`` (pytorch#23854). For a
+        transposed convolution it exchanges the fans (pytorch#30079). ``groups`` and ``transposed`` correct this: the
+        size of the output axis (the input axis if transposed) counts all channels and is divided by ``groups``. A given
         fan replaces the counted one.
 
         Raises ``InvalidSpec`` for names that ``Axes.of`` refuses, for groups that do not divide the channels, and for
-        groups besides explicit axes.
+        groups together with explicit axes.
         """
         axes = Axes.of(shape, **names)
         if axes is None:
             return cls(fan_in, fan_out, shape)
         if groups > 1 and (names.get("in_axis"), names.get("out_axis")) != (None, None):
-            expected = "1 besides in_axis and out_axis; give the fans of one group as fan_in and fan_out"
+            expected = "1 if in_axis or out_axis is given; give the fans of one group as fan_in and fan_out"
             raise InvalidSpec("groups", got=groups, expected=expected)
         inputs, outputs, field = (axes.size(each) for each in (axes.inputs, axes.outputs, axes.kernel))
         channels, at = (inputs, axes.inputs) if axes.transposed else (outputs, axes.outputs)
@@ -60,12 +60,12 @@ class Fans:
 
     @property
     def fan_in(self) -> int:
-        """Number of inputs of an output; raises ``InvalidSpec`` where it is not known."""
+        """Number of inputs of an output; raises ``InvalidSpec`` if it is not known."""
         return self._known(self.given_in, "fan_in")
 
     @property
     def fan_out(self) -> int:
-        """Number of outputs of an input; raises ``InvalidSpec`` where it is not known."""
+        """Number of outputs of an input; raises ``InvalidSpec`` if it is not known."""
         return self._known(self.given_out, "fan_out")
 
     def mode(self, name: str) -> float:
@@ -87,6 +87,6 @@ class Fans:
         raise InvalidSpec(
             "shape",
             got=list(self.shape),
-            expected=f"2 or more dimensions besides batch_axis, or an explicit {name}",
+            expected=f"2 or more dimensions, not counting batch_axis, or an explicit {name}",
             detail="Fan in and fan out can not be computed for tensor with fewer than 2 dimensions",
         )

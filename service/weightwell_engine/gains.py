@@ -1,4 +1,4 @@
-"""Gains as answers: what torch recommends for a nonlinearity, and what is measured for it."""
+"""Gains as JSON answers: torch's recommended gain of a nonlinearity, and the computed gain."""
 
 from dataclasses import dataclass, field, fields
 from typing import Literal

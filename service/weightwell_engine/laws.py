@@ -1,9 +1,9 @@
-"""Laws: the distribution of a tensor's elements, once shape, fans and parameters are settled.
+"""Laws: distributions of a tensor's elements, with all numbers computed from shape, fans and parameters.
 
-A scheme returns a law, and a generator draws laws only. Every index here is the flat row-major index into the *whole*
-tensor, so that a law needs no shape, and means the same for every slice of the tensor.
+A scheme returns a law, and a generator draws laws only. Every index here is the flat row-major index in the *whole*
+tensor. So a law needs no shape, and is the same for every slice of the tensor.
 
-Each law answers the questions that the rest of the engine asks of it: ``kind``, ``is_deterministic``,
+Each law has these attributes and methods: ``kind``, ``is_deterministic``,
 ``mean_std(size)``, ``words(size)`` and ``extremes()``.
 """
 
@@ -14,7 +14,7 @@ from typing import ClassVar, get_args
 from weightwell_engine import moments
 
 Extremes = tuple[tuple[str, float], ...]
-"""Numbers that the dtype must hold, each with the parameter of a scheme that it usually comes from."""
+"""Numbers that must be in the range of the dtype, each with the parameter of a scheme that it usually comes from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class TruncatedNormal:
     high: float
 
     def mean_std(self, _size: int) -> tuple[float, float]:
-        """Return mean and standard deviation of an element, which are not those of the normal that is truncated."""
+        """Return mean and standard deviation of an element. They differ from ``mean`` and ``std`` of the normal law."""
         return moments.truncated_normal(self.mean, self.std, self.low, self.high)
 
     def words(self, size: int) -> str:
@@ -106,7 +106,7 @@ class TruncatedNormal:
         return f"{Normal(self.mean, self.std).words(size)}, truncated to [{self.low:.3g}, {self.high:.3g}]"
 
     def extremes(self) -> Extremes:
-        """Return the numbers that the dtype must hold: not the bounds, which every generator clamps to its range."""
+        """Return the numbers that the dtype must hold. The bounds are not included: generators clamp them."""
         return ("mean", self.mean), ("std", self.std)
 
 
@@ -114,8 +114,8 @@ class TruncatedNormal:
 class Lattice:
     """``value`` at the points of a lattice and zero elsewhere: identity matrices and Dirac kernels.
 
-    The points are ``first + i * strides[0] + j * strides[1]`` for ``0 <= i < counts[0]``, ``0 <= j < counts[1]``. They
-    ascend: ``(counts[1] - 1) * strides[1] < strides[0]`` whenever there is more than one ``i``.
+    The points are ``first + i * strides[0] + j * strides[1]`` for ``0 <= i < counts[0]``, ``0 <= j < counts[1]``, in
+    ascending order: ``(counts[1] - 1) * strides[1] < strides[0]`` if there is more than one ``i``.
     """
 
     kind: ClassVar[str] = "lattice"
@@ -142,7 +142,7 @@ class Lattice:
 
 @dataclass(frozen=True, slots=True)
 class Sparse:
-    """A ``(rows, cols)`` matrix of N(0, std^2) in which ``zeros`` elements of every column, at random, are zero."""
+    """A ``(rows, cols)`` matrix of N(0, std^2). In every column, ``zeros`` randomly chosen elements are zero."""
 
     kind: ClassVar[str] = "sparse"
     is_deterministic: ClassVar[bool] = False
@@ -169,8 +169,8 @@ class Sparse:
 class Orthogonal:
     """``gain`` times a Haar-random ``(rows, cols)`` matrix with orthonormal rows or columns, whichever are fewer.
 
-    Element ``(r, c)`` of the matrix is element ``(r * cols + c) * taps + centre`` of the tensor, and the others are
-    zero: ``taps`` is 1 for a plain matrix, and the size of the receptive field for a delta-orthogonal kernel.
+    Element ``(r, c)`` of the matrix is element ``(r * cols + c) * taps + centre`` of the tensor. All others are zero.
+    ``taps`` is 1 for a plain matrix. It is the size of the receptive field for a delta-orthogonal kernel.
     """
 
     kind: ClassVar[str] = "orthogonal"
@@ -201,12 +201,12 @@ class Orthogonal:
 
 @dataclass(frozen=True, slots=True)
 class OrthogonalStack:
-    """``count`` independent matrices, each that of an ``Orthogonal``, in a tensor whose axes are in any order.
+    """``count`` independent ``Orthogonal`` matrices, in a tensor with its axes in any order.
 
-    The stack holds one ``Orthogonal`` tensor after the other: element ``(r, c)`` of matrix ``b`` is element
-    ``((b * rows + r) * cols + c) * taps + centre`` of the stack. The tensor is a transposed view of it: an element with
-    the index ``(x[0], x[1], ...)`` in axes of ``sizes`` is element ``x[0] * strides[0] + x[1] * strides[1] + ...`` of
-    the stack.
+    The stack holds the matrices one after the other: element ``(r, c)`` of matrix ``b`` is element
+    ``((b * rows + r) * cols + c) * taps + centre`` of the stack. The tensor is a transposed view of the stack: the
+    element with index ``(x[0], x[1], ...)`` in axes of ``sizes`` is element
+    ``x[0] * strides[0] + x[1] * strides[1] + ...`` of the stack.
     """
 
     kind: ClassVar[str] = "orthogonal_stack"

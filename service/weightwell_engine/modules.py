@@ -1,11 +1,11 @@
-"""Modules: how the modules of torch.nn initialize their own tensors by default, as schemes with parameters.
+"""Modules: the default initialization of the modules of torch.nn, as schemes with parameters.
 
-A module is known by the name of its class, and a tensor by its leaf, its own name in the module: ``weight``,
-``bias_ih_l0``, ``running_var``. The law of a Linear's bias depends on the fan-in of the weight. Where a law depends on
-another tensor of the module like this, that tensor's shape is among the ``shapes``.
+A module is identified by the name of its class. A tensor is identified by its leaf, which is its name in the module:
+``weight``, ``bias_ih_l0``, ``running_var``. Some laws depend on another tensor of the module: the law of a Linear's
+bias depends on the fan-in of the weight. The argument ``shapes`` has the shapes of those tensors.
 
-The numbers are those of torch's ``reset_parameters`` in torch's order of operations, so that ``generator=torch`` draws
-from them what torch does. Everything is as in torch 2.13, ``torch/nn/modules``.
+The parameters are computed as in torch's ``reset_parameters``, in the same order of operations, so ``generator=torch``
+draws the same numbers as torch. The source is torch 2.13, ``torch/nn/modules``.
 """
 
 import re
@@ -25,14 +25,14 @@ _FIRST = "_l0"
 
 
 def own_fields(module: str, leaf: str, shapes: Shapes) -> Fields:
-    """Return the ``scheme`` and the parameters by which a module initializes one of its tensors.
+    """Return the ``scheme`` and its parameters for one tensor of a module.
 
-    ``module`` is the name of a class of ``torch.nn``, ``leaf`` the name of the tensor in it, and ``shapes`` has the
-    whole shapes of the module's tensors by leaf. The fields of a counter also have a ``dtype``. The row of an embedding
-    that torch sets to zero for its ``padding_idx`` is drawn like the others, since no shape tells which it is.
+    ``module`` is the name of a class of ``torch.nn``, ``leaf`` the name of the tensor in it. ``shapes`` has the whole
+    shapes of the module's tensors by leaf. The fields of a counter also have a ``dtype``. torch zeroes the row
+    ``padding_idx`` of an embedding. Here this row is drawn like the others, since its index is not known.
 
     Raises ``InvalidSpec`` for a module that is not in the table, for a leaf that it does not have, and for a tensor
-    whose law depends on one that is missing.
+    with a law that depends on a missing tensor.
     """
     if module not in MODULES:
         raise _unknown(module)
@@ -45,9 +45,9 @@ def own_fields(module: str, leaf: str, shapes: Shapes) -> Fields:
 
 def _unknown(module: str) -> InvalidSpec:
     like = did_you_mean(module.rpartition(".")[2], MODULES)
-    expected = f"a class of torch.nn that has tensors of its own, one of {', '.join(MODULES)}"
+    expected = f"a class of torch.nn with tensors, one of {', '.join(MODULES)}"
     advice = f"; {like}" if like else ": give a scheme"
-    detail = f"unknown module {module[:80]!r}: torch.nn has none of this name that has tensors of its own{advice}"
+    detail = f"unknown module {module[:80]!r}: torch.nn has no class of this name with tensors{advice}"
     return InvalidSpec("module", got=module, expected=expected, detail=detail, hint=like or "give a scheme")
 
 
@@ -84,12 +84,12 @@ def _xavier_normal(_leaf: str, _shapes: Shapes) -> Fields:
 
 
 def _kaiming_uniform(_leaf: str, _shapes: Shapes) -> Fields:
-    """Return U(-1/sqrt(fan_in), 1/sqrt(fan_in)) in torch's spelling; see pytorch#57109 for the slope."""
+    """Return U(-1/sqrt(fan_in), 1/sqrt(fan_in)) as torch writes it; see pytorch#57109 for the slope."""
     return {"scheme": "kaiming_uniform", "a": sqrt(5)}
 
 
 def _uniform_by_fan_in(leaf: str, shapes: Shapes) -> Fields:
-    """Return the law of a bias, whose bound is 1/sqrt(fan_in) of the module's weight."""
+    """Return the law of a bias: uniform with the bound 1/sqrt(fan_in), with the fan-in of the weight."""
     return _uniform(Fans.of(_beside(leaf, "weight", shapes)).fan_in)
 
 
@@ -104,7 +104,7 @@ def _uniform_by_hidden_size(gates: int) -> Initialization:
 
 
 def _uniform_by_projected_size(leaf: str, shapes: Shapes) -> Fields:
-    """Return the law of the weight ``(proj, hidden)`` that projects an LSTM's hidden state."""
+    """Return the law of the projection weight ``(proj, hidden)`` of an LSTM's hidden state."""
     return _uniform(_size(shapes[leaf], 1))
 
 
@@ -118,7 +118,7 @@ def _beside(leaf: str, other: str, shapes: Shapes) -> tuple[int, ...]:
         return shapes[other]
     detail = f"the law of a {leaf} depends on the shape of the module's {other}: add the {other}, or give a scheme"
     raise InvalidSpec(
-        "scheme", got="reset_parameters", expected=f"another, or with the module's {other}", detail=detail
+        "scheme", got="reset_parameters", expected=f"another scheme, or the module's {other} as well", detail=detail
     )
 
 
@@ -142,14 +142,14 @@ def _cell(gates: int, layer: str = "") -> dict[str, Initialization]:
     )
 
 
-# Every class of torch.nn that has tensors of its own, and how it initializes each of them.
+# Every class of torch.nn with tensors, and the initialization of each tensor.
 MODULES: dict[str, Mapping[str, Initialization]] = {
     "Linear": _FULLY_CONNECTED,
     "Bilinear": {"weight": _uniform_by_columns, "bias": _uniform_by_columns},
     "Conv1d": _FULLY_CONNECTED,
     "Conv2d": _FULLY_CONNECTED,
     "Conv3d": _FULLY_CONNECTED,
-    # Torch computes the fans of a transposed weight (in, out / groups, *kernel) as of any other: pytorch#30079.
+    # torch exchanges the fans of a transposed weight (in, out / groups, *kernel): pytorch#30079.
     "ConvTranspose1d": _FULLY_CONNECTED,
     "ConvTranspose2d": _FULLY_CONNECTED,
     "ConvTranspose3d": _FULLY_CONNECTED,
@@ -181,7 +181,7 @@ MODULES: dict[str, Mapping[str, Initialization]] = {
     "PReLU": {"weight": _quarter},
 }
 
-# A lazy module becomes the one that it is named after when it gets its shapes.
+# A lazy module becomes the module without "Lazy" in its name when it gets its shapes.
 MODULES |= {
     f"Lazy{name}": MODULES[name]
     for kind, most in (("Linear", 0), ("Conv", 3), ("ConvTranspose", 3), ("BatchNorm", 3), ("InstanceNorm", 3))

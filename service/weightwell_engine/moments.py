@@ -5,13 +5,13 @@ from math import sqrt
 
 import numpy as np
 
-# Where the density is below exp(-40) of its greatest value, less than a rounding error of the moments is lost.
+# The part where the density is below exp(-40) of its maximum contributes less than a rounding error.
 _NEGLIGIBLE = 2 * 40.0
 
 # The square of a bound, in standard deviations, must be finite.
 _FARTHEST = 1e150
 
-# What is not negligible spans at most 18 standard deviations; more nodes there change nothing.
+# The rest spans at most 18 standard deviations; more nodes change nothing.
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(96)
 
 

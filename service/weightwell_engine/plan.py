@@ -1,6 +1,6 @@
-"""Plans: a spec with every law, offset and byte count settled, before a number is drawn.
+"""Plans: a spec with every law, offset and byte count computed. No number is drawn here.
 
-All that can be wrong with a request is found here, so that drawing has nothing left to decide.
+Planning finds every error in a request, so that drawing cannot fail because of the spec.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from weightwell_engine.spec import METADATA, Parameter, Spec, TensorSpec
 # The longest header, in bytes, that the safetensors library reads (its MAX_HEADER_SIZE).
 _MAX_HEADER = 100_000_000
 
-# A limit in bytes for plans that are described and never drawn.
+# A limit in bytes for plans that are only described.
 UNLIMITED = 2**127
 
 # The largest number of elements or bytes of a tensor: readers of the format count in signed 64-bit integers.
@@ -29,9 +29,9 @@ _MAX_COUNT = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class PlannedTensor:
-    """One tensor of a file: its name and seed, the law of its elements, and the region of it that is in the file.
+    """One tensor of a file: name, seed, law, and the region that is in the file.
 
-    ``order`` is its index among the tensors of the spec, and ``offset`` that of its first byte in the file's data.
+    ``order`` is its index in the spec. ``offset`` is the index of its first byte in the file's data.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Piece:
         return (self.stop - self.start) * self.tensor.dtype.itemsize
 
     def parts(self, out: memoryview) -> Iterator[tuple[Part, memoryview]]:
-        """Yield the piece as parts of the whole tensor, each with its place in ``out``, which holds the piece."""
+        """Yield parts of the whole tensor that make up the piece, each with its place in ``out``."""
         filled = 0
         for part in self.tensor.region.parts(self.start, self.stop):
             nbytes = part.size * self.tensor.dtype.itemsize
@@ -79,10 +79,10 @@ class Piece:
 class Plan:
     """One virtual file: its header, and its tensors in the order of the file.
 
-    ``identity`` names the generator, its version, and all else that the numbers depend on. The header's metadata has it
-    and the canonical spec, so the header determines every byte of the file. Its digest is the file's ``etag``, a strong
-    validator in quotes, as HTTP has them. ``data_nbytes`` is the size of the data, which follows the header. ``unused``
-    are the places of the rules that match no tensor: they say how the file was asked for, not what it is.
+    ``identity`` names the generator, its version, and everything else that the numbers depend on. The metadata in the
+    header has the identity and the canonical spec, so the header determines every byte of the file. The digest of the
+    header is the file's ``etag``, in quotes as in HTTP: a strong validator. ``data_nbytes`` is the size of the data
+    after the header. ``unused`` are the paths of the rules that match no tensor. They do not change the file.
     """
 
     generator: str
@@ -99,7 +99,7 @@ class Plan:
         return len(self.header) + self.data_nbytes
 
     def pieces(self, start: int, stop: int) -> Iterator[Piece]:
-        """Yield the pieces in bytes ``start ... stop - 1`` of the data; both are multiples of 8, or its end."""
+        """Yield the pieces in bytes ``start ... stop - 1`` of the data. Both must be multiples of 8 or its end."""
         for tensor in self._between(start, stop):
             size = tensor.dtype.itemsize
             first = max(start - tensor.offset, 0) // size
@@ -108,7 +108,7 @@ class Plan:
                 yield Piece(tensor, first, last)
 
     def _between(self, start: int, stop: int) -> Iterator[PlannedTensor]:
-        # A bisection, so that a range near the end of a file does not cost a walk through all of its tensors.
+        # Binary search, so that a range near the end does not visit all tensors.
         low, high = 0, len(self.tensors)
         while low < high:
             middle = (low + high) // 2
@@ -122,7 +122,7 @@ class Plan:
 
 @contextmanager
 def errors_of_tensor(name: str, *, several: bool) -> Iterator[None]:
-    """Put the tensor's name before the field of an ``InvalidSpec``, if the file has several tensors."""
+    """Prefix the field of an ``InvalidSpec`` with the tensor's name, if the file has several tensors."""
     try:
         yield
     except InvalidSpec as error:
@@ -154,7 +154,7 @@ def make_plan(spec: Spec, identity: str, *, portable: bool, max_bytes: int) -> P
     head = header(placed, metadata)
     if len(head) > _MAX_HEADER:
         raise TooLarge(
-            f"the file's header would have {len(head)} bytes, and readers take {_MAX_HEADER}; ask for several files"
+            f"the file's header would have {len(head)} bytes, and readers allow {_MAX_HEADER}; request several files"
         )
     return Plan(
         generator=spec.generator,
@@ -168,11 +168,11 @@ def make_plan(spec: Spec, identity: str, *, portable: bool, max_bytes: int) -> P
 
 
 def check_size(nbytes: int, max_bytes: int) -> None:
-    """Raise ``TooLarge`` for a file with more bytes of tensors than a deployment serves."""
+    """Raise ``TooLarge`` for a file with more bytes of tensors than the deployment allows."""
     if nbytes > max_bytes:
         raise TooLarge(
             f"the file would hold {nbytes} bytes of tensors, and this server serves at most {max_bytes} "
-            "(WEIGHTWELL_MAX_BYTES); ask for a slice, or for fewer tensors at once"
+            "(WEIGHTWELL_MAX_BYTES); request a slice, or fewer tensors at once"
         )
 
 
@@ -180,8 +180,8 @@ def _planned(order: int, tensor: TensorSpec, law: Law, region: Region, offset: i
     return PlannedTensor(tensor.name, tensor.seed, DTYPES[tensor.dtype], law, region, order, offset)
 
 
-# Layers of a model are alike, and files of one layer differ in their seeds. The parameters are there as text as well,
-# because -0.0 equals 0.0 and is drawn with its sign.
+# A cache, since layers of a model are alike. The key has the parameters as text too, because -0.0 equals 0.0 but is
+# drawn with its sign.
 @lru_cache(4096)
 def _law(
     scheme: str,
@@ -196,7 +196,7 @@ def _law(
     _check_count(shape, dtype)
     law = SCHEMES[scheme].law(shape, given, portable=portable)
     _check_representable(given, law, dtype)
-    return Constant(0.0) if 0 in shape else law  # a tensor without elements is drawn by every generator
+    return Constant(0.0) if 0 in shape else law  # every generator can draw a tensor without elements
 
 
 def _check_count(shape: tuple[int, ...], dtype: DType) -> None:
@@ -219,7 +219,7 @@ def _region(tensor: TensorSpec) -> Region:
 
 
 def _check_representable(parameters: Mapping[str, Parameter], law: Law, dtype: DType) -> None:
-    """Refuse a law with numbers beyond the dtype's range; name the parameter that has the number, or else the dtype."""
+    """Refuse a law with numbers outside the dtype's range. The error names the parameter, or else the dtype."""
     if dtype.is_integer:
         _check_whole(law, dtype)
     for field, value in law.extremes():

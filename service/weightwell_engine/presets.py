@@ -1,11 +1,11 @@
-"""Presets: how well-known code initializes its models, as rules by name.
+"""Presets: the initialization of models in well-known code, as named lists of rules.
 
-A preset is a function from parameters to rules. A rule is an object of a manifest's JSON form: a ``match`` (a glob) or
-a ``regex`` for the names of tensors, then a scheme and its parameters. Of several rules that match, the first applies.
-The number of layers and the like, which names do not tell, are parameters without a default.
+A preset is a function from parameters to rules. A rule has the JSON form of a manifest: a ``match`` (a glob) or a
+``regex`` for the names of tensors, a scheme, and its parameters. The first rule that matches applies. Values that do
+not follow from names, such as the number of layers, are parameters without a default.
 
-Rules match the ends of names, since wrappers of a model put prefixes before them. They match no tensors that the
-described code does not have: a tensor without a rule is an error, not a guess.
+Rules match the ends of names, because wrappers of a model add prefixes. They match only tensors of the described code.
+A tensor without a rule is an error, and never a guess.
 """
 
 import inspect
@@ -27,7 +27,7 @@ MAX_LAYERS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """One row of the table: what the preset describes, its sources, its parameters, and the function."""
+    """One row of the table: name, description, sources, parameters and function."""
 
     name: str
     summary: str
@@ -36,7 +36,7 @@ class Preset:
     function: Callable[..., Rules]
 
     def rules(self, /, **parameters: object) -> tuple[Rule, ...]:
-        """Return the rules, in the order in which they apply. The parameters must be as their annotations say."""
+        """Return the rules, in the order of priority. The parameters must match their annotations."""
         return tuple(self.function(**parameters))
 
 
@@ -63,14 +63,14 @@ BaseWidth = Annotated[int, _SIZE, Doc("width at which the hyperparameters were f
 Std = Annotated[float, Interval(gt=0), Doc("standard deviation of the matrices that no other rule scales")]
 
 
-# The names of modules in code bases ----------------------------------------------------------------------------------
+# Names of modules in code bases --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
     """The names of a transformer's modules, each a regex.
 
-    ``reading`` are the matrices that read the residual stream, and ``writing`` those that write into it.
+    ``reading`` are the matrices that read from the residual stream, ``writing`` the matrices that write to it.
     """
 
     embedding: str
@@ -102,12 +102,12 @@ NAMES = {
 
 
 def _rule(modules: str, scheme: str, leaf: str = "weight", **parameters: float) -> Rule:
-    """Return the rule for a leaf of modules that a regex names, wherever they are in the model."""
+    """Return the rule for a leaf of all modules whose names match a regex."""
     return {"regex": rf"(.*\.)?({modules})\.{leaf}", "scheme": scheme, **parameters}
 
 
 def _norms_and_biases(names: Names) -> Rules:
-    """Yield the rules that all transformers share: norms scale by one, and biases are zero."""
+    """Yield the common rules of all transformers: the weights of norms are one, and biases are zero."""
     yield _rule(names.norm, "ones")
     yield _rule(f"{names.reading}|{names.writing}|{names.head}|{names.norm}", "zeros", "bias")
 
@@ -188,8 +188,8 @@ def torchtitan_llama3(
     names = NAMES["torchtitan"]
     head_std = 1.0 / sqrt(width)
     for layer in range(layers):
-        # Only names may come before the layers: hundreds of patterns that could all begin anywhere take RE2 seconds.
-        # The gate's other half, w3, just reads the residual stream, and torchtitan scales it all the same.
+        # The pattern limits the prefix: RE2 takes seconds for hundreds of patterns that can begin anywhere.
+        # w3 only reads from the residual stream, but torchtitan scales it too.
         regex = rf"([A-Za-z_]\w*\.)*layers\.{layer}\.(attention|feed_forward)\.({names.writing}|w3)\.weight"
         yield {"regex": regex, "scheme": "trunc_normal", "std": 0.02 / sqrt(2 * (layer + 1))}
     yield _rule(names.reading, "trunc_normal", std=0.02)
@@ -221,7 +221,7 @@ _VIT_NORMS = r"norm|norm1|norm2|norm_pre|fc_norm|q_norm|k_norm"
 
 
 def _vit_tokens() -> Rules:
-    """Yield the rules for the parameters of a vision transformer that belong to none of its modules."""
+    """Yield the rules for parameters of a vision transformer that are not in a submodule."""
     yield {"regex": r"(.*\.)?pos_embed", "scheme": "trunc_normal", "std": 0.02}
     yield {"regex": r"(.*\.)?(cls|reg)_token", "scheme": "normal", "std": 1e-6}
 

@@ -28,7 +28,9 @@ Array = npt.NDArray[np.float64]
 SIGNIFICANT_DIGITS = 12
 
 _REACH = 12  # the probability of |z| > 12 is 4e-33
-_OCTAVES = 12  # 2^-12 is less than 1e-3, the smallest scale of a bend: celu's alpha, or softplus's 1/beta
+_OCTAVES = (
+    12  # 2^-12 is less than 1e-3, the smallest scale on which a function bends: celu's alpha, or softplus's 1/beta
+)
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 
 _SOFTPLUS_THRESHOLD = 20.0

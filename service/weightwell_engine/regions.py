@@ -12,10 +12,10 @@ from operator import sub
 import numpy as np
 from numpy.typing import NDArray
 
-# Elements of a block of runs, at least, for which a call of its own is worth while.
+# The least number of elements of a block of runs that is worth a separate call.
 _BLOCK = 4096
 
-# Runs whose starts are listed together.
+# The number of runs in one list of starts.
 _LISTED = 1 << 15
 
 Level = tuple[int, int]  # a number of equal items, and the distance between neighbours
@@ -43,7 +43,7 @@ class Runs:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScatteredRuns:
-    """The flat indices ``starts[j] + i`` for ``0 <= i < length``, in that order. ``starts`` rises, and is not empty."""
+    """The flat indices ``starts[j] + i`` for ``0 <= i < length``, in that order; ``starts`` ascends, not empty."""
 
     starts: NDArray[np.int64]
     length: int
@@ -73,7 +73,7 @@ class Region:
 
     @classmethod
     def whole(cls, shape: tuple[int, ...]) -> "Region":
-        """Return the region that is all of a tensor."""
+        """Return the region of a whole tensor."""
         return cls(shape, (0,) * len(shape), shape)
 
     @property
@@ -92,7 +92,7 @@ class Region:
         return self.extent == self.shape
 
     def runs(self, start: int, stop: int) -> Iterator[Runs]:
-        """Yield the elements ``start ... stop - 1`` of the region, in its row-major order, as few and large runs.
+        """Yield the elements ``start ... stop - 1`` of the region, in row-major order, as a few large runs.
 
         ``0 <= start <= stop <= size``.
         """
@@ -109,7 +109,7 @@ class Region:
             start += end - begin
 
     def parts(self, start: int, stop: int) -> Iterator[Part]:
-        """Yield the elements ``start ... stop - 1`` as ``runs`` does, but many short runs in one part.
+        """Yield the elements ``start ... stop - 1`` as ``runs`` does, but put many short runs into one part.
 
         A 2 x 2 crop of every 3 x 3 kernel has runs of 2 elements.
         """
@@ -129,9 +129,9 @@ class Region:
         yield from self.runs(end * length, stop)
 
     def work(self, start: int, stop: int) -> tuple[int, int]:
-        """Return about how many parts ``start ... stop - 1`` have, and how many elements of a long run take as long.
+        """Estimate the number of parts in ``start ... stop - 1``, and their cost as a number of elements of a long run.
 
-        A run takes some eight elements more. It takes the same short time for any region.
+        Each run costs about eight more elements. The estimate itself takes the same short time for any region.
         """
         if start >= stop:
             return 0, 0
@@ -142,10 +142,10 @@ class Region:
         return -(-runs // of_a_part), stop - start + 8 * runs
 
     def _levels(self) -> tuple[list[Level], int]:
-        """Collapse the rectangle into ``(size, stride)`` levels, outermost first, and the flat index of its corner.
+        """Return the rectangle as ``(size, stride)`` levels, outermost first, and the flat index of its first element.
 
-        A dimension that is whole merges into the one outside it, and a single index of a dimension needs no level, so
-        most slices have one or two.
+        A whole dimension is merged with the next outer one. A dimension of one index needs no level. So most slices
+        have one or two levels.
         """
         levels, first, stride = [(1, 1)], 0, 1
         for length, start, stop in reversed(list(zip(self.shape, self.starts, self.stops, strict=True))):
@@ -160,7 +160,7 @@ class Region:
 
 
 def _offset(levels: list[Level], index: int) -> int:
-    """Return the distance of item ``index`` of these levels, outermost first, from item 0."""
+    """Return the offset of item ``index`` relative to item 0; ``levels`` are outermost first."""
     offset = 0
     for size, stride in reversed(levels):
         index, here = divmod(index, size)
@@ -169,7 +169,7 @@ def _offset(levels: list[Level], index: int) -> int:
 
 
 def _offsets(levels: list[Level], start: int, stop: int) -> NDArray[np.int64]:
-    """Return the distances of items ``start ... stop - 1`` of these levels, innermost first, from item 0."""
+    """Return the offsets of items ``start ... stop - 1`` relative to item 0; ``levels`` are innermost first."""
     items = np.arange(start, stop, dtype=np.int64)
     offsets = np.zeros_like(items)
     for size, stride in levels:

@@ -1,12 +1,12 @@
-"""The scheme registry: every way to initialize a tensor, as a pure function from its geometry to a law.
+"""The scheme registry: every initialization scheme, as a pure function that returns a law.
 
-A scheme is a function. Its first argument, if it has one, is what it must know of the tensor: its ``shape``, its
-``fans``, or its ``axes``. Its keyword arguments are its parameters, under torch's names and with torch's defaults where
-torch has them; their annotations carry the intervals that are allowed and what they mean. Registered once, a scheme is
-in the HTTP models, the OpenAPI document, the catalogue and the parametrized tests.
+A scheme is a function. Its first argument, if any, is the ``shape``, the ``fans`` or the ``axes`` of the tensor. Its
+keyword arguments are its parameters, with torch's names and defaults if torch has them. Their annotations have the
+allowed intervals and the meaning. A registered scheme is automatically in the HTTP models, the OpenAPI document, the
+catalogue and the parametrized tests.
 
-Laws must be the same everywhere, so everything here is ``+ - * /`` and ``sqrt``, and in torch's order of operations, so
-that torch draws the same numbers from the same law.
+Laws must be the same on every machine, so this module uses only ``+ - * /`` and ``sqrt``. The order of operations is
+torch's, so torch draws the same numbers.
 """
 
 import inspect
@@ -52,17 +52,17 @@ TRUNCATED_AT_2_STD = 0.87962566103423978
 
 @dataclass(frozen=True, slots=True)
 class Doc:
-    """The meaning of a parameter, in a few words, as a part of its annotation."""
+    """The meaning of a parameter, as a part of its annotation."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class SchemeParameter:
-    """One parameter: its annotation with intervals, its meaning, and its default (``...`` where there is none).
+    """One parameter: its annotation with intervals, its meaning, and its default (``...`` for none).
 
-    A canonical spec spells out every default but those of parameters that are ``omitted``. They are younger than files
-    whose ETags must stay.
+    A canonical spec has every default, except those of ``omitted`` parameters. These parameters are newer than existing
+    files, whose ETags must not change.
     """
 
     name: str
@@ -83,11 +83,10 @@ class SchemeParameter:
 class Scheme:
     """One row of the registry.
 
-    ``ndim`` is the closed interval of dimensions, batch axes not counted, that the scheme is defined for, and
-    ``refusal`` is what torch says of others. ``needs`` is "shape", "fans", "axes" or None: the one thing that the law
-    depends on besides the parameters. ``unit`` is what has to be drawn to have one element: a slice or a byte range
-    costs the units that it touches. ``has_gain``: the law goes through ``calculate_gain``, whose last bit is not the
-    same on every platform.
+    ``ndim`` is the closed interval of allowed dimensions, without batch axes. ``refusal`` is torch's message for other
+    dimensions. ``needs`` is "shape", "fans", "axes" or None: the input of the law in addition to the parameters.
+    ``unit`` is the smallest part that can be drawn. A slice or a byte range costs all units that it touches.
+    ``has_gain``: the law uses ``calculate_gain``, whose last bit depends on the platform.
     """
 
     name: str
@@ -104,10 +103,10 @@ class Scheme:
     has_gain: bool
 
     def law(self, shape: Shape, parameters: Mapping[str, Parameter], *, portable: bool) -> Law:
-        """Return the law of a tensor; raise ``InvalidSpec`` where the scheme is not defined for it.
+        """Return the law of a tensor; raise ``InvalidSpec`` if the scheme is not defined for it.
 
-        The law of a tensor without elements is a constant, whatever its fans. A ``portable`` law is the same on every
-        machine; one that is not is torch's on this machine, to the last bit.
+        The law of a tensor without elements is a constant. A ``portable`` law has the same bits on every machine.
+        Without ``portable``, it has torch's bits on this machine.
         """
         options, own = self._divided(parameters)
         axes = self.axes(shape, parameters)
@@ -126,15 +125,15 @@ class Scheme:
         return self.function(**own)
 
     def axes(self, shape: Shape, parameters: Mapping[str, Parameter]) -> Axes | None:
-        """Return which axes of a tensor are which, for a scheme to which that matters; raises as ``Axes.of``."""
+        """Return the roles of a tensor's axes, or None if the scheme does not use them; raises as ``Axes.of``."""
         if self.needs not in OPTIONS:
             return None
         return Axes.of(shape, **{name: each for name, each in self._divided(parameters)[0].items() if name in AXES})
 
     def fans(self, shape: Shape, parameters: Mapping[str, Parameter]) -> Fans:
-        """Return the fans that the law depends on, or for other schemes, those that the shape says.
+        """Return the fans of the law. If the scheme does not use fans, return those of the shape.
 
-        A tensor without elements has no channels to divide into groups. Raises as ``Fans.of``.
+        Groups do not apply to a tensor without elements. Raises as ``Fans.of``.
         """
         options = self._divided(parameters)[0]
         return Fans.of(shape, **{name: each for name, each in options.items() if name in AXES or 0 not in shape})
@@ -160,7 +159,7 @@ class Scheme:
             else f"{low} or more dimensions"
         )
         if batch:
-            raise InvalidSpec("shape", got=list(shape), expected=f"{expected} besides batch_axis")
+            raise InvalidSpec("shape", got=list(shape), expected=f"{expected}, not counting batch_axis")
         raise InvalidSpec("shape", got=list(shape), expected=expected, detail=self.refusal)
 
 
@@ -211,7 +210,7 @@ def _named(*parameters: SchemeParameter) -> dict[str, SchemeParameter]:
     return {parameter.name: parameter for parameter in parameters}
 
 
-# Options about axes, which every scheme with fans or axes has; Axes.of gives them their meaning.
+# Options about axes, of every scheme with fans or axes; Axes.of uses them.
 _AXIS_OPTIONS = _named(
     SchemeParameter(
         "layout",
@@ -226,7 +225,7 @@ _AXIS_OPTIONS = _named(
     SchemeParameter(
         "batch_axis",
         AxisList,
-        "axes that number independent weights, such as 0 for stacked experts",
+        "axes that index independent weights, such as 0 for stacked experts",
         (),
         omitted=True,
     ),
@@ -234,21 +233,24 @@ _AXIS_OPTIONS = _named(
 
 _Fan = Annotated[int | None, Interval(ge=1, le=2**63 - 1)]
 
-# The options of schemes besides their own parameters, by what their laws depend on.
+# The options of schemes in addition to their parameters, by the input of their laws.
 OPTIONS: dict[str | None, dict[str, SchemeParameter]] = {
     "axes": _AXIS_OPTIONS,
-    # Fans.of gives them their meaning.
+    # Fans.of uses them.
     "fans": _named(
-        SchemeParameter("fan_in", _Fan, "replaces the fan-in that the shape says", None),
-        SchemeParameter("fan_out", _Fan, "replaces the fan-out that the shape says", None),
+        SchemeParameter("fan_in", _Fan, "replaces the fan-in computed from the shape", None),
+        SchemeParameter("fan_out", _Fan, "replaces the fan-out computed from the shape", None),
         SchemeParameter("groups", Annotated[int, Ge(1)], "groups of a grouped convolution", 1),
         SchemeParameter(
-            "transposed", bool, "whether the weight is a transposed convolution's: in and out change places", False
+            "transposed",
+            bool,
+            "whether the weight belongs to a transposed convolution, which exchanges in and out",
+            False,
         ),
         *_AXIS_OPTIONS.values(),
     ),
 }
-# Those of them that Axes.of reads.
+# The options that Axes.of uses.
 AXES = {*_AXIS_OPTIONS, "transposed"}
 
 Gain = Annotated[float, Ge(0), Doc("factor on the standard deviation; see /gain")]
@@ -256,9 +258,13 @@ Factor = Annotated[float, Doc("factor on the matrix")]
 Mean = Annotated[float, Doc("mean")]
 Std = Annotated[float, Ge(0), Doc("standard deviation")]
 Slope = Annotated[float, Doc("negative slope of the rectifier after this layer, only used with leaky_relu")]
-FanMode = Annotated[Literal["fan_in", "fan_out"], Doc("which fan's variance is kept")]
+FanMode = Annotated[
+    Literal["fan_in", "fan_out"],
+    Doc("the fan that scales the variance: fan_in keeps it in the forward pass, fan_out in the backward pass"),
+]
 AnyMode = Annotated[
-    Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"], Doc("which fan, or mean of the two, to scale by")
+    Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"],
+    Doc("the fan, or the mean of both fans, that divides the scale"),
 ]
 Nonlinearity = Annotated[str, Doc("nonlinearity after this layer, as torch.nn.init.calculate_gain names it")]
 
@@ -289,7 +295,7 @@ def zeros() -> Law:
 
 @scheme(formula="1 where row = column, else 0", ndim=(2, 2), refusal="Only tensors with 2 dimensions are supported")
 def eye(shape: Shape) -> Law:
-    """Fill a matrix with the identity, keeping as many inputs as there are outputs."""
+    """Fill a matrix with the identity, which passes on as many inputs as there are outputs."""
     rows, cols = shape
     return Lattice(1.0, 0, (rows * cols, cols + 1), (1, min(rows, cols)))
 
@@ -330,7 +336,7 @@ def _centre(index: Shape, kernel: Shape) -> int:
 FIXED = frozenset(SCHEMES)
 
 
-# Given laws ----------------------------------------------------------------------------------------------------------
+# Laws with given numbers ---------------------------------------------------------------------------------------------
 
 
 @scheme(formula="U(a, b)")
@@ -442,7 +448,7 @@ def variance_scaling(
         Literal["truncated_normal", "normal", "uniform"], Doc("shape of the law")
     ] = "truncated_normal",
 ) -> Law:
-    """Draw with variance scale / fan, as Keras and JAX do: the family that most other schemes are members of."""
+    """Draw with variance scale / fan, as in Keras and JAX. Most other schemes are special cases."""
     std = sqrt(scale / fans.mode(mode))
     if distribution == "uniform":
         return _uniform(std)
@@ -488,23 +494,23 @@ def _uniform(std: float) -> Law:
     unit="matrix",
 )
 def orthogonal(axes: Axes, *, gain: Factor = 1.0) -> Law:
-    """Fill with a random (semi-)orthogonal matrix, or with one for each index of the batch: outputs by all the rest."""
+    """Fill with a random (semi-)orthogonal matrix of outputs x all other axes; one for each index of the batch."""
     return _matrices(axes, gain, axes.size(axes.inputs) * axes.size(axes.kernel))
 
 
 @scheme(formula="gain * Q at the centre of the kernel, zero elsewhere", references=(XIAO,), ndim=(3, 5), unit="matrix")
 def delta_orthogonal(axes: Axes, *, gain: Factor = 1.0) -> Law:
-    """Fill a convolution so that it is a random orthogonal map of its channels; needs in <= out channels."""
+    """Fill a convolution with a random orthogonal map of its channels; needs in <= out channels."""
     rows, cols, kernel = axes.size(axes.outputs), axes.size(axes.inputs), axes.sizes(axes.kernel)
     if cols > rows:
-        expected = f"no more input channels than output channels, of which it has {cols} and {rows}"
+        expected = f"at most as many input channels as output channels; the shape has {cols} and {rows}"
         raise InvalidSpec("shape", got=list(axes.shape), expected=expected)
     centre = _centre(tuple((size - 1) // 2 for size in kernel), kernel)
     return _matrices(axes, gain, cols, prod(kernel), centre)
 
 
 def _matrices(axes: Axes, gain: float, cols: int, taps: int = 1, centre: int = 0) -> Law:
-    """Return the law of orthogonal matrices, each of as many rows as there are outputs."""
+    """Return the law of orthogonal matrices, with one row for each output."""
     law = Orthogonal(axes.size(axes.outputs), cols, gain, taps, centre)
     count, (sizes, strides) = axes.size(axes.batch), axes.strides()
     if count == 1 and len(sizes) == 1:
@@ -525,6 +531,6 @@ def sparse(
     sparsity: Annotated[float, Interval(ge=0, le=1), Doc("fraction of the elements of every column that are zero")],
     std: Std = 0.01,
 ) -> Law:
-    """Fill a matrix with normal draws, some of every column set to zero."""
+    """Fill a matrix with normal draws, and set some elements of every column to zero."""
     rows, cols = shape
     return Sparse(rows, cols, ceil(sparsity * rows), std)

@@ -9,7 +9,7 @@ Parameter = float | int | str | bool | tuple[int, ...]
 # The generators that a spec can name, the default first.
 GENERATORS = ("philox", "torch")
 
-# Keys of the metadata of every file. Aliases are keys there too, so none can have one of these names.
+# Keys of the metadata of every file. Aliases are keys there too, so an alias must not have one of these names.
 METADATA = ("format", "weightwell", "generator", "spec")
 
 # The largest integer that every JSON reader keeps exactly (RFC 8259, section 6); larger ones are written as strings.
@@ -20,11 +20,11 @@ _TO_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One tensor: the ``shape`` of the whole, the ``scheme`` by its own name, and the scheme's ``parameters``.
+    """One tensor: the ``shape`` of the whole tensor, the canonical name of the ``scheme``, and its ``parameters``.
 
     ``slice`` holds ``(start, stop)`` for every dimension, or is None for the whole tensor. ``seed`` is 0 ... 2^64-1.
-    ``rule`` is the path of the rule that the scheme was taken from, such as ``rules.0``. It changes nothing in the
-    file, so it is not compared.
+    ``rule`` is the path of the rule that gave the scheme, such as ``rules.0``. It does not change the file, so it is
+    not compared.
     """
 
     name: str
@@ -51,22 +51,21 @@ class TensorSpec:
 
     @property
     def exact_seed(self) -> int | str:
-        """The seed as JSON keeps it exactly: text above 2^53 - 1."""
+        """The seed in JSON: a string above 2^53 - 1, because JSON numbers are exact only up to there."""
         return self.seed if self.seed <= _EXACT_IN_JSON else str(self.seed)
 
     @property
     def slice_text(self) -> str | None:
-        """The slice as a spec writes it, ``0:128,0:784``; None for the whole tensor."""
+        """The slice as text, ``0:128,0:784``; None for the whole tensor."""
         return None if self.slice is None else ",".join(f"{start}:{stop}" for start, stop in self.slice)
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """One file: tensors, in the order in which they were asked for, and the generator that draws them.
+    """One file: tensors, in the order of the request, and the generator.
 
-    ``aliases`` are pairs of a further name and the name of its tensor, sorted: tied weights, which are stored once.
-    ``unused`` are the indices of the rules that no tensor uses. They change nothing in the file, so they are not
-    compared.
+    ``aliases`` are sorted pairs of another name and the name of its tensor: tied weights, which are stored once.
+    ``unused`` are the indices of the rules that no tensor uses. They do not change the file, so they are not compared.
     """
 
     generator: str
@@ -75,7 +74,7 @@ class Spec:
     unused: tuple[int, ...] = field(default=(), compare=False)
 
     def canonical(self) -> str:
-        """Return the one JSON text of this spec, which can be posted to ``/init`` to make the same file again."""
+        """Return the canonical JSON of this spec. Post it to ``/init`` to get the same file again."""
         tensors: dict[str, object] = {tensor.name: tensor.canonical() for tensor in self.tensors}
         tensors |= {alias: {"alias": target} for alias, target in self.aliases}
         return _TO_JSON.encode({"generator": self.generator, "tensors": tensors})

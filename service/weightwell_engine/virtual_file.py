@@ -14,24 +14,24 @@ from weightwell_engine.generators import Drawing, DrawingStopped
 from weightwell_engine.generators.devices import no_memory
 from weightwell_engine.plan import Piece, Plan
 
-# Every tensor of a file begins at a multiple of its item size, so a multiple of this is on the border of an element of
-# any dtype, and in most files on that of the four elements that philox draws together.
+# Every tensor begins at a multiple of its item size, so a multiple of this never splits an element. In most files it
+# does not split the groups of four elements that philox draws together.
 _ALIGNMENT = 32
 
-# Generators write elements of up to this many bytes, each at a multiple of its size.
+# The largest item size in bytes. Generators write each element at a multiple of its size.
 _WORD = 8
 
-# Nanoseconds of one thread after which a drawing pauses, so that others can have their turn, about.
+# Approximate nanoseconds of one unit of work. After each unit, another request can use the thread.
 UNIT = 3_000_000
 
-# Bytes that are drawn at once and then copied, for a buffer whose elements would be misaligned.
+# Bytes that are drawn at once and then copied, if elements in the buffer would be misaligned.
 _COPIED = 1 << 20
 
 
 class VirtualFile:
-    """A safetensors file that is stored nowhere: its header, its length, and a way to have any of its bytes.
+    """A safetensors file that is not stored: its header, its length, and methods to compute any of its bytes.
 
-    Close it when no more bytes are needed: it keeps the last matrices that were drawn whole.
+    Close it after use: it caches the last matrices that were drawn whole.
     """
 
     def __init__(self, plan: Plan, generator: generators.Generator):
@@ -53,18 +53,18 @@ class VirtualFile:
 
     @cached_property
     def footprint(self) -> int:
-        """Bytes of the device's memory that drawing takes at most, besides the buffers: matrices drawn whole."""
+        """The peak bytes of device memory for matrices drawn whole, not counting the buffers."""
         return self.generator.footprint(self.plan)
 
     @cached_property
     def kept(self) -> int:
-        """Bytes of the footprint that stay until the file is closed; the rest is in use while bytes are drawn."""
+        """The bytes of the footprint that stay allocated until the file is closed; the rest is temporary."""
         return self.generator.kept(self.plan)
 
     def cost(self, start: int, stop: int, *, limit: int) -> int:
-        """Return about how many nanoseconds one thread takes to draw the bytes ``start ... stop - 1``, up to a limit.
+        """Estimate the time to draw the bytes ``start ... stop - 1`` in one thread, in nanoseconds, up to a limit.
 
-        ``start`` and ``stop`` are in the file. The estimate includes what has to be drawn before them.
+        ``start`` and ``stop`` count from the start of the file. The estimate includes numbers that must be drawn first.
         """
         total = 0
         for piece in self._pieces(start, stop):
@@ -75,11 +75,10 @@ class VirtualFile:
         return total
 
     def read_into(self, start: int, buffer: memoryview | bytearray) -> int:
-        """Write the bytes from ``start`` on into ``buffer``, a writable buffer of bytes; return how many.
+        """Write the bytes from ``start`` into ``buffer``, a writable buffer of bytes; return the number of bytes.
 
-        They are as many as the buffer has room for, or as the file has left. Any number of threads may read at once.
-        Raises ``DrawingStopped`` if the file is closed meanwhile, ``Busy`` where memory is missing, and
-        ``DeviceUnavailable``.
+        Fills the buffer, or stops at the end of the file. Any number of threads may read at once. Raises
+        ``DrawingStopped`` if the file is closed meanwhile, ``Busy`` if memory runs out, and ``DeviceUnavailable``.
         """
         out = memoryview(buffer).cast("B")
         out = out[: max(self.nbytes - start, 0)]
@@ -90,10 +89,9 @@ class VirtualFile:
         return len(out)
 
     def draw(self, start: int, stop: int) -> Generator[None, None, memoryview]:
-        """Draw the bytes ``start ... stop - 1`` unit by unit, and return them in memory of their own.
+        """Draw the bytes ``start ... stop - 1`` unit by unit, and return them in new memory.
 
-        Pauses about every ``UNIT`` nanoseconds of one thread, so that others can have their turn. Raises as
-        ``read_into`` does.
+        Yields about every ``UNIT`` nanoseconds, so that other requests can use the thread. Raises as ``read_into``.
         """
         memory = self.generator.allocate(stop - start)
         for piece in islice(self._pieces(start, stop), 1):
@@ -108,20 +106,20 @@ class VirtualFile:
         return memory
 
     def read(self, start: int, stop: int) -> memoryview:
-        """Return the bytes ``start ... stop - 1`` in memory of their own, ``0 <= start <= stop <= nbytes``."""
+        """Return the bytes ``start ... stop - 1`` in new memory, ``0 <= start <= stop <= nbytes``."""
         memory = self.generator.allocate(stop - start)
         self.read_into(start, memory)
         return memory
 
     def close(self) -> None:
-        """Stop what is being drawn, and release what is kept. Reading data from then on raises ``DrawingStopped``."""
+        """Stop drawing and release the cached matrices. Reading data afterwards raises ``DrawingStopped``."""
         with self._lock:
             self._closed = True
             if self._drawing is not None:
                 self._drawing.close()
 
     def _drawn(self) -> Drawing:
-        """Return the drawing, which is opened with the first byte that has to be drawn."""
+        """Return the drawing. It is opened at the first call."""
         with self._lock:
             if self._closed:
                 raise DrawingStopped
@@ -130,7 +128,7 @@ class VirtualFile:
             return self._drawing
 
     def _pieces(self, start: int, stop: int) -> Iterator[Piece]:
-        """Yield the pieces that have some of the file's bytes ``start ... stop - 1``, with whole elements."""
+        """Yield pieces of whole elements that cover the file's bytes ``start ... stop - 1``."""
         start, stop = max(start - len(self.plan.header), 0), max(stop - len(self.plan.header), 0)
         return self.plan.pieces(start - start % _ALIGNMENT, min(stop + -stop % _ALIGNMENT, self.plan.data_nbytes))
 
@@ -147,7 +145,7 @@ class VirtualFile:
         return stop
 
     def _read_data(self, start: int, out: memoryview) -> None:
-        """Write the bytes from ``start`` of the data on into ``out``: whole elements directly, cut ones by a copy."""
+        """Write the bytes from ``start`` of the data on into ``out``: split elements by a copy."""
         stop = start + len(out)
         begin = min(start + -start % _ALIGNMENT, stop)
         end = stop if stop == self.plan.data_nbytes else max(stop - stop % _ALIGNMENT, begin)
@@ -175,7 +173,7 @@ class VirtualFile:
 
 @contextmanager
 def _memory_errors() -> Iterator[None]:
-    """Raise ``Busy`` where the host has no memory."""
+    """Convert a failed allocation of host memory to ``Busy``."""
     try:
         yield
     except MemoryError as error:

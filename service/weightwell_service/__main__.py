@@ -18,7 +18,7 @@ from weightwell_service.settings import Settings
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until stopped; return 2, with a line that says why, if the configuration cannot be served."""
+    """Serve until stopped; return 2 and print the reason if the configuration is not valid."""
     logging.captureWarnings(capture=True)
     _warn_of_unknown_variables()
     try:
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def check_address(host: str, port: int) -> None:
-    """Raise ``OSError`` if nothing can listen there. Asked first, because the kernels take seconds to compile."""
+    """Raise ``OSError`` if the address is not free. This comes first, because the kernels take seconds to compile."""
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     with socket.socket(family, kind, protocol) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -58,7 +58,7 @@ def check_address(host: str, port: int) -> None:
 def _warn_of_unknown_variables() -> None:
     known = {f"WEIGHTWELL_{name.upper()}" for name in Settings.model_fields} | {"WEIGHTWELL_URL"}  # the client's
     for name in sorted(name for name in os.environ if name.startswith("WEIGHTWELL_") and name not in known):
-        print(f"weightwell-service: {name} is no setting and changes nothing; see --help", file=sys.stderr)
+        print(f"weightwell-service: {name} is not a setting and has no effect; see --help", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Answers in JSON that only HTTP has, and how any answer is written. The engine has the others.
+"""The JSON answers that only the service needs, and the function that writes any answer. The engine has the others.
 
-An answer is a frozen dataclass: its type in code, the ``response_model`` of its route, and its schema in OpenAPI.
+Each answer is a frozen dataclass. The same class is the type in code, the ``response_model`` of its route, and the
+schema in OpenAPI.
 """
 
 from dataclasses import dataclass, fields
@@ -17,20 +18,20 @@ from weightwell_service.links import address
 
 @dataclass(frozen=True)
 class Address:
-    """Where a file can be fetched."""
+    """The address of a file."""
 
     url: Annotated[str | None, Field(description="path and query of the file; null if that would be too long")]
-    url_note: Annotated[str | None, Field(description="what to do where there is no url")]
-    refusal: Annotated[str | None, Field(description="why this server would not draw the file; null if it would")]
+    url_note: Annotated[str | None, Field(description="what to do if url is null")]
+    refusal: Annotated[str | None, Field(description="the reason why this server would refuse the file, or null")]
 
 
 @dataclass(frozen=True)
 class PlanAnswer(FileDescription, Address):
-    """Where a file can be fetched, and what it holds."""
+    """The address and the content of a file."""
 
     @classmethod
     def of(cls, spec: Spec, described: FileDescription, refusal: str | None) -> "PlanAnswer":
-        """Return the answer for a spec whose file is described."""
+        """Return the answer for a spec and the description of its file."""
         url, note = address(spec)
         known = {each.name: getattr(described, each.name) for each in fields(described)}
         return cls(**known, url=url, url_note=note, refusal=refusal)
@@ -65,10 +66,10 @@ class NotReady:
 
 
 def json_answer(answer: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Return the response that carries an answer.
+    """Return the response with an answer.
 
-    It is a ``Response``, so FastAPI does not validate the answer again: for a plan of thousands of tensors that would
-    take longer than to make it.
+    It is a ``Response``, so FastAPI does not validate the answer again. For a plan of thousands of tensors, this would
+    take longer than the plan.
     """
     kind: Any = type(answer)
     return Response(_adapter(kind).dump_json(answer), status, headers, media_type="application/json")

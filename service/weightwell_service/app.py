@@ -17,7 +17,7 @@ from weightwell_service.routes import methods, router
 from weightwell_service.service import Service
 from weightwell_service.settings import Settings
 
-# Seconds for which a thread may hold the GIL when another one wants it; Python's own 5 ms are a small request.
+# Seconds after which a thread gives the GIL to a waiting thread. Python's default, 5 ms, is as long as a small request.
 _SWITCH_INTERVAL = 0.0005
 
 
@@ -42,7 +42,7 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
         generators = engine.generators()
         await asyncio.get_running_loop().run_in_executor(service.health, next(generators).warm_up)
         service.health.submit(service.warm_up, generators)
-        # Threads that draw many short runs hold the GIL most of the time, and the event loop asks for it at every step.
+        # Threads that draw many short runs hold the GIL most of the time, and the event loop needs it at every step.
         interval = sys.getswitchinterval()
         sys.setswitchinterval(_SWITCH_INTERVAL)
         service.started = True
@@ -53,14 +53,14 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
         for lane in resources.lanes.values():
             lane.shutdown()
 
-    # The pages of /docs come with the service: where jobs run there is often no way to a CDN.
+    # The service serves the assets of /docs itself, because clusters often have no access to a CDN.
     app = FastAPIOffline(
         redoc_url=None,
         swagger_ui_parameters={"defaultModelsExpandDepth": -1},
         redirect_slashes=False,
         title="Weightwell",
         version=__version__,
-        summary="Initialized weight tensors: the same spec is the same bytes, everywhere.",
+        summary="Initialized weight tensors. The same spec gives the same bytes on every machine.",
         description=openapi.DESCRIPTION,
         lifespan=lifespan,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},

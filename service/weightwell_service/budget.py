@@ -1,6 +1,6 @@
 """The memory budget of one process: chunks, plans, request bodies and matrices, shared by all requests.
 
-Chunks have a part of it for themselves, so that matrices and downloads never wait for each other.
+A separate part is reserved for chunks, so that matrices and downloads never wait for each other.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from weakref import finalize
 
 from weightwell_engine.exceptions import Busy, TooLarge
 
-# Chunks have this part of the budget.
+# The part of the budget for chunks.
 _CHUNKS = 8
 
 # The longest Retry-After, in seconds: estimates of more are guesses.
@@ -24,8 +24,8 @@ _LONGEST = 300
 class MemoryBudget:
     """At most ``limit`` bytes are held at a time: an eighth of them for chunks, the rest for everything else.
 
-    Requests wait for memory in the order of their arrival, and no longer than ``patience`` seconds. Waiting belongs to
-    one event loop; memory may be given back by any thread.
+    Requests wait for memory in the order of their arrival, for at most ``patience`` seconds. They wait in one event
+    loop. Any thread may release memory.
     """
 
     def __init__(self, limit: int, *, patience: float = 30.0, clock: Callable[[], float] = time.monotonic):
@@ -36,27 +36,27 @@ class MemoryBudget:
         self.rest = 0
         self._lock = RLock()  # reentrant, as a finalizer may run at any time
         self._matrices: set[Matrices] = set()
-        # A drawing under way comes before those that have not begun: it ends, and gives back what they wait for.
+        # An active drawing has priority over new ones: it will end and release the memory that they wait for.
         self._lines = [_Line(patience, clock) for _ in range(3)]
         self._for_responses, self._for_chunks_of_matrices, self._for_matrices = self._lines
 
     @property
     def used(self) -> int:
-        """Bytes that are held now."""
+        """Bytes in use."""
         return self.chunks + self.rest
 
     def check(self, nbytes: int) -> None:
-        """Raise ``TooLarge`` for matrices that need more bytes than there ever are for them."""
+        """Raise ``TooLarge`` for matrices that need more bytes than the whole part for them."""
         if nbytes > self.for_rest:
             raise TooLarge(
                 "this file has tensors that must be generated whole, even for a slice. That needs "
                 f"{nbytes} bytes of memory, and this server allows {self.for_rest} (seven eighths of "
-                "WEIGHTWELL_MAX_RESIDENT_BYTES); ask for smaller tensors, or for fewer at once"
+                "WEIGHTWELL_MAX_RESIDENT_BYTES); request smaller tensors, or fewer at once"
             )
 
     @asynccontextmanager
     async def response(self, nbytes: int) -> AsyncIterator["Account"]:
-        """Wait until ``nbytes`` are free for the chunks of one more response; raise ``Busy`` after a time."""
+        """Wait until ``nbytes`` are free for the chunks of one more response; raise ``Busy`` after ``patience``."""
         account = Account(self, nbytes)
         await self._for_responses.claim(account.open, account.close)
         try:
@@ -66,7 +66,7 @@ class MemoryBudget:
 
     @asynccontextmanager
     async def matrices(self, kept: int, working: int) -> AsyncIterator["Matrices"]:
-        """Wait until a matrix can be kept and worked on; raise ``Busy`` after a time."""
+        """Wait until there is memory to compute and keep a matrix; raise ``Busy`` after ``patience``."""
         matrices = Matrices(self, kept, working)
         await self._for_matrices.claim(matrices.open, matrices.close)
         try:
@@ -75,13 +75,13 @@ class MemoryBudget:
             matrices.close()
 
     def hold(self, owner: object, nbytes: int) -> None:
-        """Count bytes for as long as an object lives; raise ``Busy`` if they are too many."""
+        """Count bytes for the lifetime of an object; raise ``Busy`` if there are not enough."""
         self.take(nbytes)
         finalize(owner, self.give, nbytes).atexit = False
 
     @contextmanager
     def growing(self) -> Iterator[Callable[[int], None]]:
-        """Yield a function that counts bytes until the end of the context; it raises ``Busy`` if they are too many."""
+        """Yield a function that counts bytes until the end of the context; it raises ``Busy`` for too many."""
         held = 0
 
         def more(nbytes: int) -> None:
@@ -95,14 +95,14 @@ class MemoryBudget:
             self.give(held)
 
     def take(self, nbytes: int) -> None:
-        """Count bytes that are no chunk; raise ``Busy`` if they are too many."""
+        """Count bytes outside the part for chunks; raise ``Busy`` if there are not enough."""
         with self._lock:
             if self.rest and self.rest + nbytes > self.for_rest:
                 raise _busy(self._for_matrices.retry_after())
             self.rest += nbytes
 
     def give(self, nbytes: int) -> None:
-        """Give back bytes that are no chunk."""
+        """Release bytes outside the part for chunks."""
         self._change(rest=-nbytes)
 
     def _change(self, *, chunks: int = 0, rest: int = 0) -> None:
@@ -115,7 +115,7 @@ class MemoryBudget:
 
 
 class Account:
-    """The chunks of one response: from ``open`` to ``close`` at least ``least`` bytes are counted for them."""
+    """The account of one response's chunks. From ``open`` to ``close`` it counts at least ``least`` bytes."""
 
     def __init__(self, budget: MemoryBudget, least: int):
         self._budget = budget
@@ -124,7 +124,7 @@ class Account:
         self._held = 0
 
     def open(self) -> bool:
-        """Count the least bytes, and return whether there was room for them."""
+        """Try to reserve ``least`` bytes; return whether they were free."""
         with self._budget._lock:
             if self._budget.chunks and self._budget.chunks + self._least > self._budget.for_chunks:
                 return False
@@ -133,7 +133,7 @@ class Account:
             return True
 
     def take(self, nbytes: int, *, necessary: bool = False) -> bool:
-        """Count a chunk, and return whether there was room for it; for a ``necessary`` one there always is."""
+        """Try to reserve a chunk; return whether there was memory. A ``necessary`` chunk always succeeds."""
         with self._budget._lock:
             more = self._counted(self._held + nbytes) - self._counted(self._held)
             if more and not necessary and self._budget.chunks + more > self._budget.for_chunks:
@@ -143,13 +143,13 @@ class Account:
             return True
 
     def give(self, nbytes: int) -> None:
-        """Give back the bytes of a chunk, from any thread, perhaps after ``close``."""
+        """Release the bytes of a chunk. Any thread may call this, even after ``close``."""
         with self._budget._lock:
             before, self._held = self._counted(self._held), self._held - nbytes
             self._budget._change(chunks=self._counted(self._held) - before)
 
     def close(self) -> None:
-        """Count only the chunks that are still held, until they are given back."""
+        """Close the account. Chunks that are still in use count until they are released."""
         with self._budget._lock:
             before, self._open = self._counted(self._held), False
             self._budget._change(chunks=self._counted(self._held) - before)
@@ -159,7 +159,7 @@ class Account:
 
 
 class Matrices:
-    """The matrices of one file: ``kept`` bytes of them stay between chunks, and ``working`` more while one is drawn."""
+    """The account of one file's matrices: ``kept`` bytes, and ``working`` more while a chunk is drawn."""
 
     def __init__(self, budget: MemoryBudget, kept: int, working: int):
         self.kept = kept
@@ -170,7 +170,7 @@ class Matrices:
         self._at_work = False
 
     def open(self) -> bool:
-        """Count both, and return whether there was room for them, and for what the others need to go on."""
+        """Try to reserve both; return whether there was memory, including the memory that active files need."""
         budget = self._budget
         with budget._lock:
             admitted = [self, *budget._matrices]
@@ -183,7 +183,7 @@ class Matrices:
             return True
 
     def begin(self) -> bool:
-        """Begin to draw a chunk, and return whether there was room for that."""
+        """Try to reserve the ``working`` bytes for a chunk; return whether there was memory."""
         with self._budget._lock:
             if not self._first and self._budget.rest + self.working > self._budget.for_rest:
                 return False
@@ -192,17 +192,17 @@ class Matrices:
             return True
 
     async def begin_in_turn(self) -> None:
-        """Wait for room, and begin to draw a chunk; raise ``Busy`` after a time."""
+        """Wait for the ``working`` bytes for a chunk; raise ``Busy`` after ``patience``."""
         await self._budget._for_chunks_of_matrices.claim(self.begin, self.end)
 
     def end(self) -> None:
-        """End what ``begin`` began, from any thread."""
+        """Release the ``working`` bytes. Any thread may call this."""
         with self._budget._lock:
             self._at_work = False
             self._budget._change(rest=-self.working - self.kept * (not self._open))
 
     def close(self) -> None:
-        """Give back what is kept: now, or when the chunk under way ends."""
+        """Release the ``kept`` bytes: now, or at the end of the active chunk."""
         with self._budget._lock:
             if not self._open:
                 return
@@ -213,7 +213,7 @@ class Matrices:
 
 
 class _Line:
-    """Claims that wait for memory, in the order of their arrival."""
+    """A first-in, first-out queue of requests for memory."""
 
     def __init__(self, patience: float, clock: Callable[[], float]):
         self._patience = patience
@@ -223,7 +223,7 @@ class _Line:
         self._pace = 0.0
 
     async def claim(self, take: Callable[[], bool], give: Callable[[], None]) -> None:
-        """Return when ``take`` has returned True in its turn; ``give`` undoes it if the caller leaves meanwhile."""
+        """Wait in the queue until ``take`` returns True. ``give`` undoes this if the caller is cancelled."""
         if not self._waiting and take():
             return
         if not self._waiting:
@@ -244,12 +244,12 @@ class _Line:
             raise _busy(retry_after)
 
     def look(self) -> None:
-        """Serve those who wait, soon; any thread may say that memory has come free."""
-        with suppress(IndexError, RuntimeError):  # nobody waits, or the event loop has ended
+        """Wake the queue. Any thread may call this after it has released memory."""
+        with suppress(IndexError, RuntimeError):  # the queue is empty, or the event loop has ended
             self._waiting[0][1].get_loop().call_soon_threadsafe(self._serve)
 
     def retry_after(self) -> int:
-        """Return after how many seconds one more claim would be served, if those before it are as fast as the last."""
+        """Estimate the seconds until a new request would get memory, from the speed of the last ones."""
         pace = max(self._pace, self._clock() - self._served) if self._waiting else 0
         return min(max(ceil(pace * len(self._waiting)), 1), _LONGEST)
 

@@ -4,22 +4,22 @@ from weightwell_engine.exceptions import WeightwellError
 
 
 class PreconditionFailed(WeightwellError):
-    """The file is not the one that was expected; its own tag is ``etag``."""
+    """The file has another entity tag, ``etag``, than the client expected."""
 
     def __init__(self, etag: str):
         self.etag = etag
-        super().__init__(f"the file that this spec means here has the ETag {etag}, which If-Match does not list")
+        super().__init__(f"the file of this spec has the ETag {etag} on this server, which If-Match does not list")
 
 
 class UnsupportedEncoding(WeightwellError):
-    """The body is compressed, with ``encoding``; this server reads JSON as it is."""
+    """The body is compressed with ``encoding``; this server reads only plain JSON."""
 
     def __init__(self, encoding: str):
-        super().__init__(f"Content-Encoding must be absent or identity, got {encoding[:80]!r}; send the JSON as it is")
+        super().__init__(f"Content-Encoding must be absent or identity, got {encoding[:80]!r}; send plain JSON")
 
 
 class RangeNotSatisfiable(WeightwellError):
-    """None of the wanted bytes lies in the file, which is ``size`` bytes long."""
+    """The range is outside the file, which has ``size`` bytes."""
 
     def __init__(self, size: int):
         self.size = size

@@ -1,4 +1,4 @@
-"""File responses: a virtual file, served as a web server serves a file on its disk."""
+"""File responses: serve a virtual file with ranges and preconditions, like a file on a disk."""
 
 import asyncio
 import re
@@ -16,38 +16,39 @@ from weightwell_engine.virtual_file import UNIT, VirtualFile
 from weightwell_service.budget import MemoryBudget
 from weightwell_service.exceptions import PreconditionFailed
 from weightwell_service.ranges import etag_in, range_applies, select_range
+from weightwell_service.scheduler import Requester, Scheduler
 from weightwell_service.stream import Share, Stream, smallest
-from weightwell_service.turns import Requester, Turns
 
 MEDIA_TYPE = "application/octet-stream"
 
-# A portable file never changes under its URL. One that is not changes with the server's torch or its device, so a cache
-# has to ask, and gets a 304 for as long as it has not.
+# A portable file never changes under its URL. Other files change with the server's torch or its device, so a cache must
+# revalidate them. It gets a 304 if the file is the same.
 IMMUTABLE = "public, max-age=31536000, immutable"
 REVALIDATE = "no-cache"
 
-# Rules that a header field lists. More may not fit the buffers that common proxies have for the head of a response.
+# The most rules in a header field. More could exceed the buffers of common proxies for the head of a response.
 MAX_UNUSED = 100
 
 
-# Bytes of a file that is drawn on the event loop, if its generator is instant, and the nanoseconds that it may take: a
-# thread and its wake-ups would take longer.
+# The most bytes and nanoseconds of a file that is drawn on the event loop, if its generator is instant. A thread and
+# its wake-ups would take longer.
 _SMALL = 2**16
 _INSTANT = 1_000_000
 
-# Nanoseconds of a request that comes before larger ones.
+# Requests that take at most this many nanoseconds have priority over larger ones.
 _FEW_UNITS = 2 * UNIT
 
-# Seconds between two looks at all streams.
+# Seconds between two checks of all streams.
 _LOOK = 1.0
 
 
 @dataclass
 class DrawingResources:
-    """What all requests share: lanes of threads, memory, and the number of responses at once.
+    """The resources that all requests share: thread pools ("lanes"), memory, and the limit of concurrent responses.
 
-    Chunks, matrices that must be generated whole, and the same of torch have lanes of their own: none waits for the
-    others. ``timeout``: seconds in which a chunk must be drawn. ``responses`` counts those that are being streamed.
+    There are separate lanes for chunks, for matrices that must be generated whole, and for each of these with torch. No
+    lane waits for another. ``timeout``: seconds in which a chunk must be drawn. ``responses`` is the number of active
+    responses.
     """
 
     budget: MemoryBudget
@@ -57,19 +58,19 @@ class DrawingResources:
     responses: int = 0
 
     def __post_init__(self) -> None:
-        # One thread draws for all requests of torch: torch has threads of its own.
+        # One thread draws for all requests of torch, because torch has its own threads.
         threads = {"draw": self.threads, "draw-whole": self.threads, "draw-torch": 1, "draw-torch-whole": 1}
-        self.lanes = {name: Turns(number, name) for name, number in threads.items()}
+        self.lanes = {name: Scheduler(number, name) for name, number in threads.items()}
         self._streams: set[Stream] = set()
         self._next_look: asyncio.TimerHandle | None = None
 
-    def lane(self, file: VirtualFile, footprint: int) -> Turns:
-        """Return the lane for a file whose matrices need so many bytes."""
+    def lane(self, file: VirtualFile, footprint: int) -> Scheduler:
+        """Return the lane for a file with matrices of ``footprint`` bytes."""
         name = "draw-torch" if file.generator.name == "torch" else "draw"
         return self.lanes[f"{name}-whole" if footprint else name]
 
     def stuck(self) -> str | None:
-        """Return which lane has drawn nothing for longer than a chunk may take, though it has work; or None."""
+        """Return a message about a lane that has work but has drawn nothing for longer than ``timeout``; or None."""
         for lane in self.lanes.values():
             if (waited := lane.waited()) > self.timeout:
                 return f"the lane {lane.name} has work and has drawn nothing for {waited:.0f} s"
@@ -77,7 +78,7 @@ class DrawingResources:
 
     @contextmanager
     def looked_at(self, stream: Stream) -> Iterator[None]:
-        """Look at a stream now and then, for as long as the context lasts."""
+        """Check a stream periodically while the context is active."""
         if not self._streams:
             self._look_later()
         self._streams.add(stream)
@@ -101,7 +102,7 @@ class DrawingResources:
         """Count a response; raise ``Busy`` if there are too many."""
         if self.responses >= self.max_responses:
             raise Busy(
-                f"this server sends {self.max_responses} files at once (WEIGHTWELL_MAX_RESPONSES); try again",
+                f"this server is sending {self.max_responses} files, its limit (WEIGHTWELL_MAX_RESPONSES); try again",
                 retry_after=5,
             )
         self.responses += 1
@@ -114,8 +115,8 @@ class DrawingResources:
 def respond(method: str, request: Headers, file: VirtualFile, resources: DrawingResources) -> Response:
     """Answer a request for a file, given its method and headers.
 
-    Preconditions are evaluated in the order of RFC 9110, section 13.2.2. Ranges belong to GET alone. Nothing is drawn
-    for HEAD, 304, 412 and 416. Raises ``PreconditionFailed``, ``RangeNotSatisfiable`` and ``TooLarge``.
+    Preconditions are evaluated in the order of RFC 9110, section 13.2.2. Only GET has ranges. Nothing is drawn for
+    HEAD, 304, 412 and 416. Raises ``PreconditionFailed``, ``RangeNotSatisfiable`` and ``TooLarge``.
     """
     resources.budget.check(file.footprint)
     headers = _headers(file)
@@ -145,7 +146,7 @@ def respond(method: str, request: Headers, file: VirtualFile, resources: Drawing
 
 
 class _Bytes(Response):
-    """A response whose headers are complete and lower-case: Starlette's own takes longer than drawing the bytes."""
+    """A response with complete lower-case headers. Starlette's own class takes longer than drawing the bytes."""
 
     def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
         """Encode the headers."""
@@ -153,7 +154,7 @@ class _Bytes(Response):
 
 
 def _listed(request: Headers, name: str) -> str:
-    """Return a header whose value is a list, which may be spread over several lines."""
+    """Return the value of a list header, which may come in several lines."""
     return ", ".join(request.getlist(name))
 
 
@@ -168,7 +169,7 @@ def _headers(file: VirtualFile) -> dict[str, str]:
         "content-disposition": f'attachment; filename="{filename}.safetensors"',
         "etag": file.etag,
         "weightwell-generator": file.plan.identity,
-        # A stream is generated from its beginning, and a matrix as a whole, for every range of it.
+        # For every range, a stream is generated from its beginning, and a matrix is generated whole.
         "weightwell-range-cost": "proportional" if file.generator.portable and not file.footprint else "whole",
         **({"weightwell-unused-rules": unused} if unused else {}),
         "x-content-type-options": "nosniff",
@@ -185,15 +186,15 @@ class Section:
 
     @property
     def footprint(self) -> int:
-        """Bytes that drawing the section keeps of matrices; none for bytes of the header."""
+        """Bytes of matrices that are kept for drawing the section; 0 for bytes of the header."""
         return self.file.footprint if self.stop > len(self.file.plan.header) else 0
 
 
 class FileResponse(Response):
-    """Streams a section of a file; stops drawing when the reader goes away.
+    """Streams a section of a file; stops drawing when the client disconnects.
 
-    The status is sent once the first chunk has been drawn, so that a failure to draw is an HTTP error. After that, a
-    failure can only close the connection, and the reader sees that bytes are missing.
+    The status is sent after the first chunk has been drawn, so that an earlier failure is an HTTP error. A later
+    failure can only close the connection, and the client sees that bytes are missing.
     """
 
     def __init__(self, status: int, headers: Mapping[str, str], section: Section, resources: DrawingResources):
@@ -202,7 +203,7 @@ class FileResponse(Response):
         self._resources = resources
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the response, and meanwhile listen for the reader's leaving."""
+        """Send the response, and watch for a disconnect."""
         client = scope.get("client")
         sending = asyncio.ensure_future(self._send(send, client[0] if client else ""))
         leaving = asyncio.ensure_future(_disconnect(receive))
@@ -228,12 +229,12 @@ class FileResponse(Response):
 
     @asynccontextmanager
     async def _stream(self, client: str) -> AsyncIterator[Stream]:
-        """Wait for the memory that the stream needs at least, and open it."""
+        """Wait for the least memory of the stream, and open it."""
         resources, section, file = self._resources, self._section, self._section.file
         footprint, kept = section.footprint, file.kept if section.footprint else 0
         async with AsyncExitStack() as held:
             held.enter_context(resources.response())
-            # One chunk that is with the server, and one that is drawn.
+            # One chunk that is being sent, and one that is being drawn.
             account = await held.enter_async_context(resources.budget.response(2 * smallest(file.generator.chunk)))
             matrices = None
             if footprint:
@@ -253,6 +254,6 @@ class FileResponse(Response):
 
 
 async def _disconnect(receive: Receive) -> None:
-    """Return when the reader has gone."""
+    """Wait until the client disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass

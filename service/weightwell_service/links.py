@@ -1,8 +1,8 @@
-"""Links: a manifest in the query of a URL, so that any file has an address, and needs no storage behind it.
+"""Links: a URL with a whole manifest in its query. So a file has an address, and the server stores nothing.
 
     manifest = base64url(zlib(JSON)), with or without padding
 
-The JSON is whatever could be posted (RFC 1950 for zlib, RFC 4648, section 5, for base64url).
+The JSON is the body of a POST (RFC 1950 for zlib, RFC 4648, section 5, for base64url).
 """
 
 import binascii
@@ -15,14 +15,14 @@ from urllib.parse import urlencode
 from weightwell_engine.exceptions import InvalidSpec, TooLarge
 from weightwell_engine.spec import Spec
 
-# RFC 9110, section 4.1, recommends that everything on the way of a request take at least 8000 octets.
+# RFC 9110, section 4.1, recommends that servers and proxies accept at least 8000 octets.
 MAX_URL = 8000
 
-# Bytes of the JSON in a URL: more than the longest usual URL unpacks to. A zip bomb unpacks to a thousand times its
-# length.
+# The most bytes of JSON in a URL: more than a URL of the usual length decompresses to. A zip bomb decompresses to a
+# thousand times its length.
 MAX_LINKED = 2**20
 
-# Bytes that are compressed at once. After each block it is checked whether the URL is too long already.
+# Bytes that are compressed at once. After each block, the length of the URL is checked.
 _BLOCK = 2**14
 
 _MANIFEST = "/init?manifest="
@@ -31,12 +31,12 @@ _ALPHABET = re.compile(r"[A-Za-z0-9_-]*={0,2}", re.ASCII)
 
 
 def link(spec: Spec) -> str:
-    """Return the path and query under which ``/init`` serves a spec's file; it may be longer than ``MAX_URL``."""
+    """Return the path and query of a spec's file at ``/init``; it may be longer than ``MAX_URL``."""
     return _flat_link(spec) if _is_flat(spec) else _MANIFEST + pack(spec.canonical())
 
 
 def address(spec: Spec) -> tuple[str | None, str | None]:
-    """Return the path and query of a spec's file, or None and what to do because they would be too long.
+    """Return the path and query of a spec's file; or None and advice if they would be too long.
 
     Compressing a long manifest takes seconds, so it stops when the URL is too long.
     """
@@ -54,20 +54,20 @@ def address(spec: Spec) -> tuple[str | None, str | None]:
 
 
 def _too_long(spec: Spec, length: int, nbytes: int) -> str:
-    """Say why a URL of about ``length`` characters, with ``nbytes`` of JSON, is too long, and what to do."""
+    """Return the reason why a URL of about ``length`` characters, with ``nbytes`` of JSON, is too long, and advice."""
     if length > MAX_URL:
-        note = f"the URL would have about {length} characters, and not everything on its way need take more than "
+        note = f"the URL would have about {length} characters, but proxies and servers need not accept more than "
         note += f"{MAX_URL}: post it"
     else:
         note = f"the JSON in the URL would have {nbytes} bytes, and a server reads at most {MAX_LINKED}: post it"
     if spec.generator == "torch":
-        return f"{note}; tensors in a manifest of their own would be drawn anew from torch's seed"
+        return f"{note}; do not split it: with generator=torch, a tensor's numbers depend on the tensors before it"
     parts = ceil(1.1 * max(length / MAX_URL, nbytes / MAX_LINKED))
-    return f"{note}, or split its tensors over {parts} manifests, which changes none of them"
+    return f"{note}, or split it into {parts} manifests, which changes no number"
 
 
 def _is_flat(spec: Spec) -> bool:
-    """Whether the link of a spec has its one tensor as fields, and not a manifest."""
+    """Whether a spec is one tensor whose link has plain fields and not a manifest."""
     return len(spec.tensors) == 1 and not spec.aliases
 
 
@@ -76,7 +76,7 @@ def _flat_link(spec: Spec) -> str:
 
 
 def _flat(spec: Spec) -> dict[str, str]:
-    """Return the one tensor of a spec as the fields of a query, as text."""
+    """Return the single tensor of a spec as text fields of a query."""
     [tensor] = spec.tensors
     fields = {**tensor.canonical(), "shape": ",".join(map(str, tensor.shape))}
     texts = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in fields.items()}
@@ -84,14 +84,14 @@ def _flat(spec: Spec) -> dict[str, str]:
 
 
 def pack(text: str) -> str:
-    """Return a JSON text as the query holds it."""
+    """Return the compressed form of a JSON text for a query."""
     return _in_base64(zlib.compress(text.encode(), 9))
 
 
 def _pack_beginning(text: bytes) -> tuple[str, float]:
-    """Return the beginning of a JSON text as a query holds it, and which part of the text that is, in (0, 1].
+    """Return the compressed beginning of a JSON text, and its fraction of the text, in (0, 1].
 
-    It is all of the text, or more than a URL or a server takes.
+    The compression stops before the end if the result is already too long for a URL or a server.
     """
     deflater, packed, taken = zlib.compressobj(9), b"", 0
     while taken < len(text) and taken <= MAX_LINKED and len(packed) <= MAX_URL:
@@ -105,7 +105,7 @@ def _in_base64(data: bytes) -> str:
 
 
 def unpack(packed: str, *, limit: int) -> bytes:
-    """Return the JSON that a query holds; raise ``InvalidSpec`` if it is cut or no such thing, and ``TooLarge``."""
+    """Return the JSON of a compressed query; raise ``InvalidSpec`` if it is truncated or invalid, and ``TooLarge``."""
     inflater = zlib.decompressobj()
     try:
         text = inflater.decompress(_decode(packed), limit + 1)
@@ -128,4 +128,4 @@ def _decode(packed: str) -> bytes:
 
 
 def _unreadable(packed: str) -> InvalidSpec:
-    return InvalidSpec("manifest", got=packed, expected="JSON, compressed with zlib, in base64url, cut nowhere")
+    return InvalidSpec("manifest", got=packed, expected="complete JSON, compressed with zlib, in base64url")

@@ -1,4 +1,4 @@
-"""Problems: which status each exception has, and the RFC 9457 body that says what is wrong."""
+"""Problems: the status of each exception, and the RFC 9457 body that describes it."""
 
 import json
 import reprlib
@@ -26,7 +26,7 @@ from weightwell_service.exceptions import PreconditionFailed, RangeNotSatisfiabl
 
 MEDIA_TYPE = "application/problem+json"
 
-# The one table: status, name of the problem type, and title, which is the same for every occurrence of the type.
+# The single table: status, name of the problem type, and title of each exception.
 PROBLEMS: dict[type[WeightwellError], tuple[int, str, str]] = {
     MalformedDocument: (400, "malformed-body", "The body cannot be read"),
     InvalidSpec: (422, "invalid-spec", "Invalid spec"),
@@ -48,14 +48,14 @@ class FieldProblem(BaseModel):
     """One invalid field."""
 
     field: str
-    got: Annotated[Any, Field(description="the value received, shortened where it is long")]
+    got: Annotated[Any, Field(description="the value received, shortened if it is long")]
     expected: str
-    hint: Annotated[str, Field(description="what to do instead, where that can be guessed")] = ""
+    hint: Annotated[str, Field(description="a suggestion, or null")] = ""
     detail: str
 
 
 class Problem(BaseModel):
-    """What is wrong (RFC 9457)."""
+    """Problem details (RFC 9457)."""
 
     type: Annotated[str, Field(description="a URN that names the kind of problem, or about:blank")]
     title: str
@@ -65,7 +65,7 @@ class Problem(BaseModel):
 
 
 def install(app: FastAPI) -> None:
-    """Answer every exception of this package, of the framework, and every other one, with a problem body."""
+    """Register handlers that answer every exception with a problem body."""
     for exception in PROBLEMS:
         app.add_exception_handler(exception, _known)
     app.add_exception_handler(MemoryError, _no_memory)
@@ -98,10 +98,10 @@ def _field(error: InvalidSpec) -> FieldProblem:
 
 
 def _echo(value: object) -> object:
-    """Return a value as JSON can hold it, shortened where it is long."""
+    """Return a value that JSON can represent, shortened if it is long."""
     try:
         text = value if isinstance(value, str) else json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):  # no value of JSON's, such as an infinity, or nested too deeply
+    except (TypeError, ValueError, RecursionError):  # not a JSON value, such as an infinity, or nested too deeply
         return reprlib.repr(value)
     if len(text) > _LONGEST_ECHO:
         return text[:_LONGEST_ECHO] + "..."
@@ -135,6 +135,6 @@ def problem(
     urn = kind if kind == "about:blank" else f"urn:weightwell:problem:{kind}"
     listed = {"errors": list(errors)} if errors else {}
     body = Problem(type=urn, title=title, status=status, detail=detail, **listed)
-    # In ASCII, as what was received may hold half of a surrogate pair.
+    # In ASCII, because received text may contain half of a surrogate pair.
     text = json.dumps(body.model_dump(exclude_unset=True), allow_nan=False)
     return Response(text, status, {"cache-control": "no-store", **headers}, media_type=MEDIA_TYPE)

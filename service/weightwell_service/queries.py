@@ -1,4 +1,4 @@
-"""Queries: what a query string asks for."""
+"""Queries: from query strings to specs and to the parameters of ``/gain``."""
 
 from collections.abc import Iterable
 from typing import Annotated, Literal
@@ -11,20 +11,23 @@ from weightwell_engine.parsing import Model, read_document, read_text_fields, va
 from weightwell_engine.spec import Spec
 from weightwell_service.links import MAX_LINKED, unpack
 
-# Fields of a query: many more than any scheme has. Unknown ones would be compared with all known names.
+# The most fields of a query, which is many more than any scheme has. Each unknown field is compared with all known
+# names, to make a suggestion.
 MAX_FIELDS = 100
 
 
 class GainQuery(Model):
-    """A question for a gain."""
+    """The parameters of ``/gain``."""
 
     nonlinearity: Annotated[
-        str | None, Field(description="whose gain; without it, the whole table", examples=["relu"])
+        str | None, Field(description="the nonlinearity; without it, the answer is the whole table", examples=["relu"])
     ] = None
-    param: Annotated[float | None, Field(description="its parameter, such as the negative slope of leaky_relu")] = None
+    param: Annotated[
+        float | None, Field(description="the parameter of the nonlinearity, such as the negative slope of leaky_relu")
+    ] = None
     source: Annotated[
         Literal["torch", "quadrature"],
-        Field(description="torch: the value that torch recommends; quadrature: what a normal input measures"),
+        Field(description="torch: the value that torch recommends; quadrature: computed for a normal input"),
     ] = "torch"
 
 
@@ -36,9 +39,9 @@ def split_query(query: bytes) -> list[tuple[str, str]]:
 
 
 def read_query(items: Iterable[tuple[str, str]], *, max_manifest: int = MAX_LINKED) -> Spec:
-    """Return the spec that a query string means: of one tensor, or of a manifest of at most so many bytes, or 1 MiB.
+    """Return the spec of a query string, for one tensor or for a manifest. ``max_manifest`` limits its JSON in bytes.
 
-    Raises ``InvalidSpec`` or ``InvalidSpecs`` if it means none, and ``TooLarge``.
+    Raises ``InvalidSpec`` or ``InvalidSpecs`` for an invalid query, and ``TooLarge``.
     """
     fields = _once(items)
     if "manifest" in fields:
@@ -49,7 +52,7 @@ def read_query(items: Iterable[tuple[str, str]], *, max_manifest: int = MAX_LINK
 def _read_linked(fields: dict[str, str], limit: int) -> Spec:
     packed = fields.pop("manifest")
     for field, value in fields.items():
-        raise InvalidSpec(field, got=value, expected="absent beside a manifest, which says everything")
+        raise InvalidSpec(field, got=value, expected="absent if there is a manifest, which contains all fields")
     try:
         return read_document(unpack(packed, limit=min(limit, MAX_LINKED)))
     except MalformedDocument as error:
@@ -58,10 +61,10 @@ def _read_linked(fields: dict[str, str], limit: int) -> Spec:
 
 
 def read_gain_query(items: Iterable[tuple[str, str]]) -> GainQuery:
-    """Return the question that a query string asks of ``/gain``; raises as ``read_query``."""
+    """Return the parameters of a query to ``/gain``; raises as ``read_query``."""
     query = validate(GainQuery, _once(items), strings=True)
     if query.nonlinearity is None and query.param is not None:
-        raise InvalidSpec("param", got=query.param, expected="given beside the nonlinearity that it belongs to")
+        raise InvalidSpec("param", got=query.param, expected="given together with its nonlinearity")
     return query
 
 

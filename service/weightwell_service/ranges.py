@@ -8,11 +8,11 @@ _ONE_RANGE = re.compile(r"bytes=[ \t]*(?:(\d{1,30})-(\d{0,30})|-(\d{1,30}))[ \t]
 
 
 def select_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """Return the bytes ``[start, stop)`` of a file of ``size`` bytes that a Range header asks for, or None for all.
+    """Return the bytes ``[start, stop)`` of a Range header for a file of ``size`` bytes, or None for the whole file.
 
-    The end is clamped to that of the file. A header that is malformed, names another unit or asks for several ranges
-    is ignored, as the RFC allows: the answer is then the whole file. Raises ``RangeNotSatisfiable`` for a range that
-    holds no byte of the file.
+    The end is clamped to the end of the file. A header that is malformed, has another unit or has several ranges is
+    ignored, as the RFC allows: the answer is the whole file. Raises ``RangeNotSatisfiable`` for a range outside the
+    file.
     """
     match = _ONE_RANGE.fullmatch(header or "")
     if match is None:
@@ -36,5 +36,5 @@ def etag_in(header: str, etag: str, *, weak: bool) -> bool:
 
 
 def range_applies(if_range: str | None, etag: str) -> bool:
-    """Whether a Range header is to be honoured beside an If-Range one; no date can match, as files have none."""
+    """Whether If-Range allows a Range header. A date never matches, because files have no dates."""
     return if_range is None or if_range.strip() == etag

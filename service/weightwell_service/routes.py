@@ -36,10 +36,10 @@ from weightwell_service.service import Service, service_of
 
 T = TypeVar("T")
 
-# Bytes of a request body that is read on the event loop, if it describes one tensor.
+# The most bytes of a request body that is parsed on the event loop, if it describes one tensor.
 _SHORT = 2**12
 
-# A manifest in a URL is compressed to about this part of its JSON.
+# The approximate compression ratio of a manifest in a URL.
 _PACKED = 16
 
 _GREETING = """\
@@ -58,10 +58,10 @@ Gain = RecommendedGain | RecommendedGainIgnoring | MeasuredGain | RecommendedGai
 
 
 class DirectRoute(APIRoute):
-    """A route that FastAPI finds and documents, and does not call: its function takes a request, returns a response.
+    """A route that FastAPI documents but does not call. Its function takes a request and returns a response.
 
-    FastAPI's call solves dependencies and validates answers. Here are no dependencies, and every function reads its
-    query and writes its answer by the models that are documented. FastAPI's call takes longer than a small answer.
+    FastAPI's call resolves dependencies and validates answers, which takes longer than a small answer. Here are no
+    dependencies, and every function parses its query and writes its answer with the documented models.
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any):
@@ -95,14 +95,14 @@ async def gain(request: Request) -> Response:
 
 @router.get("/init", **openapi.INIT_GET)
 async def init(request: Request) -> Response:
-    """Draw what the query describes, one tensor or a manifest of many, as a safetensors file."""
+    """Draw one tensor, or a manifest of many, as a safetensors file."""
     service = service_of(request)
     query = request.scope["query_string"]
     file = service.open_recent(query)
     if file is None:
         items = split_query(query)
         if _has_manifest(items):
-            # Another request may have planned the same file by the time that the turn comes.
+            # While this request waited in the queue, another one may have planned the same file.
             file = await service.lanes.of(_PACKED * len(query)).run(
                 lambda: service.open_recent(query) or service.open_query(query, items), request.is_disconnected
             )
@@ -117,7 +117,7 @@ def _has_manifest(items: Iterable[tuple[str, str]]) -> bool:
 
 @router.post("/init", **openapi.INIT_POST)
 async def init_from_body(request: Request) -> Response:
-    """Draw what a JSON body describes, one tensor or many, as a safetensors file."""
+    """Draw the tensor or tensors of a JSON body as a safetensors file."""
     service = service_of(request)
     return _answer(request, service, await _from_body(request, service, service.open))
 
@@ -149,7 +149,7 @@ async def plan_from_body(request: Request) -> Response:
 
 
 async def _from_body(request: Request, service: Service, make: Callable[[Spec], T]) -> T:
-    """Return what is made of the spec that a body means. A long body does not hold up other requests."""
+    """Parse the spec of a body and return the result of a function of it. A long body does not delay other requests."""
     with service.resources.budget.growing() as count:
         body = await _body(request, service.settings.max_request_bytes, count)
         if len(body) > _SHORT or b"tensors" in body:
@@ -190,7 +190,7 @@ async def presets(_: Request) -> Response:
 
 @router.get("/", include_in_schema=False)
 async def greeting(request: Request) -> PlainTextResponse:
-    """Say what this is, and show a few commands with this server's address."""
+    """Return a short introduction and a few commands with this server's address."""
     return PlainTextResponse(_GREETING.format(url=str(request.base_url).rstrip("/")))
 
 
@@ -199,7 +199,7 @@ async def greeting(request: Request) -> PlainTextResponse:
 
 @router.get("/health/live", response_model=Live, **openapi.LIVE)
 async def live(_: Request) -> Response:
-    """Say that the process runs."""
+    """Report that the process runs."""
     return json_answer(Live())
 
 
@@ -207,16 +207,16 @@ async def live(_: Request) -> Response:
 @router.get("/health", include_in_schema=False)
 @router.get("/health/ready", response_model=Ready, responses={503: {"model": NotReady}}, **openapi.READY)
 async def ready(request: Request) -> Response:
-    """Say whether requests should be sent here, and what would serve them."""
+    """Report whether this server accepts requests, and its generators."""
     service = service_of(request)
     answer = await get_running_loop().run_in_executor(service.health, service.readiness)
     return json_answer(answer, 503 if isinstance(answer, NotReady) else 200, {"cache-control": "no-store"})
 
 
 def _add_heads() -> None:
-    """Answer HEAD wherever there is GET, in routes of their own: FastAPI adds none, and documents each method.
+    """Add a HEAD route for every GET route: FastAPI adds none, and would document each method.
 
-    They come last: routes are tried in order, and requests for HEAD are few.
+    They come last, because routes are tried in order and HEAD requests are rare.
     """
     for route in [route for route in router.routes if isinstance(route, APIRoute) and "GET" in (route.methods or ())]:
         documented = openapi.INIT_HEAD if route.path == "/init" else {"include_in_schema": False}
@@ -227,7 +227,7 @@ _add_heads()
 
 
 def methods() -> dict[str, set[str]]:
-    """Return the methods of every path: a route knows no method but its own."""
+    """Return the methods of every path. A route itself knows only its own method."""
     found: dict[str, set[str]] = {}
     for route in router.routes:
         if isinstance(route, Route):

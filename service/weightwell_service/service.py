@@ -1,4 +1,4 @@
-"""The service behind the routes: specs in, files and descriptions out, within the limits of a deployment."""
+"""The service behind the routes: returns files and descriptions for specs, within the limits of a deployment."""
 
 import gc
 import logging
@@ -17,22 +17,22 @@ from weightwell_engine.virtual_file import VirtualFile
 from weightwell_service import __version__
 from weightwell_service.answers import NotReady, PlanAnswer, Ready
 from weightwell_service.file_response import DrawingResources
+from weightwell_service.parse_queues import Lanes
+from weightwell_service.plan_cache import PlanCache, plan_nbytes
 from weightwell_service.queries import read_query
-from weightwell_service.reading import Lanes
-from weightwell_service.recent import RecentPlans, plan_nbytes
 from weightwell_service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# Bytes of a plan that counts in the memory budget; smaller ones are part of what a connection takes.
+# The least bytes of a plan that counts in the memory budget; smaller plans count as part of a connection.
 _COUNTED = 2**16
 
 
 @dataclass
 class Service:
-    """One for each application.
+    """The service. There is one for each application.
 
-    ``lanes`` read long specs. ``health`` is a thread of its own for readiness, which waits for no other work.
+    ``lanes`` parse long specs. ``health`` is a separate thread for readiness, which never waits for other work.
     """
 
     settings: Settings
@@ -40,14 +40,14 @@ class Service:
     resources: DrawingResources
     lanes: Lanes = field(default_factory=Lanes)
     health: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="health"))
-    recent: RecentPlans = field(default_factory=RecentPlans)
+    recent: PlanCache = field(default_factory=PlanCache)
     started: bool = False
     failure: str | None = None
 
     def warm_up(self, generators: Iterable[Generator]) -> None:
-        """Make the generators ready for which the service does not wait when it starts: importing torch takes seconds.
+        """Prepare the other generators in the background: importing torch takes seconds.
 
-        This runs in the thread of ``health``, so ``/health/ready`` answers when it is done.
+        This runs in the thread of ``health``, so ``/health/ready`` answers after it.
         """
         try:
             for generator in generators:
@@ -55,27 +55,27 @@ class Service:
         except Exception as error:
             self.failure = f"a generator cannot be used: {error}"
             log.exception("a generator cannot be used")
-        # What is there now stays. To look through all of it for garbage takes a tenth of a second, and all wait for it.
+        # Existing objects stay alive. A garbage collection of all of them would stop every request for 0.1 s.
         gc.collect()
         gc.freeze()
 
     def open(self, spec: Spec) -> VirtualFile:
-        """Return the file of a spec; raise what is wrong with it, or ``TooLarge``."""
+        """Return the file of a spec; raise the errors of ``Engine.plan``, or ``TooLarge``."""
         return self.engine.open(self._plan(spec))
 
     def open_recent(self, query: bytes) -> VirtualFile | None:
-        """Return the file of a query that a recent request planned, or None."""
+        """Return the file of a query if its plan is cached, or None."""
         plan = self.recent.get(query)
         return None if plan is None else self.engine.open(plan)
 
     def open_query(self, query: bytes, items: list[tuple[str, str]]) -> VirtualFile:
-        """Return the file of a query, and keep its plan; ``items`` are its fields, in order. Raises as ``open``."""
+        """Return the file of a query, and cache its plan; ``items`` are its fields, in order. Raises as ``open``."""
         plan = self._plan(read_query(items, max_manifest=self.settings.max_request_bytes))
         self.recent.put(query, plan)
         return self.engine.open(plan)
 
     def describe(self, spec: Spec) -> PlanAnswer:
-        """Describe a spec's file, even one that is too large for this deployment; raise what else is wrong."""
+        """Describe a spec's file, even if it is too large for this deployment; raise all other errors."""
         plan, refusal = self._held(self.engine.plan(spec)), None
         try:
             check_size(plan.data_nbytes, self.settings.max_bytes)
@@ -85,7 +85,7 @@ class Service:
         return PlanAnswer.of(spec, self.engine.describe(spec, plan), refusal)
 
     def readiness(self) -> Ready | NotReady:
-        """Return whether requests should be sent here. Asks the device, which may take a moment."""
+        """Return whether this server is ready. This queries the device, which may take a moment."""
         trouble = self.engine.device.trouble()
         reason = f"the device is lost: {trouble}" if trouble else self.failure or self.resources.stuck()
         if not self.started:
@@ -97,7 +97,7 @@ class Service:
         return Ready(version=__version__, device=device, generators=generators)
 
     def shutdown(self) -> None:
-        """Begin nothing more."""
+        """Start no more work."""
         self.lanes.shutdown()
         self.health.shutdown(wait=False, cancel_futures=True)
         gc.unfreeze()
@@ -106,7 +106,7 @@ class Service:
         return self._held(self.engine.plan(spec, max_bytes=self.settings.max_bytes))
 
     def _held(self, plan: Plan) -> Plan:
-        """Return a plan, whose memory is counted for as long as somebody holds it; raise ``Busy`` for too much."""
+        """Return a plan and count its memory for its lifetime; raise ``Busy`` if there is not enough."""
         if (nbytes := plan_nbytes(plan)) > _COUNTED:
             self.resources.budget.hold(plan, nbytes)
         return plan

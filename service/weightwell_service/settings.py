@@ -1,4 +1,4 @@
-"""Settings: what a deployment decides, from flags and from ``WEIGHTWELL_*`` environment variables."""
+"""Settings of a deployment, from flags and from ``WEIGHTWELL_*`` environment variables."""
 
 import os
 from typing import Literal
@@ -10,7 +10,7 @@ GIB = 2**30
 
 
 def _cpus() -> int:
-    """Return the number of CPUs that this process may use, as far as the system says."""
+    """Return the number of CPUs that this process may use, or of all CPUs if the system does not report it."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -27,7 +27,7 @@ class Settings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
-    device: str = Field(default="cpu", description="where numbers are generated: cpu, cuda:0, cuda:1, ...")
+    device: str = Field(default="cpu", description="device that generates numbers: cpu, cuda:0, cuda:1, ...")
     threads: PositiveInt = Field(default_factory=_cpus, description="threads that generate numbers")
     max_bytes: PositiveInt = Field(default=16 * GIB, description="largest file, in bytes")
     max_resident_bytes: PositiveInt = Field(
@@ -55,12 +55,12 @@ class Settings(BaseSettings):
     stall_timeout: PositiveFloat = Field(
         default=60.0,
         allow_inf_nan=False,
-        description="seconds over which the rate of a body that arrives, or of a response that is read, is measured",
+        description="seconds over which the rate of a received body or a sent response is measured",
     )
     min_rate: PositiveFloat = Field(
         default=1000.0,
         allow_inf_nan=False,
-        description="least rate of both, in bytes per second; slower ones are closed",
+        description="least rate of both, in bytes per second; slower connections are closed",
     )
     keep_alive: PositiveInt = Field(
         default=75, description="seconds before an idle connection is closed; longer than clients keep theirs"

@@ -1,4 +1,4 @@
-"""Streaming: the bytes of a virtual file, drawn chunk by chunk in turn with others, as fast as they are taken."""
+"""Streaming: draws a virtual file chunk by chunk, in turn with other streams, as fast as the client reads."""
 
 import asyncio
 import time
@@ -15,15 +15,15 @@ import numpy as np
 from weightwell_engine.exceptions import Busy
 from weightwell_engine.virtual_file import VirtualFile
 from weightwell_service.budget import Account, Matrices
-from weightwell_service.turns import Requester, Turns
+from weightwell_service.scheduler import Requester, Scheduler
 
-# The smallest chunk, the first of each stream, is this part of a generator's chunk; the next are twice as long each.
+# The first chunk of a stream is the smallest: this part of a generator's chunk. Each next one is twice as long.
 _SMALLEST = 16
 
-# All streams together have about so many chunks of full length: with more streams, each has shorter ones.
+# Approximate number of full chunks of all streams together. With more streams, each has shorter chunks.
 _FULL = 256
 
-# Seconds after which a reader who takes nothing has stalled.
+# Seconds without reading after which a client has stalled.
 STALLED = 1.0
 
 
@@ -34,12 +34,12 @@ def smallest(chunk: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """What one stream has of the resources of all: threads, memory, and ``timeout`` seconds for each chunk.
+    """The resources of one stream: threads, memory, and ``timeout`` seconds for each chunk.
 
-    ``streams`` returns how many streams there are. ``matrices`` is None for a file that keeps none.
+    ``streams`` returns the number of streams. ``matrices`` is None for a file without matrices.
     """
 
-    turns: Turns
+    turns: Scheduler
     requester: Requester
     account: Account
     matrices: Matrices | None
@@ -62,10 +62,10 @@ class Stream:
         self._drawing: tuple[float, asyncio.Future[None]] | None = None  # since when a chunk is waited for
 
     async def chunks(self) -> AsyncGenerator[memoryview]:
-        """Yield the bytes in order; to close the iterator closes the file.
+        """Yield the bytes in order. Closing the iterator closes the file.
 
-        The first chunk is drawn before anything is yielded, so that a failure to draw comes before the first byte.
-        Raises what drawing raises, and ``Busy`` for a chunk that is not drawn in time.
+        The first chunk is drawn before anything is yielded, so an early failure comes before the first byte. Raises the
+        errors of drawing, and ``Busy`` for a chunk that is not drawn in time.
         """
         header = memoryview(self._file.plan.header)[self._start : self._stop]
         try:
@@ -83,17 +83,17 @@ class Stream:
             self._close()
 
     def look(self, now: float) -> None:
-        """Look, once a second or so, whether the reader has stalled, or drawing takes too long."""
+        """Check, about once a second, whether the client has stalled or drawing takes too long."""
         if self._reader is not None and now - self._reader >= STALLED:
             self._give_back()
         if self._drawing is not None and now - self._drawing[0] >= (timeout := self._share.timeout):
-            busy = Busy(f"nothing was drawn for {timeout:g} s; ask for less at once", retry_after=ceil(timeout))
+            busy = Busy(f"nothing was drawn for {timeout:g} s; request less at once", retry_after=ceil(timeout))
             _settle(self._drawing[1], busy)
 
     def _give_back(self) -> None:
-        """Give back the chunks that the reader has not taken: they will be drawn again.
+        """Release the chunks that the client has not read. They will be drawn again.
 
-        A file that is drawn in order keeps its one chunk: to go back would take longer than all that came before.
+        A file that is drawn in order keeps its one chunk, because going back would mean drawing from the beginning.
         """
         if self._file.generator.concurrency > 1 and self._ahead:
             self._position = self._ahead[0].start
@@ -101,7 +101,7 @@ class Stream:
             self._drop()
 
     async def _take(self) -> memoryview:
-        """Return the next chunk, and let those that follow be drawn."""
+        """Return the next chunk, and start drawing the following ones."""
         if not self._ahead:
             await self._begin()
         memory = await self._drawn()
@@ -113,7 +113,7 @@ class Stream:
         return memory
 
     async def _drawn(self) -> memoryview:
-        """Return the next chunk when it is drawn; raise ``Busy`` if that takes too long."""
+        """Wait for the next chunk; raise ``Busy`` if that takes too long."""
         future = self._ahead[0].future
         if not future.done():
             loop = asyncio.get_running_loop()
@@ -125,14 +125,14 @@ class Stream:
         return future.result()
 
     async def _begin(self) -> None:
-        """Begin to draw the next chunk, and those after it."""
+        """Start drawing the next chunk and the following ones."""
         if (matrices := self._share.matrices) is not None:
             await matrices.begin_in_turn()
         self._submit(necessary=True)
         self._draw_ahead()
 
     def _draw_ahead(self) -> None:
-        """Begin to draw as many chunks ahead as keep the threads busy, if there is memory."""
+        """Start drawing ahead: as many chunks as keep the threads busy, if there is memory."""
         matrices, depth = self._share.matrices, self._file.generator.concurrency
         if not self._share.requester.small:
             depth = -(-depth // max(self._share.streams(), 1))
@@ -144,7 +144,7 @@ class Stream:
             pass
 
     def _submit(self, *, necessary: bool = False) -> bool:
-        """Queue the next chunk, and return whether there was memory for it; for a necessary one there always is."""
+        """Queue the next chunk, and return whether there was memory. A necessary chunk always succeeds."""
         share, file, start = self._share, self._file, self._position
         least, chunk = smallest(file.generator.chunk), file.generator.chunk
         self._size = max(min(self._size, _power_of_two(_FULL * chunk // max(share.streams(), 1)), chunk), least)
@@ -163,7 +163,7 @@ class Stream:
         return True
 
     def _end(self, size: int) -> int:
-        """Return the end of a chunk of at most ``size`` bytes: chunks end where those of every reader do."""
+        """Return the end of a chunk of at most ``size`` bytes. Chunks of all streams end at the same positions."""
         origin = len(self._file.plan.header)
         return min(self._position - (self._position - origin) % size + size, self._stop)
 
@@ -174,7 +174,7 @@ class Stream:
         self._ahead.clear()
 
     def _close(self) -> None:
-        """Stop drawing. What is under way ends soon."""
+        """Stop drawing. Active units end soon."""
         self._file.close()
         self._drop()
         if self._share.matrices is not None:
@@ -183,7 +183,7 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """A chunk that is queued, under way or drawn."""
+    """A chunk that is queued, being drawn, or ready."""
 
     start: int
     stop: int
@@ -191,7 +191,7 @@ class _Chunk:
 
 
 def _settle(waiting: asyncio.Future[None], error: Exception | None = None) -> None:
-    """Let go on who waits, if somebody does."""
+    """Wake the waiting task, if any."""
     if not waiting.done():
         if error:
             waiting.set_exception(error)
@@ -205,7 +205,7 @@ def _settle_in(loop: asyncio.AbstractEventLoop, waiting: asyncio.Future[None]) -
 
 
 def _drawn(file: VirtualFile, start: int, stop: int, account: Account) -> Generator[None, None, memoryview]:
-    """Draw a chunk unit by unit; its bytes are given back to the account when nobody holds a view of it."""
+    """Draw a chunk unit by unit. Its bytes return to the account when its last view is deleted."""
     try:
         memory = np.frombuffer((yield from file.draw(start, stop)), np.uint8)
     except BaseException:

@@ -1,4 +1,4 @@
-"""A server that answers as Weightwell does, from a table of bytes, and misbehaves where a test asks it to."""
+"""A fake Weightwell server with answers from a table of bytes; a test can make it misbehave."""
 
 import asyncio
 import base64
@@ -29,7 +29,7 @@ PERIOD = bytes(range(251))  # a prime: bytes that end up at a wrong offset, or t
 
 
 def pattern(size: int) -> bytes:
-    """The data of every tensor that the server draws, whatever was asked for."""
+    """The data of every tensor of this server, for any request."""
     return (PERIOD * (size // len(PERIOD) + 1))[:size]
 
 

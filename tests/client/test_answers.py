@@ -1,4 +1,4 @@
-"""Values are compared as the server reads them, however they were written."""
+"""Values are compared by their meaning, for any spelling that the server accepts."""
 
 from fractions import Fraction
 from typing import Any

@@ -1,4 +1,4 @@
-"""A server that is malicious, or broken in an unusual way, costs an exception: no hang, and no memory."""
+"""A malicious or broken server causes an exception, but no hang and no growth of memory."""
 
 import gzip
 import os

@@ -1,4 +1,4 @@
-"""Rules that no tensor uses are named, whatever is drawn by them."""
+"""A warning names the rules that no tensor uses, in every method."""
 
 import asyncio
 import io

@@ -1,4 +1,4 @@
-"""Both clients against a server that misbehaves: what comes back is the whole tensor, or an exception that says why."""
+"""Both clients with a server that misbehaves: the result is the whole tensor, or an exception with the reason."""
 
 import asyncio
 import io
@@ -39,10 +39,10 @@ def bits(tensor: Any) -> bytes:
     return bytes(np.asarray(tensor).tobytes())
 
 
-# What is asked for ---------------------------------------------------------------------------------------------------
+# Requests ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_tensor_is_what_the_server_sent(fake: "Server", connect: Connect) -> None:
+def test_a_tensor_has_the_bytes_of_the_server(fake: "Server", connect: Connect) -> None:
     tensor = connect(fake.url).init(SHAPE, "kaiming_normal", seed=42, a=0.2, mode="fan_out")
     assert isinstance(tensor, torch.Tensor)
     assert (tensor.shape, tensor.dtype) == (SHAPE, torch.float32)
@@ -57,7 +57,7 @@ def test_a_tensor_is_what_the_server_sent(fake: "Server", connect: Connect) -> N
     }
 
 
-def test_a_slice_has_its_own_shape_and_is_asked_for_with_that_of_the_whole(fake: "Server", connect: Connect) -> None:
+def test_a_slice_is_requested_with_the_shape_of_the_whole_tensor(fake: "Server", connect: Connect) -> None:
     tensor = connect(fake.url).init(SHAPE, "ones", slice=np.s_[100:, -2:])
     assert tensor.shape == (200, 2)
     assert (fake.requests[0].fields["shape"], fake.requests[0].fields["slice"]) == ("300,7", "100:300,5:7")
@@ -165,7 +165,7 @@ def test_a_refusal_survives_a_process_boundary(fake: "Server", connect: Connect)
     assert (type(copy), copy.problem, str(copy)) == (weightwell.InvalidRequest, caught.value.problem, str(caught.value))
 
 
-def test_an_error_page_that_is_no_problem_says_who_answers(fake: "Server", connect: Connect) -> None:
+def test_an_error_page_without_a_problem_is_quoted(fake: "Server", connect: Connect) -> None:
     fake.faults.append(fake.answer(500, b"<html>gateway of the ministry</html>"))
     with pytest.raises(weightwell.ServerProblem, match="gateway of the ministry"):
         connect(fake.url).gain("relu")
@@ -175,7 +175,7 @@ def test_an_error_page_that_is_no_problem_says_who_answers(fake: "Server", conne
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
-def test_a_busy_server_is_asked_again_when_it_says(fake: "Server", connect: Connect, status: int) -> None:
+def test_a_busy_server_is_tried_again_after_retry_after(fake: "Server", connect: Connect, status: int) -> None:
     fake.faults.append(fake.refuse(status, retry_after="7"))
     client = connect(fake.url)
     assert client.gain("relu") == 1.5
@@ -200,12 +200,12 @@ def test_a_server_that_wants_too_long_a_wait_is_not_waited_for(fake: "Server", c
     assert client.naps == []
 
 
-def test_an_answer_that_never_began_is_asked_for_again(fake: "Server", connect: Connect) -> None:
+def test_a_request_without_an_answer_is_tried_again(fake: "Server", connect: Connect) -> None:
     fake.faults.append(fake.silence)
     assert bits(connect(fake.url).init(SHAPE, "ones")) == fake.pattern(SIZE)
 
 
-def test_nobody_there_is_said_with_the_address_and_without_the_credentials(connect: Connect) -> None:
+def test_a_failed_connection_names_the_address_without_credentials(connect: Connect) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     client = connect(f"http://ada:secret@127.0.0.1:{port}")
@@ -414,7 +414,7 @@ def test_a_page_in_place_of_a_file_is_refused(fake: "Server", connect: Connect) 
 
 
 @pytest.mark.parametrize("status", [204, 206, 304])
-def test_a_status_that_was_not_asked_for_is_refused(fake: "Server", connect: Connect, status: int) -> None:
+def test_an_unexpected_status_is_refused(fake: "Server", connect: Connect, status: int) -> None:
     fake.faults.append(fake.answer(status, b""))
     with pytest.raises(weightwell.UnexpectedResponse, match=f"expected 200, got {status}"):
         connect(fake.url).init(SHAPE, "ones")
@@ -621,7 +621,7 @@ def test_the_event_loop_does_not_wait_for_the_disk(fake: "Server") -> None:
 # Progress -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_bar_says_what_is_drawn(fake: "Server", connect: Connect, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bar_has_the_name_of_the_tensor(fake: "Server", connect: Connect, capsys: pytest.CaptureFixture[str]) -> None:
     connect(fake.url, progress=True).init(SHAPE, "ones")
     assert "ones [300, 7] float32: 100%" in capsys.readouterr().err
 

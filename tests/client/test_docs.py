@@ -1,4 +1,4 @@
-"""The pages of the client are true: what they say runs against a real server, and prints what they say."""
+"""The examples on the pages of the client run with a real server and print the output shown."""
 
 import doctest
 import os
@@ -28,7 +28,7 @@ def reader(server: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize(("page", "least"), [("client.md", 10), ("models.md", 10), ("torch.md", 5)])
-def test_the_python_of_a_page_does_what_it_says(server: str, page: str, least: int) -> None:
+def test_the_python_of_a_page_prints_the_output_shown(server: str, page: str, least: int) -> None:
     text = (DOCS / page).read_text().replace(ADDRESS, server)
     examples = doctest.DocTestParser().get_doctest(text, {}, page, page, 0)
     report: list[str] = []
@@ -39,13 +39,13 @@ def test_the_python_of_a_page_does_what_it_says(server: str, page: str, least: i
 
 
 def commands() -> list[tuple[str, str]]:
-    """Every command of the page, with what it prints."""
+    """Every command of the page, with its output."""
     blocks = re.findall(r"^```console\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     return [pair for block in blocks for pair in re.findall(r"^\$ (.*)\n((?:[^$].*\n)*)", block, re.MULTILINE)]
 
 
 @pytest.mark.parametrize(("command", "printed"), commands())
-def test_a_command_of_the_page_prints_what_it_says(command: str, printed: str) -> None:
+def test_a_command_of_the_page_prints_the_output_shown(command: str, printed: str) -> None:
     line = re.sub(
         r"\bweightwell (?=init|gain|schemes|presets|save|plan|verify)", f"'{sys.executable}' -m weightwell ", command
     )

@@ -1,4 +1,4 @@
-"""The dtype table says what torch, numpy and the safetensors library say."""
+"""The dtype table agrees with torch, numpy and the safetensors library."""
 
 import ml_dtypes
 import numpy as np
@@ -13,7 +13,7 @@ ROWS = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 
 
 @ROWS
-def test_a_row_is_what_torch_and_safetensors_say(dtype: DType) -> None:
+def test_a_row_agrees_with_torch_and_safetensors(dtype: DType) -> None:
     tensor = torch.zeros(3, dtype=getattr(torch, dtype.name))
     header = safetensors.torch.save({"weight": tensor})[PREFIX : -3 * dtype.itemsize]
     assert tensor.itemsize == dtype.itemsize

@@ -1,4 +1,4 @@
-"""What a file is asked for by, in every form; that the forms mean the same is in tests/contract/test_models.py."""
+"""The forms that describe a file. That all forms give the same file is tested in tests/contract/test_models.py."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ def test_a_dict_of_one_tensor_is_a_manifest_of_it_where_several_are_wanted() -> 
     assert [*manifest_of({"shape": 3, "scheme": "ones"}, {}).tensors] == ["weight"]
 
 
-def test_a_module_takes_what_a_manifest_of_a_module_takes() -> None:
+def test_a_module_takes_the_fields_of_from_module() -> None:
     module = torch.nn.Linear(3, 4)
     fields: dict[str, Any] = {"rules": "torch", "seed": 7, "dtype": "bfloat16"}
     assert manifest_of(module, fields) == Manifest.from_module(module, **fields)

@@ -1,4 +1,4 @@
-"""Tensors are views of the memory that was received, writable and aligned, of the framework that was asked for."""
+"""Tensors are writable, aligned views of the received memory, in the requested framework."""
 
 import sys
 from typing import Any

@@ -1,4 +1,4 @@
-"""Servers and clients that are killed in the middle cost time, and nothing else."""
+"""If a server or a client is killed during a transfer, only time is lost."""
 
 import asyncio
 import signal
@@ -30,7 +30,7 @@ SMALL = (300, 700)
 
 
 class Process:
-    """A server in a process of its own, always at the same address."""
+    """A server in a separate process, always at the same address."""
 
     def __init__(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -158,7 +158,7 @@ def test_a_client_that_is_killed_anywhere_goes_on_with_the_right_file(
 
 
 @pytest.mark.parametrize("place", ["opened", "write_at", "commit"])
-def test_nobody_writes_any_more_once_asyncio_has_cancelled(
+def test_nothing_is_written_after_a_cancellation_by_asyncio(
     fake: "Server", tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     owner: Any = {"opened": async_client, "write_at": disk, "commit": Part}[place]

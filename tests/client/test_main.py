@@ -1,4 +1,4 @@
-"""The command: what it prints, where it writes, how it ends."""
+"""The command: its output, its files and its exit codes."""
 
 import io
 import json
@@ -180,7 +180,7 @@ def test_the_address_is_said_before_the_verb_or_after_it(
     assert len(fake.requests) == 1
 
 
-def test_an_argument_that_cannot_be_sent_is_asked_wrongly(run: Run, fake: "Server", capsys: Output) -> None:
+def test_an_invalid_argument_has_exit_code_2(run: Run, fake: "Server", capsys: Output) -> None:
     assert run("init", "3", "ones", "--dtype", "half", "-o", os.devnull) == 2
     assert "dtype must be one of float32" in capsys.readouterr().err
     assert fake.requests == []
@@ -195,7 +195,7 @@ def test_an_interruption_is_no_traceback(run: Run, monkeypatch: pytest.MonkeyPat
     assert capsys.readouterr().err == ""
 
 
-def test_a_reader_who_has_seen_enough_is_no_traceback(fake: "Server") -> None:
+def test_a_closed_pipe_gives_no_traceback(fake: "Server") -> None:
     read, write = os.pipe()
     os.close(read)
     with open(write, "wb") as closed:  # noqa: PTH123 - a descriptor has no path
@@ -261,7 +261,7 @@ def test_a_plan_is_printed_as_json(real: Run, capsys: Output) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"tensors": 3}', '{"tensors": {"w": {"shape": [3]}}}'])
-def test_what_is_no_manifest_is_asked_wrongly(real: Run, capsys: Output, text: str) -> None:
+def test_an_invalid_manifest_has_exit_code_2(real: Run, capsys: Output, text: str) -> None:
     Path("model.json").write_text(text)
     assert real("save", "model.json", "-o", "other.safetensors") == 2
     assert capsys.readouterr().err.startswith("weightwell: ")
@@ -288,7 +288,7 @@ def test_a_file_that_is_not_so_has_an_exit_code_of_its_own(real: Run, capsys: Ou
     assert capsys.readouterr().out.startswith("1 of 2 tensors differ; the first is fc.weight, from element [2, 4] on")
 
 
-def test_a_file_that_claims_nothing_is_asked_wrongly(real: Run, capsys: Output) -> None:
+def test_a_file_without_a_spec_has_exit_code_2(real: Run, capsys: Output) -> None:
     safetensors.numpy.save_file({"w": np.zeros(3)}, "other.safetensors")
     assert real("verify", "other.safetensors") == 2
     assert "does not come from a Weightwell server" in capsys.readouterr().err
@@ -299,7 +299,7 @@ def test_a_file_that_is_not_there_is_one_line(real: Run, capsys: Output) -> None
     assert "No such file" in capsys.readouterr().err
 
 
-def test_a_rule_that_no_tensor_takes_is_told_on_a_line(real: Run, capsys: Output) -> None:
+def test_an_unused_rule_is_a_warning_on_one_line(real: Run, capsys: Output) -> None:
     assert real("save", "model.json", "-o", "again.safetensors") == 0
     lines = capsys.readouterr().err.splitlines()
     assert lines == [line for line in lines if line.startswith("weightwell: no tensor uses the rule {")]

@@ -1,4 +1,4 @@
-"""Memory for tensors: as much as was asked for, aligned, and one's own."""
+"""Memory for tensors: the requested size, aligned, and not shared."""
 
 import mmap
 import subprocess
@@ -56,7 +56,7 @@ def test_a_machine_that_reports_free_pages_is_known_by_their_order(
 
 
 @pytest.mark.parametrize("reported", [True, False])
-def test_huge_pages_are_asked_for_where_they_are_cheap(monkeypatch: pytest.MonkeyPatch, reported: bool) -> None:
+def test_huge_pages_are_used_if_they_are_cheap(monkeypatch: pytest.MonkeyPatch, reported: bool) -> None:
     advice: list[int] = []
 
     class Mapping:

@@ -1,4 +1,4 @@
-"""The package: what it exports, and what importing it costs."""
+"""The package: its exports, and the cost of its import."""
 
 import re
 import subprocess

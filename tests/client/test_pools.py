@@ -1,4 +1,4 @@
-"""Connections stay in the process and in the event loop that opened them; settings go everywhere."""
+"""Connections stay in the process and event loop that opened them; settings can be copied to others."""
 
 import asyncio
 import copy
@@ -81,7 +81,7 @@ if __name__ == "__main__":
 
 
 def run(tmp_path: Path, program: str, *arguments: str) -> str:
-    """Run a program and return what it prints; it must be silent otherwise, and leave no socket unclosed."""
+    """Run a program and return its output; it must print nothing to standard error and close every socket."""
     path = tmp_path / "program.py"
     path.write_text(program)
     command = [sys.executable, "-W", "error::ResourceWarning", str(path), *arguments]
@@ -92,7 +92,7 @@ def run(tmp_path: Path, program: str, *arguments: str) -> str:
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.parametrize("kind", ["Client", "AsyncClient"])
-def test_processes_that_share_a_client_draw_what_one_draws_alone(
+def test_processes_that_share_a_client_get_the_same_tensors_as_one(
     server: str, tmp_path: Path, kind: str, method: str
 ) -> None:
     assert run(tmp_path, FIVE, server, kind, method) == "True 240\n"
@@ -119,7 +119,7 @@ with weightwell.Client(sys.argv[1]) as client:
 """
 
 
-def test_workers_of_a_data_loader_draw_what_their_parent_draws(server: str, tmp_path: Path) -> None:
+def test_workers_of_a_data_loader_get_the_same_tensors_as_their_parent(server: str, tmp_path: Path) -> None:
     assert run(tmp_path, LOADER, server) == "True\n"
 
 
@@ -150,7 +150,7 @@ runner.close()
 """
 
 
-def test_a_parent_does_not_notice_what_its_child_does(fake: "Server", tmp_path: Path) -> None:
+def test_a_child_does_not_disturb_its_parent(fake: "Server", tmp_path: Path) -> None:
     assert run(tmp_path, UNNOTICED, fake.url) == "7\n"
     assert len(fake.requests) == 5
     assert fake.connections == 3  # one of each client, and the child's
@@ -177,7 +177,7 @@ def test_a_child_of_a_fork_that_python_did_not_make_has_connections_of_its_own(
     assert fake.connections == 2
 
 
-def test_a_child_does_not_wait_for_what_threads_of_its_parent_held(fake: "Server", fork: Callable[[], None]) -> None:
+def test_a_child_does_not_wait_for_locks_of_its_parent(fake: "Server", fork: Callable[[], None]) -> None:
     with weightwell.Client(fake.url) as client:
         client._pool._lock.acquire()
         for _ in range(pools.CALLS):
@@ -333,7 +333,7 @@ def test_a_closed_client_says_so(fake: "Server", connect: Connect) -> None:
 # Threads, and calls at once ------------------------------------------------------------------------------------------
 
 
-def test_threads_that_share_a_client_draw_what_one_draws_alone(fake: "Server") -> None:
+def test_threads_that_share_a_client_get_the_same_tensors_as_one(fake: "Server") -> None:
     with weightwell.Client(fake.url) as client, ThreadPoolExecutor(16) as threads:
         tensors = list(threads.map(lambda seed: client.init((5, seed), "normal", seed=seed), range(200)))
     assert [bits(tensor) for tensor in tensors] == [fake.pattern(20 * seed) for seed in range(200)]
@@ -362,7 +362,7 @@ def waiting(turns: Turns, count: int) -> None:
         pass
 
 
-def test_turns_come_in_the_order_in_which_they_were_asked_for() -> None:
+def test_turns_are_first_in_first_out() -> None:
     turns, order = Turns(1), list[object]()
 
     def take(name: object) -> None:

@@ -1,4 +1,4 @@
-"""Requests: every field reaches the server as it was meant."""
+"""Requests: the server receives every field with the right value."""
 
 import base64
 import json

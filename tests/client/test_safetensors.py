@@ -1,4 +1,4 @@
-"""Headers: those of the safetensors library are read as it reads them, and anything else is refused."""
+"""Headers: files of the safetensors library are read as by the library, and invalid headers are refused."""
 
 from contextlib import suppress
 

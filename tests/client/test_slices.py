@@ -1,4 +1,4 @@
-"""A slice is what numpy would take, in every spelling."""
+"""A slice selects the same elements as in numpy, in every spelling."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def _sliced(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[Any, ...]]:
 
 
 @given(_sliced())
-def test_a_slice_is_what_numpy_takes(sliced: tuple[tuple[int, ...], tuple[Any, ...]]) -> None:
+def test_a_slice_equals_that_of_numpy(sliced: tuple[tuple[int, ...], tuple[Any, ...]]) -> None:
     shape, index = sliced
     whole = np.arange(np.prod(shape, dtype=int)).reshape(shape)
     bounds = bounds_of(index, shape)

@@ -1,4 +1,4 @@
-"""Specs: arguments of every kind become fields, and a file is judged by them."""
+"""Specs: arguments of every type become fields, and a file is checked against them."""
 
 from typing import Any
 
@@ -47,7 +47,7 @@ def test_a_seed_is_an_integer_of_any_library_or_its_digits_as_over_http(seed: An
     assert Manifest({}, seed=seed).document()["seed"] == 42
 
 
-def test_a_seed_above_what_a_float_holds_keeps_its_last_digit() -> None:
+def test_a_seed_above_2_to_53_keeps_its_last_digit() -> None:
     assert TensorSpec.of(8, "ones", seed=str(2**64 - 1)).seed == 2**64 - 1
 
 
@@ -62,7 +62,7 @@ def test_a_parameter_may_be_a_number_of_any_library(std: Any) -> None:
     assert TensorSpec.of(8, "normal", std=std).request.fields["std"] == "0.5"
 
 
-def test_the_query_holds_what_was_said_and_leaves_the_rest_to_the_server() -> None:
+def test_the_query_has_only_the_given_fields() -> None:
     assert dict(TensorSpec.of((), "ones").request.fields) == {
         "shape": "",
         "scheme": "ones",
@@ -181,7 +181,7 @@ DRAWN = drawn()["tensors"]
         ({"rules": [*RULES, {"module": "Linear", "scheme": "reset_parameters"}]}, {"b": {**DRAWN["b"], "std": 1.0}}),
     ],
 )
-def test_a_rule_may_say_what_the_manifest_leaves_open(fields: Any, tensors: dict[str, Any]) -> None:
+def test_a_rule_may_give_fields_that_the_manifest_leaves_open(fields: Any, tensors: dict[str, Any]) -> None:
     assert list(manifest(seed=7, **fields).mismatches(drawn(**tensors))) == []
 
 
@@ -203,14 +203,14 @@ def test_a_rule_may_say_what_the_manifest_leaves_open(fields: Any, tensors: dict
         ({"t": 3}, "tensors.t", 3),
     ],
 )
-def test_a_file_of_another_manifest_is_told_by_the_first_field_that_differs(
+def test_the_error_for_another_manifest_names_the_first_different_field(
     tensors: dict[str, Any], field: str, got: object
 ) -> None:
     first = next(manifest(seed=7, rules=RULES).mismatches(drawn(**tensors)))
     assert (first.field, first.got) == (field, got)
 
 
-def test_another_generator_is_told() -> None:
+def test_another_generator_is_refused() -> None:
     spec = {**drawn(), "generator": "torch"}
     (first,) = manifest(seed=7, rules=RULES).mismatches(spec)
     assert (first.field, first.asked, first.got) == ("generator", "philox", "torch")

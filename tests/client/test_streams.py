@@ -1,4 +1,4 @@
-"""A client says once that it draws the same random numbers again for another tensor."""
+"""A client warns once if it draws the same random numbers for another tensor."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -188,7 +188,7 @@ def test_what_was_drawn_long_ago_is_forgotten(
     assert not drawn._drawn
 
 
-def test_seeds_beyond_what_json_holds_are_told_apart(recwarn: pytest.WarningsRecorder) -> None:
+def test_seeds_above_2_to_53_are_distinguished(recwarn: pytest.WarningsRecorder) -> None:
     drawn = Streams()
     for seed in ("18446744073709551615", "18446744073709551614"):
         drawn.note(spec("a", (int(seed[-1]),), seed=seed))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Tracebacks are of the caller's code: no frame of this package below the method that was called."""
+"""A traceback ends in the called method: it has no further frames of this package."""
 
 import asyncio
 import logging
@@ -55,7 +55,7 @@ def lines(error: Exception) -> list[str]:
 
 @pytest.fixture
 def nobody() -> str:
-    """An address at which nobody answers."""
+    """An address without a server."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         return f"http://127.0.0.1:{free.getsockname()[1]}"
 

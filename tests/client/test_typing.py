@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def test_the_framework_decides_what_a_tensor_is(fake: "Server") -> None:
+def test_the_framework_decides_the_type_of_a_tensor(fake: "Server") -> None:
     with weightwell.Client(fake.url) as client:
         assert isinstance(assert_type(client.init((3, 4), "ones", framework="torch"), torch.Tensor), torch.Tensor)
         assert isinstance(assert_type(client.init((3, 4), "ones", framework="numpy", seed=1), Array), np.ndarray)
         assert_type(client.init(8, "ones"), Any)
 
 
-def test_the_framework_decides_what_a_state_dict_holds(server: str) -> None:
+def test_the_framework_decides_the_type_of_a_state_dict(server: str) -> None:
     tensors = {"tensors": {"w": {"shape": [3], "scheme": "ones"}}}
     with weightwell.Client(server) as client:
         state = assert_type(client.init_state_dict(tensors, framework="torch"), dict[str, torch.Tensor])

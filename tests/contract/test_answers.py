@@ -1,4 +1,4 @@
-"""What the client takes for the answer to a request is what the service answers, and its tables are the service's."""
+"""The client accepts the real answers of the service, and its tables agree with the service's."""
 
 from collections.abc import Iterator
 from hashlib import sha256

@@ -1,4 +1,4 @@
-"""The pages with commands, executed: each command prints the output shown, and the tables of docs/http.md are true."""
+"""The commands on the pages print the output shown, and the tables of docs/http.md agree with the code."""
 
 import json
 import os
@@ -46,7 +46,7 @@ _CODE = re.compile(r"`([^`]+)`")
 
 
 class Step(NamedTuple):
-    """Commands, and what they print."""
+    """Commands, and their output."""
 
     commands: str
     output: str
@@ -61,7 +61,7 @@ def steps(section: str) -> Iterator[Step]:
 
 
 def execute(commands: list[str], directory: Path) -> list[str]:
-    """Run commands in one shell, as somebody does who pastes them; return what each of them printed."""
+    """Run commands in one shell, as a user would paste them; return the output of each."""
     script = "printf '\\0'\n".join(["set -e\n", *commands])
     done = subprocess.run(
         ["bash", "-c", script],
@@ -76,7 +76,7 @@ def execute(commands: list[str], directory: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", SESSIONS)
-def test_the_commands_print_what_the_page_says(name: str, server: str, tmp_path: Path) -> None:
+def test_the_commands_print_the_output_shown(name: str, server: str, tmp_path: Path) -> None:
     wanted = list(steps(SESSIONS[name].replace(ADDRESS, server)))
     for tool in TOOLS:
         if any(re.search(rf"\b{tool}\b", step.commands) for step in wanted) and not shutil.which(tool):
@@ -139,7 +139,7 @@ def test_the_table_has_every_field_of_every_scheme_and_its_default() -> None:
 
 
 @pytest.mark.parametrize("row", rows("Layouts"), ids=lambda row: row[0])
-def test_the_fans_of_a_layout_are_what_the_page_says(row: list[str], http: httpx.Client) -> None:
+def test_the_fans_of_a_layout_are_those_on_the_page(row: list[str], http: httpx.Client) -> None:
     _, shape, names, fans = row
     query = f"shape={shape.strip('`')}&scheme=he_normal&{names.strip('`')}".rstrip("&")
     found = http.get(f"/plan?{query}").json()["tensors"]["weight"]
@@ -167,7 +167,7 @@ def test_the_table_of_errors_has_every_status(http: httpx.Client) -> None:
     assert said == {status for operation in operations for status in operation["responses"]}
 
 
-def test_caches_are_told_what_the_page_says(http: httpx.Client) -> None:
+def test_the_cache_headers_are_those_on_the_page(http: httpx.Client) -> None:
     said = {who: _CODE.findall(control)[0] for who, control, _ in rows("Caching")}
     assert list(said.values()) == [IMMUTABLE, REVALIDATE, "no-store"]
     for generator in http.get("/schemes").json()["generators"]:

@@ -1,4 +1,4 @@
-"""A program in another language, with a safetensors library of its own, reads the bits that torch draws here."""
+"""A JavaScript program with another safetensors library reads the same bits as torch."""
 
 import json
 import re
@@ -57,7 +57,7 @@ class Example:
         return self.node("draw.js", f"{self._url}?generator=torch&{query}")
 
     def read(self, query: str = "", manifest: object = None) -> list[Read]:
-        """Read every value of what a query or a manifest describes."""
+        """Read every value of the file of a query or a manifest."""
         arguments = [f"{self._url}?{query}&generator=torch"] if manifest is None else [self._url, json.dumps(manifest)]
         done = self.node("--input-type=module", "--eval", PRINT_ALL, *arguments)
         assert done.returncode == 0, done.stderr
@@ -138,7 +138,7 @@ def test_the_program_prints_name_dtype_shape_and_values(example: Example) -> Non
     assert [float(value) for value in values] == kaiming_normal(512, 784, seed=42).flatten()[:5].tolist()
 
 
-def test_the_program_says_what_the_server_finds_wrong(example: Example) -> None:
+def test_the_program_prints_the_error_of_the_server(example: Example) -> None:
     done = example.draw("shape=3&scheme=normal&std=-1")
     assert done.returncode != 0
     assert "std must be greater than or equal to 0, got '-1'" in done.stderr

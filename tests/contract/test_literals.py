@@ -1,4 +1,4 @@
-"""The words that the client's types list are those that the server knows."""
+"""The values in the client's types are those of the server."""
 
 from typing import Any, Literal, get_args, get_origin
 

@@ -1,4 +1,4 @@
-"""Whole models: a manifest is a file like any other, has a URL of its own, and can be looked at before it is drawn."""
+"""Manifests: a whole model is one file, with a URL, and /plan describes it without drawing."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -72,7 +72,7 @@ def planned(http: httpx.Client, fields: Fields) -> Fields:
     return found
 
 
-# A URL of its own ----------------------------------------------------------------------------------------------------
+# The URL of a manifest -----------------------------------------------------------------------------------------------
 
 
 @each_generator
@@ -138,7 +138,7 @@ def test_a_url_as_long_as_all_on_its_way_must_take_is_taken(http: httpx.Client) 
 
 
 @each_generator
-def test_a_plan_tells_what_the_file_turns_out_to_hold(http: httpx.Client, tmp_path: Path, generator: str) -> None:
+def test_a_plan_agrees_with_the_file(http: httpx.Client, tmp_path: Path, generator: str) -> None:
     model = {**MODEL, "generator": generator}
     plan = planned(http, model)
     data = http.post("/init", json=model).content
@@ -249,7 +249,7 @@ def test_a_manifest_that_many_clients_ask_for_at_once_is_planned_once(serve: Ser
     planning.assert_called_once()
 
 
-def test_readiness_is_told_while_many_manifests_are_read(serve: Serve) -> None:
+def test_readiness_is_answered_while_many_manifests_are_parsed(serve: Serve) -> None:
     app = create_app(Settings(threads=1))
     begun, released = Event(), Event()
 
@@ -290,7 +290,7 @@ class Tied(nn.Module):
 
 
 def manifest_of(model: nn.Module) -> Fields:
-    """Return what a model asks for, as somebody would who has no client for it."""
+    """Return the manifest of a model, written without the client."""
     modules = {name: type(module).__name__ for name, module in model.named_modules()}
     tensors: Fields = {}
     seen: dict[int, str] = {}
@@ -333,7 +333,7 @@ def test_the_metadata_names_aliases_as_the_safetensors_library_does(http: httpx.
 # Presets -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_catalogue_of_presets_holds_each_with_what_it_takes_to_use_it(http: httpx.Client) -> None:
+def test_the_catalogue_of_presets_has_parameters_and_examples(http: httpx.Client) -> None:
     presets = {preset["name"]: preset for preset in http.get("/presets").json()["presets"]}
     assert list(presets) == list(PRESETS)
     for name, preset in presets.items():

@@ -1,4 +1,4 @@
-"""Whole models, drawn by the service and filled by the client: real ones, which load, and which train."""
+"""Real models, drawn by the service and filled by the client: they load, and they train."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -209,7 +209,7 @@ def test_what_a_manifest_says_is_said_there(client: weightwell.Client, said: Any
         client.init_module_(resnet(), Manifest.from_module(resnet()), **said)
 
 
-def test_without_rules_a_module_is_bit_for_bit_what_torch_would_have_made(client: weightwell.Client) -> None:
+def test_without_rules_a_module_has_the_bits_of_torch(client: weightwell.Client) -> None:
     def build() -> nn.Module:
         layers = [nn.Embedding(9, 8, padding_idx=0), nn.LSTM(8, 8, 2), nn.Conv1d(8, 8, 3), nn.BatchNorm1d(8)]
         return nn.Sequential(*layers, nn.PReLU(), nn.Bilinear(8, 8, 4), nn.Linear(4, 3))
@@ -260,7 +260,7 @@ def test_tied_names_have_one_tensor(client: weightwell.Client, framework: Any) -
 # Plans ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_plan_says_what_would_be_drawn(client: weightwell.Client) -> None:
+def test_a_plan_describes_the_tensors(client: weightwell.Client) -> None:
     tensors: dict[str, Any] = {"fc.weight": {"shape": (10, 512), "module": "Linear"}, "tied": {"alias": "fc.weight"}}
     unused = {"match": "nothing", "scheme": "ones"}
     plan = client.plan(Manifest(tensors, rules=[unused], preset="torch"))
@@ -344,4 +344,4 @@ def test_a_model_trains_as_one_that_torch_initialized(client: weightwell.Client)
     assert theirs[-1].mean() < 0.1 * theirs[0].mean()  # there is something to learn, and it is learnt
     assert distance(curves(lambda seed: client.init_module_(classifier(), seed=seed)), theirs) < 3
     other = curves(lambda seed: client.init_module_(classifier(), {nn.Linear: "xavier_normal"}, seed=seed))
-    assert distance(other, theirs) > 6  # curves that differ are told apart
+    assert distance(other, theirs) > 6  # different curves are distinguished

@@ -1,4 +1,4 @@
-"""The OpenAPI document: true of the service, and enough to use it."""
+"""The OpenAPI document agrees with the service, and is enough to use it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -47,12 +47,12 @@ def test_the_document_is_openapi(document: dict[str, Any]) -> None:
     validate(document)
 
 
-def test_every_scheme_and_dtype_can_be_asked_for(document: dict[str, Any]) -> None:
+def test_every_scheme_and_dtype_can_be_requested(document: dict[str, Any]) -> None:
     assert parameters(document)["scheme"]["schema"]["enum"] == list(ALIASES)
     assert parameters(document)["dtype"]["schema"]["enum"] == list(DTYPES)
 
 
-def test_every_field_is_a_query_parameter_and_says_what_it_is(document: dict[str, Any]) -> None:
+def test_every_field_is_a_query_parameter_with_a_description(document: dict[str, Any]) -> None:
     fields = {field for model in SINGLES.values() for field in model.model_fields}
     assert set(parameters(document)) == fields | {"manifest"}
     assert all(each["description"] for each in parameters(document).values())

@@ -1,4 +1,4 @@
-"""Presets against what the frameworks themselves do, as recorded in ``initializations/`` by ``record.py`` there."""
+"""Presets, compared with recordings of the frameworks in ``initializations/`` (made by ``record.py``)."""
 
 import json
 import re
@@ -86,14 +86,14 @@ def test_every_rule_of_a_preset_is_the_first_to_match_some_tensor(preset: str) -
 
 
 @pytest.mark.parametrize("name", RECORDED)
-def test_whatever_wraps_a_model_its_tensors_have_the_same_rules(name: str) -> None:
+def test_wrappers_do_not_change_the_rules_of_tensors(name: str) -> None:
     rules = rules_of(RECORDED[name])
     for tensor in RECORDED[name]["tensors"]:
         assert matching(rules, f"_orig_mod.module.{tensor}") == matching(rules, tensor)
 
 
 @pytest.mark.parametrize("framework", sorted({recording["source"].split()[0] for recording in RECORDED.values()}))
-def test_a_framework_that_is_installed_still_does_what_was_recorded(framework: str) -> None:
+def test_an_installed_framework_agrees_with_its_recording(framework: str) -> None:
     if find_spec(framework.removesuffix("-core")) is None:
         pytest.skip(f"{framework} is not installed")
     cases = [name for name, recording in RECORDED.items() if recording["source"].startswith(f"{framework} ")]
@@ -109,7 +109,7 @@ def ask(http: Client, **manifest: Any) -> bytes:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_preset_is_asked_for_by_name(http: Client, name: str) -> None:
+def test_a_preset_is_requested_by_name(http: Client, name: str) -> None:
     recording = RECORDED[name]
     tensors = {tensor: {"shape": row["shape"], "module": row["module"]} for tensor, row in recording["tensors"].items()}
     by_name = ask(http, preset=recording["preset"], tensors=tensors)

@@ -1,4 +1,4 @@
-"""docs/presets.md, executed: its tables say what the presets do, and its commands print what it says they print."""
+"""docs/presets.md: its tables agree with the presets, and its commands print the output shown."""
 
 import json
 import re
@@ -50,7 +50,7 @@ def test_the_first_table_has_every_preset_and_its_parameters() -> None:
 
 
 @pytest.mark.parametrize("name", WITH_NAMES)
-def test_a_table_shows_each_rule_of_a_preset_by_a_tensor_and_what_it_gets(name: str) -> None:
+def test_a_table_has_a_tensor_and_its_scheme_for_each_rule_of_a_preset(name: str) -> None:
     rules = rules_of(SECTIONS[name])
     shown = []
     for tensor, gets, _ in rows(SECTIONS[name]):
@@ -76,7 +76,7 @@ def test_the_table_of_modules_has_every_module_and_all_its_tensors() -> None:
 
 
 @pytest.mark.parametrize("session", _SESSION.findall(PAGE), ids=["presets", "a preset as a start", "axes"])
-def test_the_commands_print_what_the_page_says(session: tuple[str, str], server: str, tmp_path: Path) -> None:
+def test_the_commands_print_the_output_shown(session: tuple[str, str], server: str, tmp_path: Path) -> None:
     if not (shutil.which("curl") and shutil.which("jq")):
         pytest.skip("curl and jq are not installed, and the page uses them")
     commands, wanted = session

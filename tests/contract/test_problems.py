@@ -1,4 +1,4 @@
-"""Whatever is wrong with a request is a problem body that says what, and never the server's fault."""
+"""Every invalid request gets a problem body with the reason, and never a status of 500."""
 
 import json
 import socket
@@ -137,9 +137,7 @@ def test_every_exception_is_a_problem() -> None:
 
 
 @pytest.mark.parametrize("exception", PROBLEMS, ids=lambda exception: exception.__name__)
-def test_every_problem_is_told_as_its_row_says(
-    app: FastAPI, small: httpx.Client, exception: type[WeightwellError]
-) -> None:
+def test_every_problem_agrees_with_its_row(app: FastAPI, small: httpx.Client, exception: type[WeightwellError]) -> None:
     status, kind, title = PROBLEMS[exception]
     response = CAUSES[exception](app, small)
     body = problem(response, status)
@@ -256,7 +254,7 @@ def test_a_head_without_an_end_is_refused_before_it_fills_the_memory(small: http
     assert small.get("/init", params=QUERY).status_code == 200
 
 
-def test_bodies_and_heads_that_come_together_are_told_apart(small: httpx.Client) -> None:
+def test_pipelined_requests_are_separated(small: httpx.Client) -> None:
     body = b" " * (2**14 - 40) + b'{"shape": [3], "scheme": "ones"}'
     posted = b"POST /init HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     with socket.create_connection((small.base_url.host, small.base_url.port or 0), timeout=30) as connection:

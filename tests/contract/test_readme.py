@@ -1,4 +1,4 @@
-"""README.md, executed: its commands and its Python print what it says, in the order in which a reader tries them."""
+"""README.md: its commands and its Python code, run in order, print the output shown."""
 
 import doctest
 import os
@@ -23,9 +23,9 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(console: str, directory: Path, server: str) -> str:
-    """Run the commands of a block, as somebody does who types them; return what they print."""
+    """Run the commands of a block, as a user would type them; return their output."""
     lines, here = [], ""
-    for line in console.splitlines():  # what a command prints is not a command
+    for line in console.splitlines():  # output of a command is not a command
         if line.startswith("$ "):
             lines.append(line.removeprefix("$ "))
             here = "END" if "<<'END'" in line else ""
@@ -43,18 +43,18 @@ def run(console: str, directory: Path, server: str) -> str:
 
 
 def printed(console: str) -> str:
-    """Return what a block says that its commands print."""
+    """Return the output that a block shows for its commands."""
     without_input = re.sub(r"^\$ [^\n]*<<'END'\n.*?^END\n", "", console, flags=re.MULTILINE | re.DOTALL)
     return "".join(line for line in without_input.splitlines(keepends=True) if not line.startswith("$ "))
 
 
 @pytest.mark.parametrize("number", range(len(CONSOLE)))
-def test_the_commands_print_what_the_page_says(number: int, directory: Path, server: str) -> None:
+def test_the_commands_print_the_output_shown(number: int, directory: Path, server: str) -> None:
     wanted, got = printed(CONSOLE[number]), run(CONSOLE[number], directory, server)
     assert doctest.OutputChecker().check_output(wanted, got, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE), got
 
 
-def test_the_python_of_the_page_does_what_it_says(
+def test_the_python_of_the_page_prints_the_output_shown(
     directory: Path, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(directory)

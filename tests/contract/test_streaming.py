@@ -63,7 +63,7 @@ class Probe:
         return False
 
     def footprint(self, plan: Plan) -> int:
-        """Hold what the test says."""
+        """Block as the test demands."""
         del plan
         return self.nbytes
 
@@ -170,7 +170,7 @@ def test_a_range_draws_its_own_bytes_only(probing: Probing) -> None:
         assert probe.drawn_nbytes <= 2 * 2**20 + 64  # with the rest of the elements at both ends
 
 
-def test_a_reader_who_goes_away_stops_the_drawing(probing: Probing) -> None:
+def test_a_disconnect_stops_the_drawing(probing: Probing) -> None:
     with probing() as (client, probe):
         with reader(client, QUERY) as connection:
             connection.recv(1)
@@ -178,7 +178,7 @@ def test_a_reader_who_goes_away_stops_the_drawing(probing: Probing) -> None:
         assert probe.drawn < FEW
 
 
-def test_a_reader_who_leaves_before_the_first_chunk_stops_the_drawing(probing: Probing) -> None:
+def test_a_disconnect_before_the_first_chunk_stops_the_drawing(probing: Probing) -> None:
     begun, go = threading.Event(), threading.Event()
 
     def wait(_: int) -> None:
@@ -194,9 +194,7 @@ def test_a_reader_who_leaves_before_the_first_chunk_stops_the_drawing(probing: P
         assert probe.drawn < FEW
 
 
-def test_a_reader_who_does_not_read_is_drawn_little_for_and_given_up(
-    probing: Probing, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_stalled_client_costs_few_chunks_and_is_closed(probing: Probing, caplog: pytest.LogCaptureFixture) -> None:
     with probing(stall_timeout=0.2) as (client, probe), reader(client, QUERY) as connection:
         assert probe.closed.wait(PATIENCE)
         assert probe.drawn < FEW
@@ -205,7 +203,7 @@ def test_a_reader_who_does_not_read_is_drawn_little_for_and_given_up(
     assert "closed a stalled connection" in caplog.text
 
 
-def test_readers_who_do_not_read_hold_up_nobody(probing: Probing) -> None:
+def test_stalled_clients_do_not_delay_others(probing: Probing) -> None:
     with (
         probing(threads=1) as (client, _),
         reader(client, QUERY) as first,
@@ -269,7 +267,7 @@ def test_a_failure_is_in_the_log(probing: Probing, caplog: pytest.LogCaptureFixt
     assert "secret" in caplog.text
 
 
-def test_what_is_drawn_whole_holds_up_nobody_and_ends_with_its_reader(serve: Serve) -> None:
+def test_whole_tensors_do_not_delay_others_and_stop_at_a_disconnect(serve: Serve) -> None:
     app = create_app(Settings(threads=1))
     with serve(app) as url, httpx.Client(base_url=url, trust_env=False) as client, ThreadPoolExecutor(1) as elsewhere:
         large = {"shape": "4000,4000", "scheme": "orthogonal"}
@@ -418,7 +416,7 @@ REQUESTS = [
 ]
 
 
-def test_long_bodies_are_read_one_by_one_and_hold_up_nobody_else(
+def test_long_bodies_are_parsed_one_by_one_and_do_not_delay_others(
     probing: Probing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, go = threading.Semaphore(0), threading.Event()

@@ -50,7 +50,7 @@ def test_the_table_holds_the_gain_of_every_nonlinearity(http: httpx.Client) -> N
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_a_measured_gain_is_told_in_full(http: httpx.Client, name: str) -> None:
+def test_a_computed_gain_has_all_digits(http: httpx.Client, name: str) -> None:
     body = answer(http.get("/gain", params={"nonlinearity": name, "source": "quadrature"}))
     assert body == {"source": "quadrature", **asdict(activation_gain(name))}
 
@@ -60,7 +60,7 @@ def test_a_measured_table_holds_every_activation(http: httpx.Client) -> None:
     assert gains == {name: asdict(activation_gain(name)) for name in ACTIVATIONS}
 
 
-def test_what_torch_recommends_and_what_is_measured_are_two_numbers(http: httpx.Client) -> None:
+def test_recommended_and_computed_gains_differ(http: httpx.Client) -> None:
     measured = answer(http.get("/gain", params={"nonlinearity": "tanh", "source": "quadrature"}))
     assert round(measured["gain"], 2) == 1.59
     assert answer(http.get("/gain", params={"nonlinearity": "tanh"}))["gain"] == 5 / 3
@@ -147,7 +147,7 @@ def test_readiness_has_the_paths_that_orchestrators_try_first(http: httpx.Client
     assert http.head(path).status_code == 200
 
 
-def test_the_bare_address_says_what_can_be_asked(http: httpx.Client) -> None:
+def test_the_root_path_lists_commands(http: httpx.Client) -> None:
     hello = http.get("/")
     assert hello.headers["content-type"].startswith("text/plain")
     commands = [line.split("'")[1] for line in hello.text.splitlines() if "curl" in line]

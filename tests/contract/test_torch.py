@@ -1,4 +1,4 @@
-"""What ``generator=torch`` promises: through a socket, the bits of ``torch.nn.init`` on this machine."""
+"""``generator=torch`` over a socket: the bits of ``torch.nn.init`` on this machine."""
 
 import math
 import subprocess
@@ -44,7 +44,7 @@ RECTIFIERS: tuple[Parameters, ...] = (
 GAINS: tuple[Parameters, ...] = ({}, {"gain": sqrt(2)}, {"gain": 0}, {"gain": -1})
 MATRICES: tuple[Parameters, ...] = ({}, {"gain": 0.5}, {"gain": -2})
 
-# What each scheme is asked for: its defaults, ordinary values, the edges, and what torch refuses.
+# The parameters for each scheme: its defaults, ordinary values, the limits, and values that torch refuses.
 CASES: dict[str, tuple[Parameters, ...]] = {
     "constant": ({"val": 0.1}, {"val": -0.0}, {"val": 3}, {"val": 448}, {"val": 1e-30}),
     "ones": ({},),
@@ -173,7 +173,7 @@ REFERENCES: dict[str, Callable[..., Any]] = {
 
 
 def draw(scheme: str, shape: Shape, dtype: str, generator: torch.Generator, parameters: Parameters) -> Tensor:
-    """Draw a tensor at home; raise whatever torch raises."""
+    """Draw a tensor with torch in this process; raise torch's errors."""
     tensor = torch.empty(shape, dtype=getattr(torch, dtype))
     with torch.no_grad():
         REFERENCES[scheme](tensor, generator, **parameters)
@@ -212,7 +212,7 @@ def bits(tensor: Tensor) -> tuple[Shape, torch.dtype, bytes]:
 
 
 def difference(expected: Tensor | Exception, response: httpx.Response) -> str | None:
-    """Say how a response differs from what torch does at home."""
+    """Describe how a response differs from torch in this process."""
     if isinstance(expected, Exception):
         return None if response.status_code == 422 else f"torch refuses it: {expected}"
     if response.status_code != 200:

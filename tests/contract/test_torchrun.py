@@ -1,4 +1,4 @@
-"""examples/torchrun: however many ranks there are, they start with the same model, and none of them draws all of it."""
+"""examples/torchrun: any number of ranks start with the same model, and each draws only its part."""
 
 import os
 import runpy
@@ -33,7 +33,7 @@ def test_any_number_of_ranks_starts_with_the_same_parameters(runs: dict[int, dic
     assert runs[1]["start"] == runs[2]["start"] == runs[4]["start"]
 
 
-def test_what_the_ranks_start_with_is_what_one_process_draws(runs: dict[int, dict[str, str]], server: str) -> None:
+def test_the_ranks_start_with_the_model_of_a_single_process(runs: dict[int, dict[str, str]], server: str) -> None:
     example = runpy.run_path(str(SCRIPT))
     model = example["build"](width=50, layers=3)
     with weightwell.Client(server) as client:
@@ -41,6 +41,6 @@ def test_what_the_ranks_start_with_is_what_one_process_draws(runs: dict[int, dic
     assert example["digest"](model) == runs[1]["start"]
 
 
-def test_the_ranks_train_what_they_started_with(runs: dict[int, dict[str, str]]) -> None:
+def test_the_ranks_train_the_initial_model(runs: dict[int, dict[str, str]]) -> None:
     first, *others = (float(printed["loss"]) for printed in runs.values())
     assert others == pytest.approx([first] * 2, rel=1e-3)

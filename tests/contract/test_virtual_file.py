@@ -1,4 +1,4 @@
-"""A spec names a file: through a socket, ``/init`` behaves like a file on the disk of a static web server."""
+"""Over a socket, ``/init`` behaves like a file of a static web server."""
 
 import json
 from collections.abc import Callable
@@ -56,7 +56,7 @@ def get(http: httpx.Client, **headers: str) -> httpx.Response:
         ({"scheme": "orthogonal"}, "whole"),
     ],
 )
-def test_a_file_says_what_a_range_of_it_costs(http: httpx.Client, query: Query, cost: str) -> None:
+def test_a_header_has_the_cost_of_a_range(http: httpx.Client, query: Query, cost: str) -> None:
     assert http.head("/init", params={"shape": "7,3", **query}).headers["weightwell-range-cost"] == cost
 
 
@@ -65,7 +65,7 @@ def test_a_file_says_what_a_range_of_it_costs(http: httpx.Client, query: Query, 
 
 @each_generator
 @each_file
-def test_head_says_what_get_says(http: httpx.Client, query: Query, generator: str) -> None:
+def test_head_has_the_headers_of_get(http: httpx.Client, query: Query, generator: str) -> None:
     query = {**query, "generator": generator}
     head, got = http.head("/init", params=query), http.get("/init", params=query)
     assert head.content == b""
@@ -85,7 +85,7 @@ def vast(serve: Serve) -> Any:
 
 
 @each_generator
-def test_the_head_of_a_file_that_nobody_could_draw_is_answered(vast: httpx.Client, generator: str) -> None:
+def test_head_works_for_a_file_that_is_too_costly_to_draw(vast: httpx.Client, generator: str) -> None:
     query = {"shape": f"{2**30},{2**28}", "scheme": "kaiming_normal", "generator": generator}
     headers = vast.head("/init", params=query).headers
     assert int(headers["content-length"]) > 2**60
@@ -213,7 +213,7 @@ def test_a_file_that_is_another_by_now_is_refused_and_the_refusal_kept_nowhere(
     assert got.headers["cache-control"] == "no-store"
 
 
-def test_a_posted_spec_is_sent_whole_whatever_the_reader_has(http: httpx.Client, whole: httpx.Response) -> None:
+def test_the_answer_to_a_post_is_the_whole_file_even_with_a_range(http: httpx.Client, whole: httpx.Response) -> None:
     spec = {**SMALL, "shape": [7, 3]}
     headers = {"range": "bytes=0-3", "if-none-match": whole.headers["etag"]}
     got = http.post("/init", json=spec, headers=headers)

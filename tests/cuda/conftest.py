@@ -31,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Pass these tests by if they are not what pytest was told to test."""
+    """Skip these tests unless pytest was called with this folder."""
     del collection_path
     told = [Path(config.invocation_params.dir, argument.partition("::")[0]).resolve() for argument in config.args]
     return None if any(HERE in (path, *path.parents) for path in told) else True
@@ -39,7 +39,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.fixture(scope="session", autouse=True)
 def gpu(request: pytest.FixtureRequest) -> Gpu:
-    """The GPU. Everything ends at once where it is asked for and is not there."""
+    """The GPU. The run ends at once if it is requested but missing."""
     name = request.config.getoption("--gpu")
     try:
         found = find_device(name)
@@ -58,7 +58,7 @@ def place(gpu: Gpu) -> torch.device:
 
 @pytest.fixture(scope="session")
 def gpu_app(place: torch.device) -> "FastAPI":
-    """A service that draws on the GPU, and serves what is too large for the usual one."""
+    """A service that draws on the GPU, with larger limits than usual."""
     from weightwell_service.app import create_app
     from weightwell_service.settings import Settings
 

@@ -1,4 +1,4 @@
-"""The GPU draws the bits that the golden files hold, and that the CPU draws."""
+"""The GPU draws the bits of the golden files and of the CPU."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -95,7 +95,7 @@ def test_a_service_would_start(gpu: Gpu) -> None:
     CudaPhiloxGenerator(gpu).warm_up()  # and raise if an answer were wrong
 
 
-# Anything that a service may be asked for ----------------------------------------------------------------------------
+# Any request to a service --------------------------------------------------------------------------------------------
 
 ELEMENTS: list[Law] = [
     Constant(0.1),
@@ -138,7 +138,7 @@ def test_a_chunk_of_many_tensors_is_drawn_at_once(gpu: Gpu) -> None:
     assert drawn(parts, gpu) == [part.on_cpu() for part in parts]
 
 
-def test_threads_draw_at_once_what_each_would_alone(gpu: Gpu) -> None:
+def test_concurrent_threads_draw_the_same_bits_as_one(gpu: Gpu) -> None:
     random = Random(11)  # noqa: S311 - to be the same every time
     rare = Normal(0.0, 1e-39)  # for which every thread needs kernels that none has needed yet
     work = [[somewhere(random, law, dtype) for law in (rare, *ELEMENTS)] for dtype in FLOATS for _ in range(4)]

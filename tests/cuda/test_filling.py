@@ -1,4 +1,4 @@
-"""A module on the GPU is filled through blocks of pinned memory, with the numbers that one on the CPU has."""
+"""A module on the GPU is filled through blocks of pinned memory, with the same numbers as on the CPU."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""The float32 normal is a function of 31 bits: so it is compared with the reference for all that there are."""
+"""The float32 normal is a function of 31 bits, so it is compared with the reference for all of them."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor

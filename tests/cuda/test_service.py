@@ -1,4 +1,4 @@
-"""The whole service with a GPU: the files of a service on a CPU, and an answer when the GPU fails."""
+"""The whole service with a GPU: the same files as with a CPU, and clear errors if the GPU fails."""
 
 import json
 import subprocess

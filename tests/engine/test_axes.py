@@ -28,7 +28,7 @@ def named(draw: st.DrawFn) -> tuple[Shape, Names]:
     return shape, Names(in_axis=ends[0], out_axis=ends[1], batch_axis=ends[2])
 
 
-# Which axis is what --------------------------------------------------------------------------------------------------
+# The roles of axes ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def named(draw: st.DrawFn) -> tuple[Shape, Names]:
         ((6,), {"in_axis": (0,), "out_axis": ()}, ["in"]),
     ],
 )
-def test_an_axis_is_what_its_name_or_the_layout_makes_it(
+def test_an_axis_has_the_role_of_its_name_or_of_the_layout(
     shape: Shape, names: dict[str, object], parts: list[str]
 ) -> None:
     assert list(axes_of(shape, **names).parts) == parts
@@ -102,13 +102,11 @@ def test_a_layout_says_nothing_of_fewer_than_two_axes(shape: Shape, names: Names
         (
             (8, 6),
             {"transposed": True, "in_axis": (0,), "out_axis": (1,)},
-            "transposed must be false besides in_axis and out_axis, which say already which axes are which, got True",
+            "transposed must be false if in_axis or out_axis is given, because these already name the axes, got True",
         ),
     ],
 )
-def test_names_that_contradict_each_other_are_refused_with_what_to_do(
-    shape: Shape, names: dict[str, object], detail: str
-) -> None:
+def test_contradicting_axis_names_are_refused_with_advice(shape: Shape, names: dict[str, object], detail: str) -> None:
     with pytest.raises(InvalidSpec) as caught:
         axes_of(shape, **names)
     assert caught.value.detail == detail

@@ -32,7 +32,7 @@ def tensor(**fields: Any) -> dict[str, Any]:
     return found
 
 
-def test_a_tensor_is_told_in_numbers_and_in_words() -> None:
+def test_a_tensor_is_described_in_numbers_and_in_words() -> None:
     assert tensor(shape=[512, 784], scheme="xavier_uniform", seed=2**60, dtype="bfloat16", slice="0:256") == {
         "shape": [512, 784],
         "slice": "0:256,0:784",
@@ -84,11 +84,11 @@ def test_a_tensor_is_told_in_numbers_and_in_words() -> None:
         ({"shape": [0, 6, 8], "scheme": "he_normal", "batch_axis": 0}, "no elements"),
     ],
 )
-def test_the_words_say_what_axes_are_taken_for_unless_they_are_out_and_in(fields: dict[str, Any], words: str) -> None:
+def test_the_words_have_the_roles_of_axes_unless_they_are_out_and_in(fields: dict[str, Any], words: str) -> None:
     assert tensor(**fields)["law"]["words"] == words
 
 
-def test_the_law_of_stacked_matrices_is_told_in_numbers() -> None:
+def test_the_law_of_stacked_matrices_is_described_in_numbers() -> None:
     found = tensor(shape=[5, 6, 8], scheme="orthogonal", layout="jax", batch_axis=0)
     assert found["parameters"] == {"batch_axis": [0], "gain": 1.0, "layout": "jax"}
     assert {key: value for key, value in found["law"].items() if key != "words"} == {
@@ -106,7 +106,7 @@ def test_the_law_of_stacked_matrices_is_told_in_numbers() -> None:
 
 
 @pytest.mark.parametrize("name", SCHEMES)
-def test_every_scheme_is_told(name: str) -> None:
+def test_every_scheme_is_described(name: str) -> None:
     required = {each.name: 0.5 for each in SCHEMES[name].parameters if each.default is ...}
     found = tensor(shape=[4, 4, 3] if SCHEMES[name].ndim[0] > 2 else [4, 4], scheme=name, **required)
     assert found["scheme"] == name
@@ -145,11 +145,11 @@ def test_tensors_come_in_the_order_in_which_they_are_drawn_and_aliases_after_the
     assert (found["a"]["data_offsets"], found["z"]["data_offsets"]) == ([0, 24], [24, 36])
 
 
-def test_rules_are_told_by_their_paths() -> None:
+def test_rules_are_described_by_their_paths() -> None:
     rules = [{"match": "x*", "scheme": "ones"}, {"match": "a*", "scheme": "ones"}]
     found = described(tensors={"a": {"shape": [1]}, "b": {"shape": [1], "scheme": "zeros"}}, rules=rules)
     assert found["unused"] == [0]
-    assert found["unused_note"] == "no tensor uses rules.0: no name or module matches, or rules before take all that do"
+    assert found["unused_note"] == "no tensor uses rules.0: no name or module matches, or earlier rules match first"
     assert [each["rule"] for each in found["tensors"].values()] == ["rules.1", None]
 
 
@@ -159,7 +159,7 @@ numbers = st.floats(allow_nan=False, allow_infinity=False) | extremes | extremes
 
 @settings(max_examples=400)
 @given(st.sampled_from(list(SCHEMES)), st.lists(st.integers(0, 3), max_size=4), st.data())
-def test_the_description_of_whatever_can_be_drawn_is_json(scheme: str, shape: list[int], data: st.DataObject) -> None:
+def test_every_description_is_json(scheme: str, shape: list[int], data: st.DataObject) -> None:
     floats = [each.name for each in SCHEMES[scheme].parameters if get_args(each.annotation)[:1] == (float,)]
     parameters = data.draw(st.fixed_dictionaries(dict.fromkeys(floats, numbers)))
     with suppress(InvalidSpec, InvalidSpecs):

@@ -6,7 +6,7 @@ from weightwell_engine.dtypes import DTYPES, FLOATS, DType
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
-def test_a_dtype_is_what_torch_and_safetensors_say(dtype: DType) -> None:
+def test_a_dtype_agrees_with_torch_and_safetensors(dtype: DType) -> None:
     theirs = getattr(torch, dtype.name)
     assert DTYPES[dtype.name] is dtype
     assert dtype.is_integer == (not theirs.is_floating_point)

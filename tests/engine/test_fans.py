@@ -37,7 +37,7 @@ def test_fans_count_the_connections_of_torch_layers(
 
 
 @given(shapes, st.integers(1, 2**63 - 1), st.integers(1, 2**63 - 1))
-def test_a_given_fan_replaces_what_the_shape_says(shape: tuple[int, ...], fan_in: int, fan_out: int) -> None:
+def test_a_given_fan_replaces_the_fan_of_the_shape(shape: tuple[int, ...], fan_in: int, fan_out: int) -> None:
     assert Fans.of(shape, fan_in=fan_in).fan_in == fan_in
     assert Fans.of(shape, fan_in=fan_in).fan_out == Fans.of(shape).fan_out
     assert Fans.of(shape, fan_out=fan_out).fan_out == fan_out
@@ -80,7 +80,7 @@ def counted(shape: tuple[int, ...], **names: Any) -> tuple[int | None, int | Non
 def fans_of_jax(
     shape: tuple[int, ...], in_axis: tuple[int, ...], out_axis: tuple[int, ...], batch_axis: tuple[int, ...]
 ) -> tuple[float, float]:
-    """Return what the documentation of jax.nn.initializers.variance_scaling says.
+    """Return the fans by the documentation of jax.nn.initializers.variance_scaling.
 
     The axes that are not in any of the arguments are the receptive field, and those of the batch are ignored.
     """
@@ -152,7 +152,7 @@ def test_a_given_fan_replaces_the_one_that_is_counted_by_axes() -> None:
         (
             (4, 3, 3),
             {"groups": 2, "in_axis": (1,)},
-            "groups must be 1 besides in_axis and out_axis; give the fans of one group as fan_in and fan_out, got 2",
+            "groups must be 1 if in_axis or out_axis is given; give the fans of one group as fan_in and fan_out, got 2",
         ),
         (
             (2, 4, 3),
@@ -179,4 +179,4 @@ def test_what_is_left_besides_the_batch_may_be_too_little_to_say_the_fans() -> N
     assert fans.fan_in == 5
     with pytest.raises(InvalidSpec) as caught:
         _ = fans.fan_out
-    assert caught.value.expected == "2 or more dimensions besides batch_axis, or an explicit fan_out"
+    assert caught.value.expected == "2 or more dimensions, not counting batch_axis, or an explicit fan_out"

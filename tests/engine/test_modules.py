@@ -63,7 +63,7 @@ def build(name: str, sizes: dict[str, Any], dtype: torch.dtype = torch.float32) 
 
 
 def reset(module: nn.Module, seed: int) -> Tensors:
-    """Let a module reset what is its own, from torch's global generator; return that, in the order of drawing."""
+    """Let a module reset its own tensors from torch's global generator; return them in the order of drawing."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))()  # type: ignore[misc]
@@ -89,7 +89,7 @@ def test_every_class_of_torch_that_resets_tensors_is_in_the_table() -> None:
     assert resetting - BASES - HOLDERS | {"NonDynamicallyQuantizableLinear"} == set(MODULES)
 
 
-def test_a_lazy_module_is_what_it_becomes() -> None:
+def test_a_lazy_module_is_initialized_like_the_module_that_it_becomes() -> None:
     lazy = [each for each in classes() if issubclass(each, nn.modules.lazy.LazyModuleMixin)]
     assert len(lazy) == 13
     for each in lazy:
@@ -171,7 +171,7 @@ def test_layers_of_any_number_and_direction_are_known() -> None:
 
 
 @pytest.mark.parametrize("name", ["Linear", "Conv2d", "ConvTranspose1d", "LazyLinear", "Bilinear"])
-def test_a_bias_without_its_weight_says_what_to_do(name: str) -> None:
+def test_the_error_for_a_bias_without_its_weight_has_advice(name: str) -> None:
     with pytest.raises(InvalidSpec, match=r"depends on the shape of the module's weight: add the weight") as caught:
         own_fields(name, "bias", {"bias": (5,)})
     assert caught.value.field == "scheme"

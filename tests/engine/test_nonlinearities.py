@@ -23,7 +23,7 @@ slopes = st.floats(min_value=-1e154, max_value=1e154) | st.floats(min_value=-4, 
 
 
 def refusal(*args: object) -> str:
-    """Return what torch says when it refuses these arguments."""
+    """Return torch's error message for these arguments."""
     with pytest.raises(ValueError, match=r"Unsupported|not a valid number") as caught:
         torch.nn.init.calculate_gain(*args)  # type: ignore[arg-type]
     return str(caught.value)
@@ -56,7 +56,7 @@ def test_identity_is_linear_by_another_name_which_torch_does_not_know() -> None:
 
 
 @pytest.mark.parametrize("name", NONLINEARITIES)
-def test_a_formula_computes_the_gain_that_stands_beside_it(name: str) -> None:
+def test_a_formula_computes_the_gain_in_the_same_row(name: str) -> None:
     row = nonlinearity(name)
     scope = {"sqrt": math.sqrt, str(row.param): row.default}
     assert eval(row.formula, scope) == row.gain  # noqa: S307 - the formulas are ours

@@ -94,7 +94,7 @@ def test_a_piece_near_the_end_of_very_many_tensors_is_found_without_a_walk() -> 
     assert looked_at.call_count < 50
 
 
-def test_tensors_keep_their_order_of_drawing_whatever_their_place_in_the_file() -> None:
+def test_tensors_are_drawn_in_the_order_of_the_spec_and_not_of_the_file() -> None:
     planned = plan(replace(WEIGHT, name="b", dtype="float16"), replace(WEIGHT, name="z"), replace(WEIGHT, name="a"))
     assert [(tensor.name, tensor.order) for tensor in planned.tensors] == [("a", 2), ("z", 1), ("b", 0)]
 
@@ -123,7 +123,7 @@ def test_the_etag_changes_with_every_field_that_matters(change: dict[str, Any]) 
     assert posted(**change).etag != posted().etag
 
 
-def test_the_etag_changes_with_the_generator_and_with_what_its_numbers_depend_on() -> None:
+def test_the_etag_depends_on_the_identity_of_the_generator() -> None:
     etags = {plan(WEIGHT).etag, plan(WEIGHT, identity="version 2").etag, plan(WEIGHT, generator="other").etag}
     assert len(etags) == 3
 
@@ -173,7 +173,7 @@ def test_the_spec_in_the_metadata_makes_the_same_file_again(planned: Plan) -> No
     assert make_plan(spec, IDENTITY, portable=True, max_bytes=2**40) == planned
 
 
-def test_the_metadata_says_what_made_the_file() -> None:
+def test_the_metadata_has_the_generator_and_the_spec() -> None:
     found = metadata(plan(WEIGHT))
     assert list(found) == ["format", "weightwell", "generator", "spec"]
     assert (found["format"], found["generator"]) == ("pt", IDENTITY)
@@ -216,16 +216,14 @@ def test_an_alias_is_metadata_that_names_its_tensor() -> None:
         ({"scheme": "delta_orthogonal", "shape": [6, 4, 3]}, "808d07072f57acae3ceec473f576386c"),
     ],
 )
-def test_the_etag_of_a_spec_without_axes_is_what_it_was_before_there_were_any(
-    fields: dict[str, Any], etag: str
-) -> None:
+def test_the_etag_of_a_spec_without_axes_has_not_changed(fields: dict[str, Any], etag: str) -> None:
     assert posted(**fields).etag == f'"{etag}"'
     named: dict[str, Any] = {"layout": "torch", "in_axis": None, "out_axis": None, "batch_axis": []}
     assert posted(**fields, **named).header == posted(**fields).header
 
 
 @pytest.mark.parametrize("names", [{"layout": "jax"}, {"in_axis": 1}, {"batch_axis": 0}, {"batch_axis": [2, 0]}])
-def test_the_etag_changes_with_what_axes_are(names: dict[str, Any]) -> None:
+def test_the_etag_depends_on_the_roles_of_axes(names: dict[str, Any]) -> None:
     fields = {"scheme": "he_normal", "shape": [4, 6, 3, 2]}
     assert posted(**fields, **names).etag != posted(**fields).etag
 
@@ -239,7 +237,7 @@ def test_a_file_may_be_as_large_as_is_allowed_and_no_larger() -> None:
         plan(WEIGHT, max_bytes=95)
 
 
-def test_the_limit_is_on_all_tensors_together_and_on_what_is_wanted_of_them() -> None:
+def test_the_limit_counts_the_requested_parts_of_all_tensors() -> None:
     part = replace(WEIGHT, shape=(2**30, 6), slice=((5, 7), (0, 6)))
     assert plan(part, max_bytes=48).data_nbytes == 48
     with pytest.raises(TooLarge, match="would hold 96 bytes"):
@@ -327,7 +325,7 @@ def test_a_whole_number_that_a_double_may_have_rounded_is_refused() -> None:
         posted(scheme="constant", dtype="int64", val=2**53 + 1)
 
 
-def test_what_is_wrong_in_a_manifest_is_told_with_the_name_of_the_tensor() -> None:
+def test_an_error_in_a_manifest_names_the_tensor() -> None:
     bad = replace(WEIGHT, name="h.0.w", scheme="xavier_normal", shape=(3,), parameters={})
     with pytest.raises(InvalidSpec, match="fewer than 2 dimensions") as caught:
         plan(WEIGHT, bad)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from weightwell_engine.presets import MAX_LAYERS, NAMES, PRESETS, Rule
 from weightwell_engine.schemes import SCHEMES
 
-# What each preset must be told, and values for it.
+# Values for the required parameters of each preset.
 GIVEN: dict[str, dict[str, Any]] = {
     "torch": {},
     "gpt2": {"layers": 12},
@@ -45,7 +45,7 @@ def test_every_preset_is_tested_here() -> None:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_says_what_it_describes_and_where_that_can_be_read(name: str) -> None:
+def test_a_preset_has_a_description_and_sources(name: str) -> None:
     preset = PRESETS[name]
     assert preset.name == name
     assert preset.summary.startswith("Initialize ")

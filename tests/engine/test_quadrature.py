@@ -188,7 +188,7 @@ def test_the_second_moments_of_the_shrinks_are_those_of_their_closed_forms(lambd
     assert activation_gain("softshrink", lambd=lambd).second_moment == pytest.approx(soft, rel=1e-9)
 
 
-def test_selu_keeps_mean_zero_and_variance_one_which_is_what_it_was_made_for() -> None:
+def test_selu_keeps_mean_zero_and_variance_one() -> None:
     assert activation_gain("selu") == ActivationGain("selu", {}, gain=1.0, std_ratio=1.0, mean=0.0, second_moment=1.0)
 
 
@@ -220,7 +220,7 @@ def test_an_odd_function_has_exactly_mean_zero_and_one_gain(name: str) -> None:
         ("silu", 1.7881),
     ],
 )
-def test_a_std_ratio_is_what_nfnets_sampled(name: str, gamma: float) -> None:
+def test_a_std_ratio_agrees_with_the_sampled_value_of_nfnets(name: str, gamma: float) -> None:
     assert activation_gain(name).std_ratio == pytest.approx(gamma, rel=2e-3)
 
 

@@ -88,12 +88,12 @@ def test_a_scheme_with_fans_or_axes_takes_all_that_changes_them(name: str) -> No
     assert set(OPTIONS[SCHEMES[name].needs]) <= {parameter.name for parameter in SCHEMES[name].parameters}
 
 
-def test_whatever_is_orthogonal_has_axes() -> None:
+def test_every_orthogonal_scheme_has_axes() -> None:
     assert WITH_AXES == ["orthogonal", "delta_orthogonal"]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
-def test_a_scheme_says_what_it_is(scheme: Any) -> None:
+def test_a_scheme_has_a_description(scheme: Any) -> None:
     assert scheme.summary.endswith(".")
     assert scheme.formula
     assert all(parameter.doc for parameter in scheme.parameters)
@@ -270,7 +270,7 @@ def test_the_std_of_a_normal_truncated_at_2_is_derived() -> None:
         ("truncated_normal", {"mean": 1.0, "std": 0.0}, Constant(1.0)),
     ],
 )
-def test_a_given_law_is_what_was_given(name: str, parameters: dict[str, Any], expected: Law) -> None:
+def test_a_law_has_the_given_numbers(name: str, parameters: dict[str, Any], expected: Law) -> None:
     assert law(name, (3,), **parameters) == expected
 
 

@@ -57,7 +57,7 @@ def test_files_of_torch_are_read_in_any_order(one: int, other: int) -> None:
     assert bytes(file.read(start, stop)) == bytes(file.read(0, file.nbytes))[start:stop]
 
 
-def test_a_read_beyond_the_end_writes_what_is_left_and_says_how_much() -> None:
+def test_a_read_beyond_the_end_returns_the_number_of_bytes_left() -> None:
     memory = bytearray(b"x" * 100)
     assert FILE.read_into(FILE.nbytes - 10, memory) == 10
     assert memory == WHOLE[-10:] + b"x" * 90
@@ -103,7 +103,7 @@ def test_a_slice_of_many_short_runs_is_drawn_in_many_units() -> None:
     assert units > in_units(planned(shape=[600_000], scheme="normal"), 0, file.nbytes)[0]
 
 
-def test_torch_draws_what_comes_before_a_range_in_units() -> None:
+def test_torch_draws_the_numbers_before_a_range_in_units() -> None:
     file = planned(shape=[3, 2**20], scheme="normal", generator="torch")
     units, drawn = in_units(file, file.nbytes - 8, file.nbytes)
     assert drawn == bytes(file.read(file.nbytes - 8, file.nbytes))
@@ -133,7 +133,7 @@ def test_what_takes_longer_costs_more(small: dict[str, object], large: dict[str,
     assert 0 < costs[0] < costs[1]
 
 
-def test_a_range_of_torch_costs_what_comes_before_it_too() -> None:
+def test_the_cost_of_a_range_of_torch_includes_the_numbers_before_it() -> None:
     file = planned(shape=[2**30], scheme="normal", generator="torch")
     first = file.cost(0, 1000, limit=10**15)
     last = file.cost(file.nbytes - 1000, file.nbytes, limit=10**15)
@@ -151,7 +151,7 @@ def test_memory_that_is_missing_while_a_file_is_drawn_is_busy(monkeypatch: pytes
 
     file = opened()
     monkeypatch.setattr(file.generator, "open", fail)
-    with pytest.raises(Busy, match="no memory for this now"):
+    with pytest.raises(Busy, match="out of memory"):
         file.read(0, file.nbytes)
 
 

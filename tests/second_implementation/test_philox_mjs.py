@@ -1,4 +1,4 @@
-"""The generator, written again in JavaScript from the text of the specification, draws the golden bytes."""
+"""A second implementation in JavaScript, written from the text of the specification, draws the golden bytes."""
 
 import json
 import shutil

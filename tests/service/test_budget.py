@@ -35,7 +35,7 @@ async def settled() -> None:
 
 
 class Holder:
-    """A task that enters a context, and leaves it when it is told."""
+    """A task that enters a context, and leaves it when the test says so."""
 
     def __init__(self, context: AbstractAsyncContextManager[T]):
         self._leave = asyncio.Event()
@@ -124,7 +124,7 @@ def test_one_response_is_always_let_in() -> None:
     run(work)
 
 
-def test_who_has_waited_too_long_is_told_when_to_come_again() -> None:
+def test_a_request_that_waited_too_long_gets_a_retry_after() -> None:
     clock = Clock()
     budget = MemoryBudget(800, patience=0, clock=clock)
 
@@ -152,7 +152,7 @@ def test_the_time_to_come_again_is_that_of_the_queue() -> None:
         await settled()
         assert budget._for_responses.retry_after() == 20  # two wait, and those before them took 10 s each on average
         clock.now = 60.0
-        assert budget._for_responses.retry_after() == 80  # nobody was served for 40 s
+        assert budget._for_responses.retry_after() == 80  # no request was served for 40 s
         clock.now = 10_000.0
         assert budget._for_responses.retry_after() == 300
         for holder in holders[1:]:
@@ -161,7 +161,7 @@ def test_the_time_to_come_again_is_that_of_the_queue() -> None:
     run(work)
 
 
-def test_a_request_that_leaves_the_queue_holds_nothing_and_holds_up_nobody() -> None:
+def test_a_cancelled_request_holds_no_memory_and_does_not_block_the_queue() -> None:
     budget = MemoryBudget(800)
 
     async def work() -> None:
@@ -289,7 +289,7 @@ def test_memory_of_matrices_is_free_again_after_an_error(begun: bool) -> None:
 # Plans and bodies ----------------------------------------------------------------------------------------------------
 
 
-def test_a_plan_counts_for_as_long_as_somebody_holds_it() -> None:
+def test_a_plan_counts_for_its_lifetime() -> None:
     class Owner:
         """Something that is held."""
 

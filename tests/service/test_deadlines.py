@@ -39,7 +39,7 @@ def test_another_phase_or_request_begins_anew() -> None:
         assert watch.overdue(Phase.HEAD, n, 0, n, DEADLINES) is None
 
 
-def test_nobody_is_late_while_the_server_works() -> None:
+def test_there_is_no_deadline_while_the_server_works() -> None:
     assert [Watch().overdue(None, 0, 0, n, DEADLINES) for n in range(1000)] == [None] * 1000
 
 

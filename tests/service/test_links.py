@@ -95,7 +95,7 @@ def test_what_is_packed_is_unpacked(text: str) -> None:
 
 
 @pytest.mark.parametrize("level", range(10))
-def test_anybody_may_pack_a_manifest_as_well_or_badly_as_they_can(level: int) -> None:
+def test_any_compression_level_is_accepted(level: int) -> None:
     text = json.dumps(TIED, indent=2).encode()
     padded = base64.urlsafe_b64encode(zlib.compress(text, level)).decode()
     assert read_query([("manifest", padded)]) == read_query([("manifest", padded.rstrip("="))]) == spec(TIED)
@@ -117,8 +117,10 @@ PACKED = pack(json.dumps(TIED))
         base64.urlsafe_b64encode(zlib.compress(b"{}", wbits=-15)).decode(),
     ],
 )
-def test_what_nobody_packed_is_refused(packed: str) -> None:
-    with pytest.raises(InvalidSpec, match="manifest must be JSON, compressed with zlib, in base64url") as caught:
+def test_an_invalid_packed_manifest_is_refused(packed: str) -> None:
+    with pytest.raises(
+        InvalidSpec, match="manifest must be complete JSON, compressed with zlib, in base64url"
+    ) as caught:
         unpack(packed, limit=10**6)
     assert caught.value.field == "manifest"
 
@@ -146,7 +148,7 @@ def test_what_unpacks_to_a_mebibyte_is_too_large_however_much_may_be_posted() ->
 
 @pytest.mark.parametrize("field", ["shape", "seed", "generator", "unknown"])
 def test_a_manifest_stands_alone_in_a_query(field: str) -> None:
-    with pytest.raises(InvalidSpec, match=f"{field} must be absent beside a manifest") as caught:
+    with pytest.raises(InvalidSpec, match=f"{field} must be absent if there is a manifest") as caught:
         read_query([("manifest", PACKED), (field, "1")])
     assert caught.value.field == field
 
@@ -158,7 +160,7 @@ def test_a_packed_text_that_is_no_json_object_is_refused_by_its_field(text: str)
     assert caught.value.field == "manifest"
 
 
-def test_what_is_wrong_in_a_packed_manifest_is_told_as_of_one_that_is_posted() -> None:
+def test_errors_of_a_packed_manifest_are_those_of_a_posted_one() -> None:
     text = json.dumps({"tensors": {"a": {"shape": [-1], "scheme": "ones"}, "b": {"alias": "c"}}})
     with pytest.raises(InvalidSpecs) as posted:
         read_document(text.encode())
@@ -176,9 +178,9 @@ def many(count: int, generator: str) -> tuple[str | None, str | None]:
 
 @pytest.mark.parametrize(
     ("generator", "advice"),
-    [("philox", "or split its tensors over 3 manifests"), ("torch", "drawn anew from torch's seed")],
+    [("philox", "or split it into 3 manifests"), ("torch", "do not split it: with generator=torch")],
 )
-def test_a_manifest_that_is_too_long_for_a_url_is_told_how_to_be_split(generator: str, advice: str) -> None:
+def test_the_note_for_a_long_manifest_has_the_number_of_parts(generator: str, advice: str) -> None:
     url, note = many(2000, generator)
     assert url is None
     assert advice in str(note)
@@ -213,7 +215,7 @@ def test_no_address_has_more_json_than_a_server_reads() -> None:
     url, note = address(asked)
     assert url is None
     assert "a server reads at most 1048576" in str(note)
-    assert "split its tensors over 2 manifests" in str(note)
+    assert "split it into 2 manifests" in str(note)
 
 
 def test_the_parts_of_a_split_manifest_do_fit_into_a_url() -> None:

@@ -28,14 +28,14 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> Served:
-    """Return what would have been served, in place of serving it."""
+    """Return the arguments of the server instead of serving."""
     calls: Served = {}
 
     def run(server: uvicorn.Server) -> None:
         calls.update(host=server.config.host, port=server.config.port, app=server.config.app)
 
     monkeypatch.setattr(uvicorn.Server, "run", run)
-    monkeypatch.setattr(command, "check_address", lambda *_: None)  # somebody may be serving there
+    monkeypatch.setattr(command, "check_address", lambda *_: None)  # the port may be in use
     monkeypatch.setattr(uvicorn.Config, "configure_logging", lambda _: None)  # which would outlive the test
     return calls
 
@@ -50,7 +50,7 @@ def test_without_flags_it_serves_this_machine_alone(served: Served) -> None:
 
 
 @pytest.mark.usefixtures("served")
-def test_the_start_says_what_draws(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_start_logs_the_device(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     assert capsys.readouterr().err == f"weightwell-service: version {__version__} draws on cpu\n"
 
@@ -168,7 +168,7 @@ def test_an_address_that_is_taken_is_one_line_and_status_2(capsys: pytest.Captur
     assert line.startswith(f"weightwell-service: cannot listen on 127.0.0.1 port {port}: ")
 
 
-def test_a_wrong_device_is_told_first_whatever_listens_at_the_address(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_device_is_reported_even_if_the_port_is_in_use(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert main(["--port", str(taken.getsockname()[1]), "--device", "gpu"]) == 2
     assert "device must be cpu" in capsys.readouterr().err
@@ -196,7 +196,7 @@ def test_the_module_is_the_command_and_refuses_an_absent_device() -> None:
     )
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
-    assert "device cuda:0 is not there" in line
+    assert "device cuda:0 does not exist" in line
     assert "--device cpu" in line
 
 

@@ -1,4 +1,4 @@
-"""What is shipped, and how: the pins, the wheel, the image, the Makefile, and what the documents say of them."""
+"""Packaging: the pins, the wheel, the image, the Makefile, and the pages about them."""
 
 import json
 import os
@@ -34,7 +34,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 
 def declared() -> list[Requirement]:
-    """Every requirement that pyproject.toml names, for whatever purpose."""
+    """Every requirement in pyproject.toml."""
     project = PYPROJECT["project"]
     lists = [
         PYPROJECT["build-system"]["requires"],
@@ -185,7 +185,7 @@ def test_the_image_runs_as_a_numbered_user_who_is_not_root() -> None:
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)
 
 
-def test_the_image_says_of_itself_what_the_project_does() -> None:
+def test_the_image_has_a_description() -> None:
     labels = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]*)"', DOCKERFILE))
     assert labels["description"] == PYPROJECT["project"]["description"]
     assert labels["licenses"] == PYPROJECT["project"]["license"]

@@ -1,4 +1,4 @@
-"""The protocol on a transport that the test moves, with a clock that the test sets; a few tests on a real socket."""
+"""The protocol with a fake transport and a fake clock; a few tests use a real socket."""
 
 import asyncio
 import errno
@@ -159,7 +159,7 @@ class Bench:
         return wire
 
     async def settle(self) -> None:
-        """Let the event loop do what it can do now."""
+        """Let the event loop run until it has no more work."""
         for _ in range(50):
             await asyncio.sleep(0)
 
@@ -286,7 +286,7 @@ async def test_a_reader_is_judged_by_its_rate(caplog: pytest.LogCaptureFixture) 
 
 
 @on_a_loop
-async def test_nobody_is_closed_while_the_server_works_on_the_answer() -> None:
+async def test_no_connection_is_closed_while_the_server_works_on_the_answer() -> None:
     bench = Bench(head_timeout=20, stall_timeout=60)
     wire = await bench.ask(GET.replace(b"echo", b"wait"), GET[:9])  # the next head waits as well
     await bench.after(1000)
@@ -451,7 +451,7 @@ async def test_an_answer_that_comes_before_the_body_is_not_followed_by_another()
 
 
 @on_a_loop
-async def test_a_body_is_asked_for_once_it_is_wanted() -> None:
+async def test_100_continue_is_sent_when_the_body_is_read() -> None:
     wire = await Bench().ask(post(3, more=b"Expect: 100-continue\r\n"))
     assert wire.written == b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -561,7 +561,7 @@ async def test_a_request_that_wishes_to_upgrade_keeps_its_body_and_its_connectio
 
 
 @on_a_loop
-async def test_a_client_that_leaves_is_noticed_whatever_it_sent_after_its_request() -> None:
+async def test_a_disconnect_is_noticed_after_any_further_bytes() -> None:
     for more in (b"", GET, GET * 2, b"nonsense\r\n\r\n", GET[:9]):
         bench = Bench()
         wire = await bench.ask(GET.replace(b"echo", b"wait") + more)

@@ -21,12 +21,12 @@ from weightwell_engine.virtual_file import UNIT, VirtualFile
 from weightwell_service import file_response
 from weightwell_service.budget import Account, MemoryBudget
 from weightwell_service.file_response import DrawingResources
+from weightwell_service.scheduler import Requester, Scheduler
 from weightwell_service.stream import STALLED, Share, Stream
-from weightwell_service.turns import Requester, Turns
 
 T = TypeVar("T")
 
-# Seconds that a test waits for what must happen.
+# Seconds that a test waits for an expected event.
 PATIENCE = 30.0
 
 
@@ -116,15 +116,15 @@ FILE = bytes(VirtualFile(PLAN, Counting()).read(0, PLAN.nbytes))
 
 
 @pytest.fixture(scope="module")
-def turns() -> Iterator[Turns]:
-    turns = Turns(4, "draw")
+def turns() -> Iterator[Scheduler]:
+    turns = Scheduler(4, "draw")
     yield turns
     turns.shutdown()
 
 
 def streamed(
     generator: Counting,
-    turns: Turns,
+    turns: Scheduler,
     start: int,
     stop: int,
     plan: Plan = PLAN,
@@ -151,7 +151,7 @@ def run(work: Callable[[], Awaitable[T]]) -> T:
     return asyncio.run(main())
 
 
-async def drained(turns: Turns) -> None:
+async def drained(turns: Scheduler) -> None:
     """Return when all that was submitted before this is done, and what that tells the event loop has arrived."""
     await asyncio.gather(*[asyncio.wrap_future(turns.submit(nothing(), LAST)) for _ in range(4)])
     await asyncio.sleep(0)
@@ -164,7 +164,7 @@ def nothing() -> Generator[None, None, None]:
 LAST = Requester("last", small=False)
 
 
-def collected(generator: Counting, turns: Turns, start: int, stop: int, plan: Plan = PLAN) -> list[bytes]:
+def collected(generator: Counting, turns: Scheduler, start: int, stop: int, plan: Plan = PLAN) -> list[bytes]:
     async def work() -> list[bytes]:
         return [bytes(chunk) async for chunk in streamed(generator, turns, start, stop, plan).chunks()]
 
@@ -175,12 +175,12 @@ def collected(generator: Counting, turns: Turns, start: int, stop: int, plan: Pl
 
 
 @pytest.mark.parametrize("concurrency", [1, 2, 3, 8])
-def test_a_stream_is_the_whole_file(turns: Turns, concurrency: int) -> None:
+def test_a_stream_is_the_whole_file(turns: Scheduler, concurrency: int) -> None:
     assert b"".join(collected(Counting(concurrency), turns, 0, PLAN.nbytes)) == FILE
 
 
 @given(st.lists(st.integers(0, len(FILE)), max_size=4), st.integers(1, 4))
-def test_streams_between_any_cuts_are_the_whole_file(turns: Turns, cuts: list[int], concurrency: int) -> None:
+def test_streams_between_any_cuts_are_the_whole_file(turns: Scheduler, cuts: list[int], concurrency: int) -> None:
     borders = sorted({0, *cuts, len(FILE)})
     parts = [b"".join(collected(Counting(concurrency), turns, *span)) for span in pairwise(borders)]
     assert [len(part) for part in parts] == [stop - start for start, stop in pairwise(borders)]
@@ -188,21 +188,21 @@ def test_streams_between_any_cuts_are_the_whole_file(turns: Turns, cuts: list[in
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_an_odd_number_of_elements_of_any_dtype_is_cut_anywhere(turns: Turns, dtype: str) -> None:
+def test_an_odd_number_of_elements_of_any_dtype_is_cut_anywhere(turns: Scheduler, dtype: str) -> None:
     plan = make((13, dtype))
     whole = b"".join(collected(Counting(), turns, 0, plan.nbytes, plan))
     for cut in range(len(plan.header), plan.nbytes):
         assert b"".join(collected(Counting(), turns, cut, plan.nbytes, plan)) == whole[cut:]
 
 
-def test_chunks_are_cut_where_every_reader_s_are(turns: Turns) -> None:
+def test_chunks_are_cut_where_every_reader_s_are(turns: Scheduler) -> None:
     first = len(PLAN.header) + 10
     sizes = [len(part) for part in collected(Counting(), turns, first, PLAN.nbytes)]
     assert sum(sizes[:2]) == Counting.chunk - 10
     assert set(sizes[2:-1]) == {Counting.chunk}
 
 
-def test_the_first_chunks_are_smaller_so_that_the_first_byte_comes_sooner(turns: Turns) -> None:
+def test_the_first_chunks_are_smaller_so_that_the_first_byte_comes_sooner(turns: Scheduler) -> None:
     generator, plan = Counting(), make((8192, "float8_e5m2"))
     generator.chunk = 1024
     sizes = [len(part) for part in collected(generator, turns, len(plan.header), plan.nbytes, plan)]
@@ -210,13 +210,13 @@ def test_the_first_chunks_are_smaller_so_that_the_first_byte_comes_sooner(turns:
 
 
 @pytest.mark.parametrize("stop", [1, 8, len(PLAN.header)])
-def test_the_header_alone_draws_nothing(turns: Turns, stop: int) -> None:
+def test_the_header_alone_draws_nothing(turns: Scheduler, stop: int) -> None:
     generator = Counting()
     assert b"".join(collected(generator, turns, 0, stop)) == FILE[:stop]
     assert generator.draws == 0
 
 
-def test_a_file_without_data_is_its_header(turns: Turns) -> None:
+def test_a_file_without_data_is_its_header(turns: Scheduler) -> None:
     plan = make()
     assert collected(Counting(), turns, 0, plan.nbytes, plan) == [plan.header]
 
@@ -225,16 +225,16 @@ def test_a_file_without_data_is_its_header(turns: Turns) -> None:
 
 
 @pytest.fixture
-def alone() -> Iterator[Turns]:
+def alone() -> Iterator[Scheduler]:
     """One thread."""
-    turns = Turns(1, "draw")
+    turns = Scheduler(1, "draw")
     yield turns
     turns.shutdown()
 
 
 @pytest.mark.parametrize(("concurrency", "streams", "ahead"), [(1, 1, 1), (3, 1, 3), (3, 2, 2), (3, 50, 1)])
 def test_no_more_is_drawn_than_a_few_chunks_ahead_of_the_reader(
-    alone: Turns, concurrency: int, streams: int, ahead: int
+    alone: Scheduler, concurrency: int, streams: int, ahead: int
 ) -> None:
     generator, plan = Counting(concurrency), make((10_000, "float32"))
 
@@ -249,7 +249,7 @@ def test_no_more_is_drawn_than_a_few_chunks_ahead_of_the_reader(
     run(work)
 
 
-def test_chunks_are_shorter_where_there_are_many_streams(turns: Turns) -> None:
+def test_chunks_are_shorter_where_there_are_many_streams(turns: Scheduler) -> None:
     plan = make((10_000, "float32"))
 
     async def work(streams: int) -> int:
@@ -259,7 +259,7 @@ def test_chunks_are_shorter_where_there_are_many_streams(turns: Turns) -> None:
     assert [run(partial(work, streams)) for streams in (1, 256, 257, 512, 2000)] == [64, 64, 32, 32, 32]
 
 
-def test_what_a_stalled_reader_has_not_taken_is_given_back_and_drawn_again(alone: Turns) -> None:
+def test_unread_chunks_of_a_stalled_client_are_released_and_drawn_again(alone: Scheduler) -> None:
     generator, budget, received = Counting(3), MemoryBudget(2**20), bytearray()
     plan, held = make((10_000, "float8_e5m2")), []
 
@@ -282,7 +282,7 @@ def test_what_a_stalled_reader_has_not_taken_is_given_back_and_drawn_again(alone
     assert generator.draws > plan.data_nbytes // 32
 
 
-def test_a_file_that_is_drawn_in_order_is_never_drawn_again(alone: Turns) -> None:
+def test_a_file_that_is_drawn_in_order_is_never_drawn_again(alone: Scheduler) -> None:
     generator = Counting(1)
 
     async def work() -> None:
@@ -296,7 +296,7 @@ def test_a_file_that_is_drawn_in_order_is_never_drawn_again(alone: Turns) -> Non
     assert generator.draws == reference.draws
 
 
-def test_without_memory_a_stream_goes_on_with_its_smallest_chunks(alone: Turns) -> None:
+def test_without_memory_a_stream_goes_on_with_its_smallest_chunks(alone: Scheduler) -> None:
     budget, plan = MemoryBudget(8 * 100), make((10_000, "float32"))
 
     async def work() -> set[int]:
@@ -311,7 +311,7 @@ def test_without_memory_a_stream_goes_on_with_its_smallest_chunks(alone: Turns) 
     assert 32 in run(work)
 
 
-def test_a_chunk_is_counted_for_as_long_as_somebody_holds_a_part_of_it(alone: Turns) -> None:
+def test_a_chunk_counts_until_its_last_view_is_deleted(alone: Scheduler) -> None:
     budget = MemoryBudget(2**20)
 
     async def work() -> memoryview:
@@ -326,7 +326,7 @@ def test_a_chunk_is_counted_for_as_long_as_somebody_holds_a_part_of_it(alone: Tu
     assert budget.chunks == 0
 
 
-def test_a_chunk_is_drawn_in_units_of_bounded_cost(alone: Turns) -> None:
+def test_a_chunk_is_drawn_in_units_of_bounded_cost(alone: Scheduler) -> None:
     generator = Counting()
     generator.chunk, generator.cost_of_byte = 2**15, UNIT // 256
     plan = make((2**15, "float8_e5m2"))
@@ -336,7 +336,7 @@ def test_a_chunk_is_drawn_in_units_of_bounded_cost(alone: Turns) -> None:
     assert generator.draws == 2**15 // 256
 
 
-def test_a_chunk_that_is_not_drawn_in_time_is_busy(alone: Turns) -> None:
+def test_a_chunk_that_is_not_drawn_in_time_is_busy(alone: Scheduler) -> None:
     generator = Counting(held_at=1)
 
     async def work() -> None:
@@ -355,7 +355,7 @@ def test_a_chunk_that_is_not_drawn_in_time_is_busy(alone: Turns) -> None:
     assert generator.closed
 
 
-def test_a_reader_who_takes_a_chunk_in_time_has_not_stalled(alone: Turns) -> None:
+def test_a_client_that_reads_in_time_has_not_stalled(alone: Scheduler) -> None:
     generator, plan = Counting(3), make((10_000, "float32"))
 
     async def work() -> None:
@@ -373,7 +373,7 @@ def test_a_reader_who_takes_a_chunk_in_time_has_not_stalled(alone: Turns) -> Non
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
-def test_drawing_stops_when_the_stream_is_closed(alone: Turns, concurrency: int) -> None:
+def test_drawing_stops_when_the_stream_is_closed(alone: Scheduler, concurrency: int) -> None:
     generator, plan = Counting(concurrency, held_at=4), make((10_000, "float32"))
 
     async def work() -> None:
@@ -388,13 +388,13 @@ def test_drawing_stops_when_the_stream_is_closed(alone: Turns, concurrency: int)
     assert generator.draws <= 4  # the one that may have been under way
 
 
-def test_a_stream_that_ends_closes_its_drawing(turns: Turns) -> None:
+def test_a_stream_that_ends_closes_its_drawing(turns: Scheduler) -> None:
     generator = Counting()
     collected(generator, turns, 0, PLAN.nbytes)
     assert generator.closed
 
 
-def test_a_reader_who_leaves_before_the_first_chunk_stops_the_drawing(alone: Turns) -> None:
+def test_a_disconnect_before_the_first_chunk_stops_the_drawing(alone: Scheduler) -> None:
     generator, plan, reached, free = Counting(), make((10_000, "float32")), threading.Event(), threading.Event()
 
     def busy() -> Generator[None, None, None]:
@@ -440,7 +440,7 @@ def test_all_streams_are_looked_at_together_however_many_came_before(monkeypatch
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
-def test_a_failure_to_draw_comes_before_the_first_byte(turns: Turns, concurrency: int) -> None:
+def test_a_failure_to_draw_comes_before_the_first_byte(turns: Scheduler, concurrency: int) -> None:
     generator = Counting(concurrency, failing=0)
 
     async def work() -> None:
@@ -452,7 +452,7 @@ def test_a_failure_to_draw_comes_before_the_first_byte(turns: Turns, concurrency
     assert generator.closed
 
 
-def test_a_later_failure_comes_after_all_that_was_drawn_before_it(turns: Turns) -> None:
+def test_a_later_failure_comes_after_all_that_was_drawn_before_it(turns: Scheduler) -> None:
     plan, received = make((10_000, "float32")), bytearray()
 
     async def work() -> None:

@@ -1,7 +1,7 @@
-"""Generators: what turns laws into numbers.
+"""Generators: they draw numbers from laws.
 
-A generator is opened for one file and then called, from any thread, for pieces of its tensors. All that it may depend
-on is the plan: what a piece holds never depends on which other pieces were drawn, or when.
+You open a generator for one file, and then call it for pieces of the tensors, from any thread. The content of a piece
+depends on the plan alone. It does not depend on the other pieces, or on the order of the calls.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ class DrawingStopped(Exception):
 
 
 class Drawing(Protocol):
-    """One file in the drawing."""
+    """The state of drawing one file."""
 
     def fill(self, pieces: Sequence[Piece], out: memoryview) -> None:
         """Write the elements of pieces, little-endian, one piece after the other, into ``out``, which they fill.
@@ -31,53 +31,53 @@ class Generator(Protocol):
     """Draws the numbers of a plan."""
 
     name: str
-    """What a spec calls it."""
+    """Its name in a spec."""
 
     identity: str
-    """What its numbers depend on beside the spec: the algorithm, its version, and whatever else there is."""
+    """A text with everything, except the spec, that its numbers depend on: the algorithm, its version and so on."""
 
     portable: bool
-    """Whether every machine draws the same numbers, for ever."""
+    """Whether the numbers are the same on every machine and in every later version."""
 
     chunk: int
-    """How many bytes of a file are best drawn at once; a multiple of 512."""
+    """The best chunk size in bytes; a multiple of 512."""
 
     concurrency: int
-    """How many chunks of one file can be drawn at once; 1 if they have to come in the order of the file."""
+    """The number of chunks of one file that can be drawn at once; 1 if chunks must be drawn in order."""
 
     def warm_up(self) -> None:
-        """Do now what would otherwise delay the first drawing; raise if this generator cannot be trusted here."""
+        """Do the work that would delay the first drawing; raise ``GeneratorUnsound`` if a self-check fails."""
 
     def check(self, plan: Plan) -> None:
         """Raise ``UnsupportedSpec`` for a plan that this generator cannot draw."""
 
     def instant(self, plan: Plan) -> bool:
-        """Return whether any byte of a small plan is drawn within a fraction of a millisecond, without waiting."""
+        """Return whether a small plan is drawn within a fraction of a millisecond, without blocking."""
 
     def footprint(self, plan: Plan) -> int:
-        """Return how many bytes of its device's memory drawing takes, besides the chunks, at the most."""
+        """Return the peak bytes of device memory for drawing, not counting the chunks."""
 
     def kept(self, plan: Plan) -> int:
-        """Return how many bytes of the footprint stay between the chunks; the rest is in use while one is drawn."""
+        """Return the bytes of the footprint that stay allocated between chunks; the rest is temporary."""
 
     def cost(self, piece: Piece) -> int:
-        """Return about how many nanoseconds one thread takes to draw a piece, once what it needs is there."""
+        """Estimate the time to draw a piece in one thread, in nanoseconds, after ``approach``."""
 
     def before(self, piece: Piece) -> int:
-        """Return about how many nanoseconds it takes to draw what must be there before a piece, at the most."""
+        """Estimate the longest time to prepare a piece, in nanoseconds."""
 
     def approach(self, drawing: Drawing, piece: Piece) -> Iterator[None]:
-        """Draw what must be there before a piece, and pause about every millisecond. Not to do it costs nothing."""
+        """Prepare a piece, for example draw the numbers before it. Yields about every millisecond. This is optional."""
 
     def allocate(self, nbytes: int) -> memoryview:
-        """Return memory of any value that this generator fills without another copy; aligned to 8 bytes."""
+        """Return uninitialized memory, aligned to 8 bytes, that this generator fills without another copy."""
 
     def open(self, plan: Plan) -> Drawing:
-        """Start drawing a file. Cheap: the expensive work happens in the first ``fill``."""
+        """Start drawing a file. This is cheap: the expensive work happens in the first ``fill``."""
 
 
 def places(pieces: Sequence[Piece], memory: memoryview) -> Iterator[tuple[Piece, memoryview]]:
-    """Yield each piece with its part of ``memory``, which has room for all of them, one after the other."""
+    """Yield each piece with its part of ``memory``. The parts follow each other and fill the memory."""
     begin = 0
     for piece in pieces:
         yield piece, memory[begin : begin + piece.nbytes]

@@ -1,4 +1,4 @@
-"""Devices: where numbers are drawn. The CPU is here; ``gpu`` needs torch."""
+"""Devices for drawing. The CPU is here; ``gpu`` needs torch."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -14,37 +14,37 @@ from weightwell_engine.exceptions import Busy
 
 _CACHE_LINE = 64
 
-# Bytes from which on memory is a mapping of its own.
+# Buffers of at least this many bytes are memory mappings.
 _MAPPED = 2**16
 
-# What torch says where memory is all that is missing.
+# torch's message for a failed allocation.
 _NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 
 
 class Device(Protocol):
-    """What a generator must know of a device."""
+    """The interface of a device for generators."""
 
     name: str
-    """torch's name of it: ``cpu``, ``cuda:0``."""
+    """torch's name of the device: ``cpu``, ``cuda:0``."""
 
     chunk: int
-    """Bytes of a file that are best drawn at once."""
+    """The best chunk size in bytes."""
 
     def allocate(self, nbytes: int) -> memoryview:
-        """Return memory of the host that the device writes to without another copy."""
+        """Return host memory that the device writes to without another copy."""
 
     def guarded(self) -> AbstractContextManager[None]:
-        """Return a context that raises ``Busy`` or ``DeviceUnavailable`` for the device's own errors."""
+        """Return a context that converts the device's errors to ``Busy`` or ``DeviceUnavailable``."""
 
     def trouble(self) -> str | None:
-        """Return why nothing can be drawn here any more, or None."""
+        """Return the reason why the device is lost, or None."""
 
 
 class Buffers:
-    """Memory in sizes of powers of two, lent again once nobody holds a view of it; up to ``kept`` bytes wait for that.
+    """A pool of buffers with sizes of powers of two. A buffer returns to the pool when its last view is deleted.
 
-    The system has all other bytes back at once, which it would not have from malloc: each buffer is a mapping of its
-    own. They are kept because page faults on a new buffer cost a quarter of drawing it.
+    The pool keeps up to ``kept`` free bytes, because page faults on a new buffer cost a quarter of drawing it. Other
+    buffers return to the system at once: each is its own memory mapping, unlike memory from malloc.
     """
 
     def __init__(self, kept: int):
@@ -54,7 +54,7 @@ class Buffers:
         self._lock = RLock()  # reentrant, as a finalizer may run at any time
 
     def lend(self, nbytes: int) -> memoryview:
-        """Return one or more bytes of any value, which begin on a page."""
+        """Return one or more uninitialized bytes, aligned to a page."""
         size = 1 << (nbytes - 1).bit_length()
         with self._lock:
             if free := self._free.get(size):
@@ -74,22 +74,22 @@ class Buffers:
 
 
 def no_memory() -> Busy:
-    """Return the error for memory of the host that is not there."""
-    return Busy("this machine has no memory for this now; try again, or ask for less at once", retry_after=10)
+    """Return the error for a failed allocation of host memory."""
+    return Busy("this machine is out of memory; try again, or request less at once", retry_after=10)
 
 
 def _aligned(nbytes: int) -> NDArray[np.uint8]:
-    """Return memory that begins on a cache line: vectors that straddle lines cost twice."""
+    """Return memory aligned to a cache line: access across two cache lines costs twice."""
     memory = np.empty(nbytes + _CACHE_LINE, np.uint8)
     return memory[-memory.ctypes.data % _CACHE_LINE :][:nbytes]
 
 
 class Cpu:
-    """The CPU, which is always there."""
+    """The CPU, which is always available."""
 
     name = "cpu"
-    # Large enough that the per-chunk cost of the event loop is lost in the copy, small enough that a reader who goes
-    # away is noticed soon and that many readers share the machine fairly (docs/performance.md).
+    # Large enough to make the event loop's cost per chunk small. Small enough to notice a closed connection soon and
+    # to share the machine fairly between many clients (docs/performance.md).
     chunk = 2**21
     _buffers = Buffers(kept=2**25)
 
@@ -98,7 +98,7 @@ class Cpu:
 
     @classmethod
     def allocate(cls, nbytes: int) -> memoryview:
-        """Return memory of any value that begins on a cache line; raise ``Busy`` if there is none."""
+        """Return uninitialized memory, aligned to a cache line; raise ``Busy`` if the allocation fails."""
         try:
             return cls._buffers.lend(nbytes) if nbytes >= _MAPPED else _aligned(nbytes).data
         except (MemoryError, OSError) as error:
@@ -106,7 +106,7 @@ class Cpu:
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Return a context that raises ``Busy`` where torch has no memory on the CPU."""
+        """Return a context that raises ``Busy`` if torch cannot allocate memory on the CPU."""
         try:
             yield
         except RuntimeError as error:
@@ -115,5 +115,5 @@ class Cpu:
             raise no_memory() from error
 
     def trouble(self) -> str | None:
-        """Return None: there is none."""
+        """Return None: a CPU cannot be lost."""
         return None

@@ -1,4 +1,4 @@
-"""The factory: devices and generators by name. Each is imported when it is made: some need torch or Triton."""
+"""The factory: creates devices and generators by name. It imports each when needed: some need torch or Triton."""
 
 import re
 
@@ -10,7 +10,7 @@ _CUDA = re.compile(r"cuda(?::(0|[1-9]\d*))?", re.ASCII)
 
 
 def find_device(name: str) -> Device:
-    """Return the device of a name; raise ``DeviceUnavailable`` if there is none, or torch cannot use it."""
+    """Return the device of a name; raise ``DeviceUnavailable`` if it does not exist or torch cannot use it."""
     if name == Cpu.name:
         return Cpu()
     if not (match := _CUDA.fullmatch(name)):
@@ -23,8 +23,8 @@ def find_device(name: str) -> Device:
 def make_generator(name: str, device: Device, *, threads: int) -> Generator:
     """Return a generator of ``spec.GENERATORS`` that draws on a device.
 
-    Raises ``DeviceUnavailable`` if the device lacks what it needs, and ``ModuleNotFoundError`` if torch is needed and
-    not installed.
+    Raises ``DeviceUnavailable`` if the device does not support the generator, and ``ModuleNotFoundError`` if torch is
+    needed and not installed.
     """
     if name == "torch":
         from weightwell_engine.generators.torch import TorchGenerator

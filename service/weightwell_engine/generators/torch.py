@@ -1,13 +1,13 @@
 """The torch generator: bit for bit what ``torch.nn.init`` gives on this machine.
 
-For a plan of one tensor the numbers are those of ``torch.nn.init.<scheme>_(torch.empty(shape, dtype=dtype),
-generator=torch.Generator(device).manual_seed(seed))``; several tensors are drawn in the order of the spec from one
-generator, as a model's constructor does. The global generator is never read or written.
+One tensor has the numbers of ``torch.nn.init.<scheme>_(torch.empty(shape, dtype=dtype),
+generator=torch.Generator(device).manual_seed(seed))``. Several tensors come from one generator, in the order of the
+spec, as in a model's constructor. torch's global generator is never used.
 
-torch draws one number after another, so a file is drawn from its beginning to its end, in blocks, in bounded memory
-where the law allows it; a range costs what comes before it as well. Where torch itself is wrong under a generator, the
-sane thing is done (docs/torch.md): the mask of ``sparse`` comes from the request's generator and not from the global
-one, and a truncated normal with std = 0 is a constant rather than a division by zero.
+torch draws one number after another. So a file is drawn from its beginning, in blocks, and in bounded memory if the law
+allows it. A range also costs the time of all numbers before it. Some of torch's errors are corrected (docs/torch.md):
+the mask of ``sparse`` comes from the request's generator and not from the global one, and a truncated normal with
+std = 0 is a constant and not a division by zero.
 """
 
 import platform
@@ -28,26 +28,26 @@ from weightwell_engine.generators.devices import Device
 from weightwell_engine.laws import Law, Normal, Orthogonal, OrthogonalStack, Sparse, TruncatedNormal, Uniform
 from weightwell_engine.plan import Piece, Plan, PlannedTensor, errors_of_tensor
 
-# Elements of a block. On the CPU torch fills normals in groups of 16, and draws the last 16 again where the size is no
-# multiple of 16; so blocks that are multiples of 16, the last of them at least 16 long, draw what one call would.
+# Elements of a block. On the CPU torch fills normals in groups of 16. If the size is not a multiple of 16, it draws the
+# last 16 again. So blocks of multiples of 16, with at least 16 in the last block, equal one call.
 _BLOCK = 2**18
 _GROUP = 16
 
 _FLOATS = ("float32", "float64", "float16", "bfloat16")
 
-# Proposals of torch's sampler for one truncated normal.
+# The most proposals of torch's sampler for one truncated normal.
 _PATIENCE = 100
 
-# Elements of a truncated normal, times the passes over all of them until the last is accepted: about two minutes.
+# The most elements of a truncated normal times passes of the sampler: about two minutes.
 _MOST_PROPOSALS = 2**31
 
-# Nanoseconds, about, on a CPU: for a piece, a call, an element, and an element of a matrix or of a sampler's pass.
+# Approximate nanoseconds on a CPU: for a piece, a call, an element, and an element of a matrix or of a sampler's pass.
 _PIECE, _CALL, _ELEMENT, _SLOW = 20_000, 9_000, 8, 40
 
-# Bytes of the two states that are kept of a tensor that may have to be gone back to.
+# Bytes of the two generator states that are saved at the beginning of a tensor.
 _STATE = 2 * 5056
 
-# Working copies of the whole tensor beside the result, at the peak of torch's own algorithm.
+# Temporary copies of the whole tensor at the peak of torch's algorithm, in addition to the result.
 _COPIES = {TruncatedNormal: 5, Orthogonal: 5, OrthogonalStack: 6, Sparse: 2, Uniform: 2, Normal: 2}
 
 
@@ -70,7 +70,7 @@ class TorchGenerator:
             torch.empty(_BLOCK, device=self._place).normal_(generator=torch.Generator(self._place))
 
     def check(self, plan: Plan) -> None:
-        """Raise ``UnsupportedSpec`` for what torch has no kernel for or would not end with, and for several seeds."""
+        """Raise ``UnsupportedSpec`` if torch has no kernel, if its sampler would not end, and for several seeds."""
         for tensor in plan.tensors:
             with errors_of_tensor(tensor.name, several=len(plan.tensors) > 1):
                 self._check(tensor, seed=plan.tensors[0].seed)
@@ -82,8 +82,8 @@ class TorchGenerator:
                 "dtype",
                 got=tensor.dtype.name,
                 expected=f"one of {', '.join(allowed)}",
-                detail=f"torch draws no {type(tensor.law).__name__} in {tensor.dtype.name}; "
-                f"ask for one of {', '.join(allowed)}, or for another generator",
+                detail=f"torch does not support {type(tensor.law).__name__} in {tensor.dtype.name}; "
+                f"use one of {', '.join(allowed)}, or another generator",
             )
         if isinstance(tensor.law, TruncatedNormal) and not _ends(tensor.law, tensor.dtype):
             raise UnsupportedSpec(
@@ -91,7 +91,7 @@ class TorchGenerator:
                 got=tensor.law.std,
                 expected="larger, or the bounds nearer to the mean",
                 detail=f"torch's rejection sampler would not end soon for {tensor.law}; "
-                "move the bounds towards the mean, or ask for another generator",
+                "move the bounds towards the mean, or use another generator",
             )
         if isinstance(tensor.law, TruncatedNormal):
             self._check_passes(tensor, tensor.law)
@@ -101,7 +101,7 @@ class TorchGenerator:
                 got=tensor.seed,
                 expected="the same for every tensor",
                 detail="generator=torch draws all tensors in order from one generator, so they have one seed; "
-                "give the seed once, beside tensors",
+                "give one seed in the manifest, next to tensors",
             )
 
     def _check_passes(self, tensor: PlannedTensor, law: TruncatedNormal) -> None:
@@ -113,32 +113,32 @@ class TorchGenerator:
                 got=elements,
                 expected=f"at most {_MOST_PROPOSALS // passes} elements for these bounds",
                 detail=f"torch's rejection sampler would pass about {passes} times over {elements} elements, and "
-                f"{_MOST_PROPOSALS} proposals are allowed; ask for a smaller tensor, move the bounds towards the mean, "
+                f"{_MOST_PROPOSALS} proposals are allowed; request a smaller tensor, move the bounds towards the mean, "
                 "or use another generator",
             )
 
     def instant(self, plan: Plan) -> bool:
-        """Return whether torch draws on the CPU, and no matrix."""
+        """Return whether the device is the CPU and the plan has no matrices."""
         return self._place.type == "cpu" and self.footprint(plan) == 0
 
     def footprint(self, plan: Plan) -> int:
-        """Return the bytes of the largest tensor that has to be drawn as a whole, with torch's working copies."""
+        """Return the bytes of the largest tensor that must be drawn whole, with torch's temporary copies."""
         states = 0 if _is_in_order(plan) else len(plan.tensors) * _STATE
         return states + max((self._resident(tensor) for tensor in plan.tensors), default=0)
 
     def kept(self, plan: Plan) -> int:
-        """Return the bytes of the largest tensor that is drawn whole, and of the generator's states."""
+        """Return the bytes of the largest tensor that is drawn whole, and of the saved generator states."""
         states = 0 if _is_in_order(plan) else len(plan.tensors) * _STATE
         whole = (_nbytes(tensor) for tensor in plan.tensors if self._resident(tensor))
         return states + max(whole, default=0)
 
     def cost(self, piece: Piece) -> int:
-        """Return about how many nanoseconds it takes to copy a piece, or to draw it after what comes before it."""
+        """Estimate the time to draw a piece after the numbers before it, or to copy it, in nanoseconds."""
         calls, _ = piece.tensor.region.work(piece.start, piece.stop) if piece.tensor.law.is_deterministic else (1, 0)
         return _PIECE + calls * _CALL + (piece.stop - piece.start) * _ELEMENT
 
     def before(self, piece: Piece) -> int:
-        """Return about how many nanoseconds it takes to draw what comes before a piece, or the whole of a matrix."""
+        """Estimate the time to draw the numbers before a piece, or a whole matrix, in nanoseconds."""
         tensor = piece.tensor
         earlier = tensor.offset // tensor.dtype.itemsize + piece.start
         if not self._resident(tensor):
@@ -153,12 +153,12 @@ class TorchGenerator:
         return earlier * _ELEMENT + prod(tensor.region.shape) * each
 
     def approach(self, drawing: Drawing, piece: Piece) -> Iterator[None]:
-        """Draw what comes before a piece, block by block: each is a few milliseconds, and a matrix is one."""
+        """Draw the numbers before a piece, block by block. A block takes a few milliseconds. A matrix is one block."""
         if isinstance(drawing, TorchDrawing):
             yield from drawing.approach(piece)
 
     def allocate(self, nbytes: int) -> memoryview:
-        """Return memory of any value; pinned where the device is a GPU."""
+        """Return uninitialized memory, pinned if the device is a GPU."""
         return self.device.allocate(nbytes)
 
     def open(self, plan: Plan) -> "TorchDrawing":
@@ -174,7 +174,7 @@ class TorchGenerator:
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """Elements of a tensor that have been drawn and are on the device: ``values`` begins at ``start``."""
+    """Drawn elements of a tensor, on the device; ``values`` begins at element ``start``."""
 
     order: int
     start: int
@@ -182,15 +182,15 @@ class _Block:
 
 
 class TorchDrawing:
-    """One file in the drawing: a generator, how far it has come, and the block that it drew last."""
+    """The state of drawing one file: a generator, its position, and the last block."""
 
     def __init__(self, plan: Plan, device: Device, place: torch.device):
         self._tensors = sorted(plan.tensors, key=lambda tensor: tensor.order)
         self._device = device
         self._place = place
         self._generators = _Generators(place, self._tensors[0].seed if self._tensors else 0)
-        # The generators' state at the beginning of every tensor that has been reached: the order of the file need not
-        # be the order of drawing, and going back to a tensor is cheap with its state. Where it is, the last will do.
+        # The state of the generators at the beginning of every tensor so far: the order of the file may differ from the
+        # order of drawing, and a saved state makes it cheap to go back. If both orders are equal, the last is enough.
         self._states = {0: self._generators.state()}
         self._reached = 0
         self._drawing = -1
@@ -201,7 +201,7 @@ class TorchDrawing:
         self._closed = False
 
     def close(self) -> None:
-        """Stop drawing, even on the way to an element far into the file."""
+        """Stop drawing, even before an element far into the file is reached."""
         self._closed = True
 
     def fill(self, pieces: Sequence[Piece], out: memoryview) -> None:
@@ -235,13 +235,13 @@ class TorchDrawing:
             return self._step(piece.tensor.order, piece.start)
 
     def _block_with(self, tensor: PlannedTensor, element: int) -> _Block:
-        """Return the block that holds an element, drawing on to it, or again from the beginning if it has gone by."""
+        """Return the block that holds an element: draw on to it, or start again if it is already past."""
         while not self._step(tensor.order, element):
             pass
         return self._block  # type: ignore[return-value]  # the last step has drawn it
 
     def _step(self, order: int, element: int) -> bool:
-        """Draw one block on the way to an element of a tensor; return whether the element is in the last block."""
+        """Draw the next block towards an element of a tensor; return whether that block has the element."""
         if self._block is None or self._block.order != order or element < self._block.start:
             if self._reached < order:
                 self._advance()
@@ -252,7 +252,7 @@ class TorchDrawing:
         return element < self._block.start + len(self._block.values)
 
     def _advance(self) -> None:
-        """Draw one block of the last tensor whose beginning is known, or find out that the next one begins."""
+        """Draw the next block of the current tensor; after the last block, save the state for the next tensor."""
         if self._drawing != self._reached:
             self._begin(self._reached)
         if next(self._blocks, None) is None:
@@ -262,7 +262,7 @@ class TorchDrawing:
             self._states[self._reached] = self._generators.state()
 
     def _begin(self, order: int) -> None:
-        self._block = None  # so that it is gone before the next is drawn
+        self._block = None  # free it before the next is drawn
         self._generators.restore(self._states[order])
         self._drawing, self._blocks = order, self._draw(self._tensors[order])
 
@@ -282,9 +282,9 @@ class TorchDrawing:
 
 
 class _Generators:
-    """The generators of one drawing: the device's, and the one on the CPU that draws permutations.
+    """The generators of one drawing: one on the device, and one on the CPU for permutations.
 
-    On the CPU they are one and the same, as they are in torch: a seed there starts one stream for everything.
+    If the device is the CPU, both are the same generator, as in torch.
     """
 
     def __init__(self, device: torch.device, seed: int):
@@ -292,17 +292,17 @@ class _Generators:
         self._host = self._main if device.type == "cpu" else torch.Generator().manual_seed(seed)
 
     def state(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return where both generators are."""
+        """Return the states of both generators."""
         return self._main.get_state(), self._host.get_state()
 
     def restore(self, state: tuple[torch.Tensor, torch.Tensor]) -> None:
-        """Put both generators back to where they were."""
+        """Restore the states of both generators."""
         self._main.set_state(state[0])
         if self._host is not self._main:
             self._host.set_state(state[1])
 
     def draw(self, law: Law, values: torch.Tensor, go_on: Callable[[], None]) -> None:
-        """Fill a flat tensor with draws from a law; what takes long asks ``go_on``, which may raise, now and then."""
+        """Fill a flat tensor with draws from a law. Long work calls ``go_on`` now and then, which may raise."""
         match law:
             case Uniform(low, high):
                 values.uniform_(low, high, generator=self._main)
@@ -356,12 +356,12 @@ def _is_in_order(plan: Plan) -> bool:
 
 
 def _is_streamed(tensor: PlannedTensor, device: torch.device) -> bool:
-    """Whether a tensor can be drawn block by block; a GPU's numbers depend on the size of the call, so not there."""
+    """Whether a tensor can be drawn block by block. On a GPU it cannot: the numbers depend on the size of the call."""
     return device.type == "cpu" and isinstance(tensor.law, Uniform | Normal) and tensor.region.is_whole
 
 
 def _bounds(tensor: PlannedTensor, device: torch.device) -> Iterator[tuple[int, int]]:
-    """Yield where the blocks of a tensor begin and end; a single block is the tensor whole."""
+    """Yield the start and stop of the blocks of a tensor. There may be one block: the whole tensor."""
     start, stop = 0, prod(tensor.region.shape)
     while _is_streamed(tensor, device) and stop - start >= _BLOCK + _GROUP:
         yield start, start + _BLOCK
@@ -370,7 +370,7 @@ def _bounds(tensor: PlannedTensor, device: torch.device) -> Iterator[tuple[int, 
 
 
 def _wanted(values: torch.Tensor, tensor: PlannedTensor) -> torch.Tensor:
-    """Return the wanted region of a tensor, flat; the values themselves where all of it is wanted."""
+    """Return the elements of a region of a tensor, flat; the values unchanged if the region is the whole tensor."""
     if tensor.region.is_whole:
         return values
     bounds = zip(tensor.region.starts, tensor.region.stops, strict=True)
@@ -378,12 +378,12 @@ def _wanted(values: torch.Tensor, tensor: PlannedTensor) -> torch.Tensor:
 
 
 def _nbytes(tensor: PlannedTensor) -> int:
-    """Return the bytes of a tensor, whatever region of it is wanted."""
+    """Return the bytes of a whole tensor."""
     return prod(tensor.region.shape) * tensor.dtype.itemsize
 
 
 def _passes(law: TruncatedNormal, elements: int) -> int:
-    """Return about how often torch's rejection sampler passes over a tensor until it has accepted every element."""
+    """Estimate the number of passes of torch's rejection sampler until it has accepted every element."""
     low, high = (law.low - law.mean) / law.std, (law.high - law.mean) / law.std
     if _proposes_normals(low, high):
         accepted = _between(low, high)
@@ -401,7 +401,7 @@ def _between(low: float, high: float) -> float:
 
 
 def _proposes_normals(low: float, high: float) -> bool:
-    """Whether torch's sampler proposes from the normal; otherwise from between the bounds."""
+    """Whether torch's sampler takes proposals from the normal distribution, and not uniformly from the interval."""
     return _between(low, high) > 0.3
 
 
@@ -413,16 +413,16 @@ def _dtypes(law: Law) -> tuple[str, ...]:
 
 
 def _ends(law: TruncatedNormal, dtype: DType) -> bool:
-    """Whether torch's rejection sampler takes the bounds of a truncated normal and ends, in a time worth waiting for.
+    """Whether torch's rejection sampler accepts the bounds of a truncated normal and ends in a reasonable time.
 
-    ``width`` and ``distance``, from the mean to the nearer bound, are in standard deviations, and so is ``grain``: how
-    far the rounding of the dtype can move a proposal or a bound.
+    All lengths are in standard deviations: ``width`` of the interval, ``distance`` from the mean to the nearer bound,
+    and ``grain``, the largest rounding error of a proposal or a bound in the dtype.
     """
     low, high = (law.low - law.mean) / law.std, (law.high - law.mean) / law.std
     eps = torch.finfo(getattr(torch, dtype.name)).eps
     if _proposes_normals(low, high):
         return law.low <= law.mean <= law.high or eps * abs(law.mean) <= law.std
-    # Here it proposes from between the bounds, and keeps about one in ``width * distance``.
+    # Here proposals are uniform in the interval, and about one in ``width * distance`` is accepted.
     width, distance = (law.high - law.low) / law.std, max(low, -high, 1.0)
     grain = eps * max(abs(law.low), abs(law.high), abs(law.mean)) / law.std
     fits = max(-law.low, law.high, law.high - law.low) <= dtype.max
@@ -430,7 +430,7 @@ def _ends(law: TruncatedNormal, dtype: DType) -> bool:
 
 
 def _describe(device: torch.device) -> str:
-    """Return all that torch's numbers depend on in a device."""
+    """Return a text with the properties of a device that torch's numbers depend on."""
     if device.type == "cpu":
         capability = torch.backends.cpu.get_cpu_capability()
         return f"cpu {platform.machine()} {capability}, {torch.get_num_threads()} threads"

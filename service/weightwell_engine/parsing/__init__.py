@@ -1,9 +1,9 @@
-"""Parsing: from JSON, or from fields in text, to a spec. Pydantic is used here.
+"""Parsing: from JSON, or from the text fields of a query, to a spec, with pydantic.
 
 fields      the values of a name, a shape, a seed, a slice or a list of axes
 models      the fields of a tensor, a rule and a manifest; a model for every scheme and every preset
 rules       which tensors a rule matches
-scales      which tensors a rule for any tensor must not draw at random
+scales      tensors, such as norm weights, that a rule for all tensors must not draw at random
 manifest    from models to specs
 reading     from documents to specs
 """

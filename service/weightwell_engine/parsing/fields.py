@@ -20,7 +20,7 @@ MAX_SIZE = 2**63 - 1
 _DIGITS = re.compile(r"\d{1,20}", re.ASCII)
 _AXIS = re.compile(r"-?\d{1,2}", re.ASCII)
 _AXES = "an axis, such as 0 or -1, or a list of different axes, as [0, 1], or 0,1 in a query"
-# Possessive quantifiers, so that long blanks do not make it backtrack.
+# Possessive quantifiers prevent backtracking on many blanks.
 _BOUNDS = re.compile(r"\s*+(\d{0,20})\s*+:\s*+(\d{0,20})\s*+", re.ASCII)
 
 
@@ -34,7 +34,7 @@ def _size(value: object) -> int:
 
 
 def _shape(value: object) -> tuple[int, ...]:
-    """Read ``"512,784"`` or ``[512, 784]``; empty is the shape of a scalar."""
+    """Read ``"512,784"`` or ``[512, 784]``; the empty shape is a scalar."""
     parts = [] if value == "" else value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, list) or len(parts) > MAX_DIMENSIONS:
         raise ValueError(f"a list of at most {MAX_DIMENSIONS} sizes, such as [512, 784], or 512,784 in a query")
@@ -42,7 +42,7 @@ def _shape(value: object) -> tuple[int, ...]:
 
 
 def _axes(value: object) -> tuple[int, ...]:
-    """Read ``0``, ``[0, 1]``, ``"0"`` or ``"0,1"``: different axes, of which negative ones are counted from the end."""
+    """Read ``0``, ``[0, 1]``, ``"0"`` or ``"0,1"``: different axes. Negative axes count from the end."""
     parts = [] if value == "" else value.split(",", MAX_DIMENSIONS) if isinstance(value, str) else value
     axes = [_axis(part) for part in parts] if isinstance(parts, list) else [_axis(parts)]
     if len(set(axes)) < len(axes):
@@ -67,7 +67,7 @@ def _seed(value: object) -> int:
 
 
 def _slice(value: object) -> tuple[tuple[int, int | None], ...]:
-    """Read ``"0:128,:"``: for each dimension where to start and where to stop, None for its end."""
+    """Read ``"0:128,:"`` as (start, stop) for each dimension; None as stop means the end."""
     parts = value.split(",", MAX_DIMENSIONS) if isinstance(value, str) else []
     matches = [_BOUNDS.fullmatch(part) for part in parts]
     if not matches or not all(matches):
@@ -76,7 +76,7 @@ def _slice(value: object) -> tuple[tuple[int, int | None], ...]:
 
 
 def read_name(value: object) -> str:
-    """Read the name of a tensor; raise ``ValueError`` with what is allowed."""
+    """Read the name of a tensor; raise ``ValueError`` with the allowed values."""
     if not _is_text(value) or value == "__metadata__":
         raise ValueError(f"1 to {MAX_NAME} Unicode characters, and not __metadata__, which the file format reserves")
     return str(value)
@@ -98,7 +98,7 @@ def _preset(value: object) -> tuple[str, dict[str, object]]:
 
 
 def _is_text(value: object) -> bool:
-    """Whether a value is text, not too long, that can be encoded: JSON can smuggle in half of a surrogate pair."""
+    """Whether a value is a string, not too long, that UTF-8 can encode: JSON allows half of a surrogate pair."""
     if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME:
         return False
     return value.isascii() or value.encode(errors="replace").decode() == value

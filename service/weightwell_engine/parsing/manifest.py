@@ -146,7 +146,7 @@ def _preset_rules(choice: tuple[str, dict[str, object]] | None) -> Sequence[dict
 
 
 def _preset_hint(name: str) -> str | None:
-    """Return what may have been meant by the name of a preset that there is none of."""
+    """Return a suggestion for an unknown preset."""
     if name in ALIASES:
         return f'{name} is a scheme: give it by a rule, such as {{"match": "*.weight", "scheme": "{name}"}}'
     return did_you_mean(name, PRESETS)
@@ -156,7 +156,7 @@ def _check_alias(name: str, target: str, tensors: Mapping[str, object], aliases:
     if name in METADATA:
         raise InvalidSpec("name", got=name, expected=f"none of {', '.join(METADATA)}, which the file's metadata has")
     if target not in tensors:
-        what = "an alias as well" if target in aliases else "none"
+        what = "another alias" if target in aliases else "not in the manifest"
         detail = f"alias must name a tensor of the manifest that is drawn, got {target[:80]!r}, which is {what}"
         raise InvalidSpec("alias", got=target, expected="the name of a tensor that is drawn", detail=detail)
 
@@ -173,7 +173,7 @@ class Recipes:
         self._aliases = aliases
         self._own: dict[str, Recipe] = {}
         self.taken: set[int] = set()
-        """The indices of the rules that tensors took so far."""
+        """The indices of the rules that tensors have used so far."""
 
     def of(self, name: str, entry: Entry) -> Recipe:
         """Return the recipe of a tensor; raise ``InvalidSpec`` if there is none."""
@@ -195,16 +195,16 @@ class Recipes:
         return recipe
 
     def _check_scale(self, name: str, entry: Entry, place: int) -> None:
-        """Refuse a scale that would be drawn at random by a rule that is not about it."""
+        """Refuse a scale that a rule for all tensors would draw at random."""
         siblings = self._siblings[name.rpartition(".")[0]]
         scale = scale_of(name, ndim=len(entry.shape), module=entry.module, siblings=siblings)
         rule = self._rules[place]
         if scale is None or rule.condition.module is not None:
             return
         if all(self._matcher.matches(place, other) for other in scale.others):
-            expected = "a rule of its own, or a scheme"
+            expected = "an explicit rule, or a scheme"
             detail = (
-                f"{rule.recipe.rule} would draw {scale.words[:160]} at random ({rule.recipe.scheme}), and it is a rule "
+                f"{rule.recipe.rule} would draw {scale.words[:160]} at random ({rule.recipe.scheme}), but it is a rule "
                 f"for any tensor: put a rule before it, such as {json.dumps(scale.cure)}, or give the tensor a scheme"
             )
             raise InvalidSpec("scheme", got=rule.recipe.scheme, expected=expected, detail=detail)
@@ -243,7 +243,7 @@ class Recipes:
 
 
 def _tensor(name: str, model: Tensor, recipe: Recipe, dtype: str, seed: int) -> TensorSpec:
-    """Return the spec of a tensor, with default ``dtype`` and ``seed``."""
+    """Return the spec of a tensor; ``dtype`` and ``seed`` are the defaults."""
     return TensorSpec(
         name=name,
         shape=model.shape,
@@ -259,7 +259,7 @@ def _tensor(name: str, model: Tensor, recipe: Recipe, dtype: str, seed: int) -> 
 def _bounds(
     given: tuple[tuple[int, int | None], ...] | None, shape: tuple[int, ...]
 ) -> tuple[tuple[int, int], ...] | None:
-    """Return where a slice starts and stops in every dimension, or None for the whole tensor."""
+    """Return the start and stop of a slice in every dimension, or None for the whole tensor."""
     if given is None:
         return None
     if len(given) > len(shape):

@@ -1,8 +1,8 @@
 """Models: the fields of a request, in pydantic.
 
-Every scheme and every preset has a model of its own, made from the registry, which accepts its parameters and no
-others. A query string and a JSON body are read by the same models: the query leniently, since its values are text, the
-body strictly.
+Every scheme and every preset has its own model, made from the registry. A model accepts the parameters of its scheme
+and no others. The same models read query strings and JSON bodies: values in a query are text and are converted, values
+in JSON must have the right type.
 """
 
 import re
@@ -34,7 +34,7 @@ from weightwell_engine.presets import PRESETS
 from weightwell_engine.schemes import ALIASES, SCHEMES, AxisList, SchemeParameter
 from weightwell_engine.spec import GENERATORS, Parameter
 
-# Stands in the place of a scheme, for the one that the tensor's own module has.
+# Used in place of a scheme. It means the default initialization of the tensor's module.
 RESET_PARAMETERS = "reset_parameters"
 
 
@@ -62,13 +62,13 @@ class Single(Tensor):
     """A file of one tensor."""
 
     name: Annotated[Name, Field(description="name of the tensor in the file")] = DEFAULT_NAME
-    generator: Annotated[GeneratorName, Field(description="who draws the numbers")] = GENERATORS[0]
+    generator: Annotated[GeneratorName, Field(description="the generator of the numbers")] = GENERATORS[0]
 
 
 class Entry(Tensor):
     """A tensor of a manifest; without a scheme it takes that of the first rule that matches."""
 
-    module: Annotated[ModuleName | None, Field(description="name of the type of module that it belongs to")] = None
+    module: Annotated[ModuleName | None, Field(description="name of the type of the tensor's module")] = None
 
 
 class Alias(Model):
@@ -87,8 +87,8 @@ class Rule(Model):
     module: Annotated[ModuleName | None, Field(description="name of the type of module that the tensor belongs to")] = (
         None
     )
-    dtype: Annotated[DTypeName | None, Field(description="element type, unless the tensor says one")] = None
-    seed: Annotated[Seed | None, Field(description="seed, unless the tensor says one")] = None
+    dtype: Annotated[DTypeName | None, Field(description="element type, unless the tensor has its own")] = None
+    seed: Annotated[Seed | None, Field(description="seed, unless the tensor has its own")] = None
 
 
 class Manifest(Model):
@@ -96,10 +96,11 @@ class Manifest(Model):
 
     tensors: dict[str, Any]
     rules: Annotated[
-        list[Any], Field(description="for tensors without a scheme: the first that matches", max_length=MAX_RULES)
+        list[Any],
+        Field(description="for tensors without a scheme; the first rule that matches applies", max_length=MAX_RULES),
     ] = []
     preset: Annotated[
-        PresetChoice | None, Field(description="more rules, after the own ones, by name; /presets lists them")
+        PresetChoice | None, Field(description="name of further rules, which come after `rules`; /presets lists them")
     ] = None
     dtype: DTypeName = DEFAULT_DTYPE
     seed: Seed = DEFAULT_SEED
@@ -112,7 +113,7 @@ M = TypeVar("M", bound=Model)
 
 
 def _with_scheme(base: type[M], names: Iterable[str], doc: str, parameters: Iterable[SchemeParameter] = ()) -> type[M]:
-    """Make the model of one scheme: the base's fields, the scheme under its names, its parameters, and nothing else."""
+    """Make the model of one scheme: the fields of the base, the scheme under its names, and its parameters."""
     scheme, *aliases = names
     literal: Any = Literal[(scheme, *aliases)]
     fields: dict[str, Any] = {"scheme": (Annotated[literal, Field(description="how the tensor is initialized")], ...)}
@@ -199,16 +200,16 @@ def validate(model: type[M], fields: Mapping[str, Any], *, strings: bool = False
 
 _QUOTED = re.compile(r"'([^']*)'")
 
-# The names of types in JSON, where pydantic's messages have Python's.
+# JSON's names of types, which replace Python's names in pydantic's messages.
 _IN_JSON = {"dict_type": "an object", "list_type": "a list"}
 
 
 def _invalid(error: Any, model: type[BaseModel]) -> InvalidSpec:
-    """Translate one of pydantic's errors into field, got and expected."""
+    """Convert an error of pydantic to field, got and expected."""
     field = ".".join(str(part) for part in error["loc"]) or ("''" if error["loc"] else "body")
     match error["type"]:
         case "extra_forbidden":
-            known = ", ".join(model.model_fields) + ("; and parameters besides a scheme" if model is Entry else "")
+            known = ", ".join(model.model_fields) + ("; and the parameters of a scheme" if model is Entry else "")
             hint = did_you_mean(error["loc"][-1], model.model_fields)
             fields = f"the fields are {known}" if known else "there are none"
             detail = f"{field} is not a field here; {f'{hint} ' if hint else ''}{fields}"

@@ -1,4 +1,4 @@
-"""Reading: from a JSON document, or from fields in text, to a spec."""
+"""Reading: from a JSON document, or from the text fields of a query, to a spec."""
 
 import json
 from collections import Counter
@@ -12,8 +12,8 @@ from weightwell_engine.spec import Spec
 # Fields that only a manifest has.
 _MANIFEST = ("tensors", "rules", "preset")
 
-# The most objects, or lists, of a document. A tensor is an object with a list in it, and takes kilobytes to read;
-# millions of empty ones would take seconds.
+# The most objects, or lists, in a document. A tensor is an object with a list, and takes kilobytes to read. Millions of
+# empty ones would take seconds.
 _MAX_PARTS = 2**17
 
 

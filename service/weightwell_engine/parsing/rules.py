@@ -1,7 +1,8 @@
-"""Rules: which tensors a rule matches, and which of several rules comes first.
+"""Rules: finds the first rule that matches a tensor.
 
-Patterns come from strangers, so RE2 matches them, in time linear in the name whatever the pattern. All patterns of a
-manifest, globs among them, are one automaton (Cox 2010, https://swtch.com/~rsc/regexp/regexp3.html).
+Patterns come from untrusted clients, so RE2 matches them: its time is linear in the length of the name, for any
+pattern. All patterns of a manifest, including globs, form one automaton (Cox 2010,
+https://swtch.com/~rsc/regexp/regexp3.html).
 """
 
 import re
@@ -38,7 +39,7 @@ _MEMBER = re.compile(r"(.)-(.)|(.)", re.DOTALL)
 
 _ANYTHING = "(?s:.*)"
 
-# The module of the sentinel pattern, which is that of no tensor.
+# The module of the sentinel pattern; no tensor has it.
 _NO_MODULE = ""
 
 
@@ -51,9 +52,9 @@ class Condition:
 
     @classmethod
     def of(cls, match: str | None, regex: str | None, module: str | None) -> "Condition":
-        """Return the condition of a rule; raise ``InvalidSpec`` if it has none, or if it is not valid."""
+        """Return the condition of a rule; raise ``InvalidSpec`` if it is missing or invalid."""
         if match is not None and regex is not None:
-            raise InvalidSpec("regex", got=regex, expected="absent where there is a match")
+            raise InvalidSpec("regex", got=regex, expected="absent if there is a match")
         if match is None and regex is None and module is None:
             detail = 'a rule has no condition: give it a match (a glob; "*" is any name), a regex or a module'
             raise InvalidSpec("match", got=None, expected="given, or a regex, or a module", detail=detail)

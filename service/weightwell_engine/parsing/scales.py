@@ -1,8 +1,8 @@
-"""Scales: tensors that multiply what a layer computes, and that a rule for any tensor must not draw at random.
+"""Scales: tensors that multiply the output of a layer, such as the weight of a norm.
 
-A rule such as ``{"match": "*", "scheme": "normal", "std": 0.02}`` is written for matrices. The weight of a norm, or the
-magnitudes of a weight norm, drawn by it would divide the signal by fifty. So a random scheme needs a rule that names
-them: by their ``module``, or by a pattern that does not match any other name in their place.
+A rule such as ``{"match": "*", "scheme": "normal", "std": 0.02}`` is written for matrices. If it also drew the weight
+of a norm, or the magnitudes of a weight norm, the signal would be divided by fifty. So a rule with a random scheme must
+name scales explicitly: by their ``module``, or by a pattern that does not match all other names.
 """
 
 from collections.abc import Collection
@@ -12,19 +12,19 @@ from weightwell_engine.modules import MODULES
 
 NORMS = frozenset(name for name in MODULES if "Norm" in name)
 
-# Any name: what a pattern matches in the place of a scale's own name, it does not match because of that name.
+# A name that no tensor has. A pattern that also matches this name does not name the scale explicitly.
 _ANY = "x"
 
-# The leaves that all kinds of modules have.
+# Leaves that many types of modules have.
 _COMMON = ("weight", "bias")
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """A tensor that must have a rule of its own.
+    """A tensor that needs an explicit rule.
 
-    ``words`` say what it is. A pattern that matches every one of the ``others``, which are names that other tensors
-    might have in its place, is not about it. ``cure`` is a rule of its own.
+    ``words`` describe it. ``others`` are names that other tensors could have instead. A pattern that matches all of
+    them does not name this tensor explicitly. ``cure`` is an example of an explicit rule.
     """
 
     words: str
@@ -33,10 +33,10 @@ class Scale:
 
 
 def scale_of(name: str, *, ndim: int, module: str | None, siblings: Collection[str]) -> Scale | None:
-    """Return what a tensor scales, or None if it is no scale.
+    """Return a ``Scale`` if the tensor is one, else None.
 
-    ``module`` is its type of module, and ``siblings`` are the leaves in the same module. Norms are those of torch, with
-    all of their tensors, and modules with "norm" in their names, with their scalars and vectors.
+    ``module`` is its type of module, and ``siblings`` are the leaves in the same module. Scales are all tensors of
+    torch's norms, and the scalars and vectors of other modules with "norm" in their names.
     """
     path, _, leaf = name.rpartition(".")
     if _has_direction(path, leaf, siblings):
@@ -51,7 +51,7 @@ def scale_of(name: str, *, ndim: int, module: str | None, siblings: Collection[s
 
 
 def _has_direction(path: str, leaf: str, siblings: Collection[str]) -> bool:
-    """Return whether a tensor is a magnitude of torch's weight norm, old or new, which has a direction beside it."""
+    """Return whether a tensor is the magnitude of torch's weight norm, old or new. Its direction is then a sibling."""
     if leaf == "original0":
         return "original1" in siblings and "parametrizations" in path.split(".")
     return leaf.endswith("_g") and f"{leaf[:-2]}_v" in siblings

@@ -1,11 +1,12 @@
-"""The OpenAPI document: what FastAPI cannot know of routes that read their own queries and answer with files.
+"""The OpenAPI document, for routes that FastAPI cannot describe: they parse their own queries and return files.
 
-All of it is derived from the models that read requests, so it cannot contradict them.
+All descriptions are derived from the models that parse requests, so they cannot contradict them.
 
     requests    query parameters, headers and bodies; the models of all requests
     responses   files and problems
 
-and here what each route adds, and the document itself. Answers in JSON are not here: they are the routes' models.
+This module has the texts of each route, and makes the document. JSON answers are not here: FastAPI describes them by
+the models of the routes.
 """
 
 from collections.abc import Callable
@@ -37,9 +38,9 @@ INIT_GET: dict[str, Any] = {
 INIT_HEAD: dict[str, Any] = {
     **_FILE,
     "operation_id": "init_head",
-    "summary": "Ask about the file",
+    "summary": "Get the headers of the file",
     "responses": {
-        200: {"description": "what GET would say of the file", "headers": FILE_HEADERS},
+        200: {"description": "the headers of the answer to GET", "headers": FILE_HEADERS},
         **NOT_MODIFIED,
         **{status: {"description": refusal["description"]} for status, refusal in REFUSALS.items()},
     },
@@ -56,13 +57,13 @@ _PLAN_REFUSALS: dict[int | str, Schema] = {status: REFUSALS[status] for status i
 PLAN_GET: dict[str, Any] = {
     "tags": ["weights"],
     "operation_id": "plan",
-    "summary": "What the file of the same query holds",
+    "summary": "Describe the file of the same query",
     "responses": _PLAN_REFUSALS,
 }
 PLAN_POST: dict[str, Any] = {
     "tags": ["weights"],
     "operation_id": "plan_from_body",
-    "summary": "What the file of the same body holds",
+    "summary": "Describe the file of the same body",
     "responses": {**_PLAN_REFUSALS, **_BAD_BODY},
     "openapi_extra": {"requestBody": body()},
 }
@@ -80,7 +81,7 @@ READY: dict[str, Any] = {"tags": ["health"], "operation_id": "ready", "summary":
 
 
 def document(app: FastAPI) -> Callable[[], Schema]:
-    """Return the function that makes an application's OpenAPI document, once, when somebody asks for it."""
+    """Return a function that makes an application's OpenAPI document at its first call, and caches it."""
 
     def openapi() -> Schema:
         if app.openapi_schema is None:

@@ -1,4 +1,4 @@
-"""Requests: query parameters, headers and bodies, as OpenAPI describes them, from the models that read them."""
+"""OpenAPI descriptions of query parameters, headers and bodies, derived from the models that parse them."""
 
 import json
 from collections.abc import Iterable
@@ -36,14 +36,14 @@ def query_of_gain() -> list[Schema]:
 
 
 def query_of(field: str, schemas: dict[str, Schema]) -> Schema:
-    """Describe a query parameter, given what it is for each of the schemes that have it."""
+    """Describe a query parameter, given its description for each scheme that has it."""
     users: dict[str, list[str]] = {}
     for name, schema in schemas.items():
         users.setdefault(schema.pop("description"), []).append(name)
     named = len(users) > 1 or schemas.keys() < SINGLES.keys()
     texts = [f"{text} ({', '.join(names)})" if named else text for text, names in users.items()]
     for schema in schemas.values():
-        schema.pop("examples", None)  # Swagger UI would fill them in, and not every field goes with every other
+        schema.pop("examples", None)  # Swagger UI would send the defaults, and some fields exclude each other
     unique = [schema for at, schema in enumerate(schemas.values()) if schema not in list(schemas.values())[:at]]
     return {
         "name": field,
@@ -66,7 +66,7 @@ _SCHEME: Schema = {
     "name": "scheme",
     "in": "query",
     "required": False,
-    "description": "how the tensor is initialized; `/schemes` says what each one is; required without a manifest",
+    "description": "the initialization scheme; `/schemes` describes all; required without a manifest",
     "schema": {"type": "string", "enum": list(ALIASES)},
     "example": "kaiming_normal",
 }
@@ -101,8 +101,8 @@ _LINKED: Schema = {
     "name": "manifest",
     "in": "query",
     "required": False,
-    "description": "instead of all other fields: what could be posted, in JSON, compressed with zlib, in base64url; "
-    f"`/plan` makes it. Not everything on the way of a URL need take more than {MAX_URL} characters",
+    "description": "instead of all other fields: the JSON body of a POST, compressed with zlib, in base64url; "
+    f"`/plan` makes it. Proxies and servers need not accept URLs of more than {MAX_URL} characters",
     "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]*={0,2}$"},
     "examples": {
         "none": {"value": "", "summary": "one tensor: leave this empty"},
@@ -112,9 +112,9 @@ _LINKED: Schema = {
 
 
 def flat(schema: Schema) -> Schema:
-    """Return a property's schema without its title, its default and its null, none of which a query can say.
+    """Return a property's schema for a query, without title, default and null.
 
-    A list is text in a query, its items separated by commas.
+    A list in a query is text with items separated by commas.
     """
     kept = {key: value for key, value in schema.items() if key not in ("title", "default")}
     alternatives = [each for each in kept.pop("anyOf", []) if each != {"type": "null"}]
@@ -137,7 +137,7 @@ CONDITIONS: list[Schema] = [
 
 
 def body() -> Schema:
-    """Describe the JSON that can be posted."""
+    """Describe the JSON body of a POST."""
     return {
         "required": True,
         "content": {
@@ -154,8 +154,8 @@ def body() -> Schema:
 
 
 def any_of(models: Iterable[type[BaseModel]]) -> Schema:
-    """Describe what fits one of some models of ``components``."""
-    # anyOf, not oneOf: schemes are told apart by their names, and the document says so in each model.
+    """Describe a value that matches one of several models in ``components``."""
+    # anyOf, not oneOf: each model has the names of its scheme, so only one model matches.
     return {"anyOf": [{"$ref": REF.format(model=model.__name__)} for model in models]}
 
 

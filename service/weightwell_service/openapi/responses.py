@@ -1,4 +1,4 @@
-"""Responses: files and problems, as OpenAPI describes them."""
+"""OpenAPI descriptions of responses: files and problems."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ def _header(description: str, **schema: Any) -> Schema:
 
 
 FILE_HEADERS = {
-    "ETag": _header("strong validator: the same tag is the same bytes", pattern='^"[0-9a-f]{32}"$'),
-    "Accept-Ranges": _header("ranges of bytes can be asked for", enum=["bytes"]),
-    "Cache-Control": _header("immutable where the generator is portable; otherwise to be revalidated"),
-    "Weightwell-Generator": _header("the generator, its version, and what else the numbers depend on"),
+    "ETag": _header("strong validator: the same tag means the same bytes", pattern='^"[0-9a-f]{32}"$'),
+    "Accept-Ranges": _header("byte ranges are supported", enum=["bytes"]),
+    "Cache-Control": _header("immutable if the generator is portable; otherwise caches must revalidate"),
+    "Weightwell-Generator": _header("the generator, its version, and everything else that the numbers depend on"),
     "Weightwell-Range-Cost": _header(
-        "what a range costs the server: in proportion to its length, or as much as the whole file",
+        "the cost of a range for the server: proportional to its length, or that of the whole file",
         enum=["proportional", "whole"],
     ),
     "Weightwell-Unused-Rules": _header(
@@ -23,13 +23,15 @@ FILE_HEADERS = {
         pattern=r"^rules\.\d+(, rules\.\d+)*$",
     ),
 }
-_CONTENT_RANGE = {"Content-Range": _header("which bytes of how many", pattern=r"^bytes (\d+-\d+|\*)/\d+$")}
+_CONTENT_RANGE = {
+    "Content-Range": _header("the first and last byte, and the size of the file", pattern=r"^bytes (\d+-\d+|\*)/\d+$")
+}
 _BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _PROBLEM = {"application/problem+json": {"schema": {"$ref": REF.format(model="Problem")}}}
 
 
 def problem(description: str, **headers: Schema) -> Schema:
-    """Describe a refusal, whose body is a problem."""
+    """Describe an error response with a problem body."""
     return {"description": description, "content": _PROBLEM, **({"headers": headers} if headers else {})}
 
 
@@ -38,14 +40,14 @@ FILE = {"description": "the safetensors file", "content": _BINARY, "headers": FI
 REFUSALS: dict[int | str, Schema] = {
     412: problem("If-Match names another file", ETag=FILE_HEADERS["ETag"]),
     413: problem("larger than this server allows"),
-    422: problem("a field has a value that it cannot have; `errors` names every such field"),
-    500: problem("the generator fails its self-check on this machine"),
+    422: problem("a field has an invalid value; `errors` lists every such field"),
+    500: problem("the self-check of the generator fails on this machine"),
     503: problem("busy, or the device is lost", **_RETRY),
 }
 NOT_MODIFIED: dict[int | str, Schema] = {
     304: {"description": "If-None-Match names this file", "headers": FILE_HEADERS},
 }
 RANGED: dict[int | str, Schema] = {
-    206: {**FILE, "description": "the wanted bytes of it", "headers": FILE_HEADERS | _CONTENT_RANGE},
+    206: {**FILE, "description": "the requested bytes of the file", "headers": FILE_HEADERS | _CONTENT_RANGE},
     416: problem("the range holds no byte of the file", **_CONTENT_RANGE),
 }

@@ -1,4 +1,4 @@
-"""The server: uvicorn, with what this service needs of it."""
+"""The server: uvicorn with a protocol class of this package, its limits and its log."""
 
 import time
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from weightwell_service.settings import Settings
 
 __all__ = ["logging_config", "make_server"]
 
-# Uvicorn's ticks between two looks at all connections: a second.
+# uvicorn's ticks between two checks of all connections: a second.
 _TICKS = 10
 
 
 def make_server(
     app: FastAPI, settings: Settings, *, clock: Callable[[], float] = time.monotonic, **options: Any
 ) -> uvicorn.Server:
-    """Return a server for an application; ``options`` are uvicorn's own and come before the settings."""
+    """Return a server for an application. ``options`` are options of uvicorn, and override the settings."""
     shared = Connections(settings, clock)
     config: dict[str, Any] = {
         "host": settings.host,

@@ -1,4 +1,4 @@
-"""Connections: how many there may be, what they hold together, and the look at each of them once a second."""
+"""Connections: their limit, their shared memory for bodies, and a check of each once a second."""
 
 import errno
 import logging
@@ -17,30 +17,30 @@ if sys.platform != "win32":
 
 log = logging.getLogger(__name__)
 
-# File descriptors that are no connections: libraries, logs, the event loop, and connections that are being closed.
+# File descriptors for other uses: libraries, logs, the event loop, and connections that are being closed.
 _OTHER_FILES = 128
 
-# Seconds between two lines that say the same of a server that has too few file descriptors.
+# Seconds between two equal log lines about missing file descriptors.
 _REPEAT = 60.0
 
 
 class Connection(Protocol):
-    """What is asked of a connection."""
+    """The interface of a connection."""
 
     def check(self, now: float) -> Phase | None:
-        """Close the connection if its client is too slow; return the phase in which it was."""
+        """Close the connection if its client is too slow; return the phase of a closed connection, else None."""
 
     def abort(self) -> None:
         """Close the connection now."""
 
     def turn_away(self, limit: int) -> None:
-        """Refuse the connection, because there are so many."""
+        """Refuse the connection, because there are too many."""
 
 
 class Connections:
-    """The limits that connections share. One for each server; used on its event loop alone.
+    """The common limits of all connections of one server. It is used only on the server's event loop.
 
-    ``quiet`` has the connections without a request, the one that has been so for longest first.
+    ``quiet`` has the connections without a request, the longest idle one first.
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float]):
@@ -63,7 +63,7 @@ class Connections:
         self._said = -_REPEAT
 
     def admit(self, connection: Connection, count: int) -> None:
-        """Take a new connection, which makes ``count``. Too many cost the one that has been quiet for longest."""
+        """Add a new connection; there are now ``count``. If there are too many, close the longest idle one."""
         if count > self.limit:
             oldest = next(iter(self.quiet), None)
             if oldest is None:
@@ -76,7 +76,7 @@ class Connections:
         self.quiet[connection] = None
 
     def hold(self, nbytes: int) -> None:
-        """Take memory for a part of a body; raise ``Busy`` if there is none."""
+        """Reserve memory for a part of a body; raise ``Busy`` if there is none."""
         if self._bodies + nbytes > self._max_bodies:
             raise Busy("the memory for request bodies is in use by other requests; try again")
         self._bodies += nbytes
@@ -86,7 +86,7 @@ class Connections:
         self._bodies -= nbytes
 
     def sweep(self, connections: Iterable[Connection]) -> None:
-        """Look at every connection, and say in the log what was closed."""
+        """Check every connection, and log the closed ones."""
         now = self._clock()
         closed = Counter(connection.check(now) for connection in list(connections))
         if closed[Phase.HEAD]:
@@ -106,7 +106,7 @@ class Connections:
         self._look_for_descriptors(now)
 
     def _look_for_descriptors(self, now: float) -> None:
-        """Say that file descriptors are used up: the event loop closes new connections then, and says nothing."""
+        """Log that there are no free file descriptors. The event loop then closes new connections silently."""
         try:
             os.close(os.dup(2))
         except OSError as error:
@@ -116,7 +116,7 @@ class Connections:
 
 
 def descriptors() -> int:
-    """Return how many file descriptors this process may have open."""
+    """Return the limit of open file descriptors of this process."""
     if sys.platform == "win32":
         return 2**31
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -124,7 +124,7 @@ def descriptors() -> int:
 
 
 def allow_descriptors(connections: int) -> None:
-    """Raise the soft limit of open files as far as so many connections need, and as far as the hard limit allows."""
+    """Raise the soft limit of open files for a number of connections, up to the hard limit."""
     if sys.platform == "win32":
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

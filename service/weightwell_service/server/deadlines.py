@@ -1,17 +1,17 @@
-"""Deadlines: how long a connection may stay in a phase, and how much it has to move meanwhile.
+"""Deadlines: the longest time of a connection in each phase, and the least rate of transfer.
 
-Nothing here reads a clock or a socket. The server looks at every connection once a second and gives what it finds.
+Nothing here reads a clock or a socket. The server checks every connection once a second and passes the values.
 """
 
 from dataclasses import dataclass
 from enum import Enum
 
-# Seconds that a client has to read a refusal and to stop sending. Closing at once would destroy the refusal on its way.
+# Seconds for a client to read an error and to stop sending. Closing at once could discard the error before it arrives.
 LINGER = 5.0
 
 
 class Phase(Enum):
-    """What a connection waits for, if it waits for its client."""
+    """The phases in which a connection waits for its client."""
 
     HEAD = "the head of a request"
     BODY = "the body of a request"
@@ -34,7 +34,7 @@ class Deadlines:
 
 @dataclass(slots=True)
 class Watch:
-    """What one connection has done in its current phase."""
+    """The progress of one connection in its current phase."""
 
     phase: Phase | None = None
     serial: int = 0
@@ -42,10 +42,11 @@ class Watch:
     moved: int = 0
 
     def overdue(self, phase: Phase | None, serial: int, moved: int, now: float, deadlines: Deadlines) -> float | None:
-        """Return the bytes per second that a connection is too slow with; ``None`` if it is in time.
+        """Return the rate of a connection that is too slow, in bytes per second; ``None`` if it is fast enough.
 
-        ``serial`` tells phases of the same kind apart, as those of two requests. ``moved`` counts bytes of the whole
-        connection. Only bodies and readers are judged by it: once a window, because networks move bytes in bursts.
+        ``serial`` distinguishes phases of the same kind, for example those of two requests. ``moved`` counts bytes of
+        the whole connection. It matters only for bodies and answers, and is checked once in each window, because
+        networks move bytes in bursts.
         """
         if phase is None or (phase, serial) != (self.phase, self.serial):
             self.phase, self.serial, self.since, self.moved = phase, serial, now, moved

@@ -1,4 +1,4 @@
-"""The log: its format, and how clients and URLs are written in it."""
+"""The log: the format of lines, client addresses and URLs."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -6,12 +6,12 @@ from typing import Any
 
 from uvicorn.config import LOGGING_CONFIG
 
-# Characters of a URL that a line of the log shows.
+# The most characters of a URL in a log line.
 _MAX_URL = 200
 
 
 def logging_config() -> dict[str, Any]:
-    """Return uvicorn's configuration of logging, with the time in every line, and for this package as well."""
+    """Return uvicorn's logging configuration, with the time in every line, and with a logger for this package."""
     config = deepcopy(LOGGING_CONFIG)
     for formatter in config["formatters"].values():
         formatter |= {"fmt": f"%(asctime)s {formatter['fmt']}", "datefmt": "%Y-%m-%dT%H:%M:%S%z"}
@@ -21,7 +21,7 @@ def logging_config() -> dict[str, Any]:
 
 
 def address(client: tuple[str, int] | None) -> str:
-    """Return a client's address as the log shows it."""
+    """Return a client's address for the log."""
     return "an unknown client" if client is None else f"{client[0]}:{client[1]}"
 
 

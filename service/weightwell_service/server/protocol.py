@@ -1,8 +1,8 @@
-"""The protocol: uvicorn's own for HTTP/1.1, with limits.
+"""The protocol: uvicorn's HTTP/1.1 protocol, with limits.
 
-Uvicorn parses with httptools and calls the application. It has no deadlines except for idle connections, keeps any
-number of bytes of a head or a trailer, and notices that a client has gone only if that client sent nothing after its
-request. This subclass adds the limits, and answers with a problem what it refuses.
+uvicorn parses with httptools and calls the application. It has deadlines only for idle connections, buffers a head or a
+trailer of any size, and notices a disconnect only if the client sent nothing after its request. This subclass adds the
+limits. It answers a refused request with a problem body.
 """
 
 import asyncio
@@ -31,26 +31,26 @@ if sys.platform != "win32":
 
 log = logging.getLogger(__name__)
 
-# Bytes of the head of a request. The same number bounds all that the parser takes without giving a part of a body for
-# it: trailers and the extensions of chunks.
+# The most bytes of the head of a request. It also limits other input that is not part of a body: trailers and chunk
+# extensions.
 MAX_HEAD = 2**16
 
-# Header fields of a request. Each takes 30 times as much memory as it may have bytes.
+# The most header fields of a request. A field can take 30 times as much memory as its bytes.
 _MAX_FIELDS = 256
 
-# Bytes that the parser gets at once. Between two parts there is a check whether the next request may be parsed already.
+# Bytes that the parser gets at once. Before the next part, a check decides whether the next request may be parsed.
 _PART = 2**13
 
-# Bytes that are kept of the requests that follow one that is being answered.
+# The most bytes that are buffered of further requests while one is being answered.
 _MAX_AHEAD = 2**16
 
-# Bytes that are dropped of a client that still sends after a refusal, before the connection is reset.
+# The most bytes that are read and dropped after a refusal, before the connection is reset.
 _MAX_DROPPED = 2**23
 
-# A host, perhaps with a port: what RFC 3986 allows in an authority, without the user.
+# A host and an optional port: the authority of RFC 3986 without the user.
 _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
 
-# Seconds between two looks for a client that has closed its sending side: the first, and the longest.
+# Seconds between two probes of a client that has closed its sending side: the first, and the longest.
 _FIRST_LOOK, _LAST_LOOK = 0.1, 1.0
 
 
@@ -68,7 +68,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._in_head = self._in_body = False
         self._idle_nbytes = 0  # fed to the parser since it called back
         self._received = self._sent = 0  # bytes of bodies
-        self._unframed = 0  # bytes of a body that the parser does not take: the request wishes to upgrade
+        self._unframed = 0  # bytes of a body that the parser leaves unparsed, because the request has an Upgrade header
         self._refusal: Refusal | None = None
         self._lingering = False
         self._dropped = 0
@@ -79,7 +79,7 @@ class LimitedProtocol(HttpToolsProtocol):
     # The connection ----------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Count the connection; the oldest one without a request makes room for it if there are too many."""
+        """Count the connection. If there are too many, the longest idle one is closed."""
         super().connection_made(transport)
         self._shared.admit(self, len(self.connections))
 
@@ -105,11 +105,11 @@ class LimitedProtocol(HttpToolsProtocol):
             self.loop.call_later(_FIRST_LOOK, self._look, _FIRST_LOOK)
 
     def _look(self, delay: float) -> None:
-        """See whether a client that sends no more still reads.
+        """Probe whether a client that has closed its sending side still reads.
 
-        A client that has gone and one that has closed its sending side look the same until something is sent to them.
-        So send an interim response, which clients of HTTP/1.1 have to ignore. If nobody is there it is answered with a
-        reset, and the next write fails.
+        A closed and a half-closed connection look the same until the server sends something. So send an interim
+        response, which HTTP/1.1 clients must ignore. If the connection is closed, the answer is a reset, and the next
+        write fails.
         """
         if self.transport.is_closing() or not self._cycles:
             self._looking = False
@@ -128,7 +128,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self.transport.abort()
 
     def _reset(self) -> None:
-        """Close the connection now, and drop what the kernel has for a client that does not read it."""
+        """Close the connection now, and discard the bytes in the kernel that the client has not read."""
         connection = self.transport.get_extra_info("socket")
         if connection is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -143,7 +143,7 @@ class LimitedProtocol(HttpToolsProtocol):
     # Parsing -------------------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Keep what was received, and parse it unless a request before it is being answered."""
+        """Buffer received bytes, and parse them unless an earlier request is being answered."""
         if self._lingering:
             self._dropped += len(data)
             if self._dropped > _MAX_DROPPED:
@@ -155,7 +155,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._feed(data)
 
     def _parse(self) -> None:
-        """Parse what was received, up to the end of a request that is to be answered first."""
+        """Parse the buffered bytes, up to the end of a request that must be answered first."""
         while self._ahead and self._refusal is None and (self._in_body or not self._cycles):
             part = bytes(self._ahead[: self._unframed or _PART])
             del self._ahead[: len(part)]
@@ -180,7 +180,7 @@ class LimitedProtocol(HttpToolsProtocol):
                 self._refuse(self._too_long())
 
     def _take_unframed(self, part: bytes) -> None:
-        """Take a part of a body that the parser believes to be of another protocol."""
+        """Take a part of a body that the parser regards as another protocol."""
         self._unframed -= len(part)
         self.on_body(part)
         if not self._unframed:
@@ -195,20 +195,20 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Pass the request on, or refuse it before its body is asked for."""
+        """Pass the request on, or refuse it before its body is read."""
         nbytes = self._check_head()
         self._unframed = nbytes if self.parser.should_upgrade() else 0
         super().on_headers_complete()
-        self.headers = []  # for trailers, which mean nothing here; the scope keeps the headers
+        self.headers = []  # for trailers, which are ignored; the scope keeps the headers
         self._in_head, self._in_body = False, True
         self._idle_nbytes = 0
         self._cycles.append(self.cycle)
         self._shared.quiet.pop(self, None)
         if self.pipeline:
-            self.flow.resume_reading()  # to notice that the client goes; what it sends is kept up to a limit
+            self.flow.resume_reading()  # to notice a disconnect; received bytes are buffered up to a limit
 
     def _check_head(self) -> int:
-        """Return the length that the body is said to have; raise ``Refusal``."""
+        """Return the Content-Length of the body; raise ``Refusal`` for an invalid request."""
         head, body, hosts = len(self.url), 0, []
         for name, value in self.headers:
             head += len(name) + len(value) + 4
@@ -241,7 +241,7 @@ class LimitedProtocol(HttpToolsProtocol):
         return Refusal(431, f"the URL and the headers {limit}")
 
     def on_chunk_header(self) -> None:
-        """Count anew: a chunk has begun."""
+        """Restart the count: a chunk has begun."""
         self._idle_nbytes = 0
 
     def on_body(self, body: bytes) -> None:
@@ -251,7 +251,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Note that the request is whole, unless the parser has not been given its body."""
+        """Note that the request is complete, unless its body has not been parsed yet."""
         if self._unframed:
             return
         self._in_body = False
@@ -261,7 +261,7 @@ class LimitedProtocol(HttpToolsProtocol):
     # Answering -----------------------------------------------------------------------------------------------------
 
     async def _call(self, scope: Any, receive: Any, send: Any) -> None:
-        """Call the application: count the bytes of bodies, and end quietly what ends because the connection does."""
+        """Call the application and count the bytes of bodies. A disconnect is not logged as an error."""
         if not self._cycles or self._cycles[0].scope is not scope:
             return  # refused since
         cycle = self._cycles[0]
@@ -288,8 +288,8 @@ class LimitedProtocol(HttpToolsProtocol):
             if not cycle.more_body:
                 await send(message)
                 return
-            # The rest of the body is not wanted. Say that the connection will be closed, and close it in
-            # on_response_complete: uvicorn would do it at once, which destroys the answer while the client sends.
+            # The rest of the body is not needed. Announce that the connection will be closed, and close it in
+            # on_response_complete. uvicorn would close it at once, which discards the answer while the client sends.
             self._last = True
             cycle.keep_alive = False
             await send(message)
@@ -306,7 +306,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._shared.release(held)
 
     def _client_of(self, scope: Any) -> str:
-        """Return the client's address for the log. A forwarded one that is no address is replaced in the scope."""
+        """Return the client's address for the log. An invalid forwarded address is replaced in the scope."""
         if scope["client"] is not self.client and not _is_address(scope["client"][0]):
             scope["client"] = self.client
         return address(scope["client"])
@@ -335,7 +335,7 @@ class LimitedProtocol(HttpToolsProtocol):
     # Refusing ------------------------------------------------------------------------------------------------------
 
     def _refuse(self, refusal: Refusal) -> None:
-        """Answer the newest request with a refusal, after the answers to those before it, and read no more."""
+        """Answer the newest request with a refusal, after the answers to earlier requests. Then stop reading."""
         self._refusal = refusal
         self._ahead.clear()
         if self._in_body and self._cycles:
@@ -361,7 +361,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._linger()
 
     def _linger(self) -> None:
-        """Send no more, and drop what the client still sends, until it closes or has had its time."""
+        """Stop sending, and drop received bytes until the client closes the connection or its time is over."""
         self._lingering = True
         self._unset_keepalive_if_required()
         self._shared.quiet[self] = None
@@ -387,7 +387,7 @@ class LimitedProtocol(HttpToolsProtocol):
     # Deadlines -----------------------------------------------------------------------------------------------------
 
     def check(self, now: float) -> Phase | None:
-        """Close the connection if its client is too slow; return the phase in which it was."""
+        """Close the connection if its client is too slow; return the phase of a closed connection, else None."""
         phase, serial, moved = self._progress()
         rate = self._watch.overdue(phase, serial, moved, now, self._shared.deadlines)
         if self.flow.read_paused and self._cycles and not self._looking and _peer_ended(self.transport):
@@ -398,7 +398,7 @@ class LimitedProtocol(HttpToolsProtocol):
         return phase
 
     def _progress(self) -> tuple[Phase | None, int, int]:
-        """Return the phase, which request it belongs to, and the bytes that have been moved for it."""
+        """Return the phase, the number of its request, and the bytes that have been transferred in it."""
         unsent = self.transport.get_write_buffer_size()
         if unsent:
             return Phase.READER, 0, self._sent - unsent - _unacknowledged(self.transport)
@@ -432,13 +432,13 @@ class LimitedProtocol(HttpToolsProtocol):
 
 
 def _leave(cycle: RequestResponseCycle) -> None:
-    """Let the application know that the client has gone, and drop what it still sends."""
+    """Tell the application that the client has disconnected, and drop received bytes."""
     cycle.disconnected = True
     cycle.message_event.set()
 
 
 def _is_address(host: str) -> bool:
-    """Return whether a text is an IP address. The zone that one may have can be any text, so none is allowed."""
+    """Return whether a text is an IP address. A zone can be any text, so zones are not allowed."""
     try:
         return ipaddress.ip_address(host).version == 4 or "%" not in host
     except ValueError:
@@ -446,7 +446,7 @@ def _is_address(host: str) -> bool:
 
 
 def _unacknowledged(transport: asyncio.Transport) -> int:
-    """Return the bytes in the kernel that the client's machine has not yet acknowledged, where the system says so."""
+    """Return the sent bytes that the client's machine has not acknowledged, if the system reports them."""
     connection = transport.get_extra_info("socket")
     if sys.platform != "linux" or connection is None:
         return 0
@@ -457,7 +457,7 @@ def _unacknowledged(transport: asyncio.Transport) -> int:
 
 
 def _peer_ended(transport: asyncio.Transport) -> bool:
-    """Return whether the client has closed its sending side, where the system says so before all has been read."""
+    """Return whether the client has closed its sending side, if the system reports it before all bytes are read."""
     connection = transport.get_extra_info("socket")
     if sys.platform != "linux" or connection is None:
         return False

@@ -1,4 +1,4 @@
-"""Refusals: answers that the server gives before there is a request that the application could answer."""
+"""Refusals: error responses of the server, for requests that do not reach the application."""
 
 import logging
 from http import HTTPStatus
@@ -11,12 +11,12 @@ from weightwell_service.problems import PROBLEMS, problem
 
 log = logging.getLogger(__name__)
 
-# What the parser says of a request whose version it does not know.
+# The parser's message for an unknown HTTP version.
 _WRONG_VERSION = "Invalid HTTP version"
 
 
 class Refusal(Exception):
-    """The answer to a request that is not passed on; the connection is closed after it."""
+    """The error response to a request that does not reach the application. The connection is then closed."""
 
     def __init__(self, status: int, detail: str):
         self.status = status
@@ -24,7 +24,7 @@ class Refusal(Exception):
         super().__init__(detail)
 
     def encode(self, headers: list[tuple[bytes, bytes]], *, body: bool = True) -> bytes:
-        """Return the answer, with the headers that every answer has; without its body for HEAD."""
+        """Return the response with the common headers; without a body for HEAD."""
         kind, title = _TYPES.get(self.status, ("about:blank", HTTPStatus(self.status).phrase))
         extra = {"connection": "close", **({"retry-after": "1"} if self.status == 503 else {})}
         response = problem(self.status, kind, title, self.detail, extra)
@@ -36,13 +36,13 @@ _TYPES = {status: (kind, title) for status, kind, title in (PROBLEMS[TooLarge], 
 
 
 def refusal_of(error: httptools.HttpParserError) -> Refusal:
-    """Return the refusal for what the parser cannot read, or the one that a callback of the parser raised."""
+    """Return the refusal for a parser error, or the refusal that a callback of the parser raised."""
     cause, reason = error.__context__, str(error)
     if isinstance(cause, Refusal):
         return cause
     if isinstance(error, httptools.HttpParserCallbackError):
         if not isinstance(cause, httptools.HttpParserError):
-            log.error("a request was refused because of an error of this server", exc_info=cause)
+            log.error("a request was refused because of an internal error", exc_info=cause)
         return Refusal(
             400, "the target of a request must be a path, with a query if there is one, such as /init?shape=3"
         )

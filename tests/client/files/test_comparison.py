@@ -1,4 +1,4 @@
-"""A file is compared with what a server draws for its metadata, and what differs is named."""
+"""The comparison of a file with the server's file for the same metadata reports every difference."""
 
 import json
 import struct
@@ -157,7 +157,7 @@ def test_another_generator_is_said_and_the_data_compared(verify: Verify, file: F
     assert not verdict.same
 
 
-def test_a_file_that_somebody_else_has_written_again_has_the_same_data(verify: Verify, file: File) -> None:
+def test_a_file_rewritten_by_another_library_has_the_same_data(verify: Verify, file: File) -> None:
     file.rewrite(lambda header: header.update(dict(reversed(header.items()))))
     verdict = verify()
     assert verdict.remarks == (
@@ -244,7 +244,7 @@ def test_ranges_may_come_in_any_order(drawn: bytes, random: Random) -> None:
             assert [each.byte for each in comparison.verdict().differences] == [position]
 
 
-def test_starting_over_forgets_what_came_before(file: File) -> None:
+def test_a_new_attempt_forgets_earlier_differences(file: File) -> None:
     claim = Claim(file.path)
     comparison = Comparison(claim)
     size = comparison.check(claim.entries)

@@ -1,4 +1,4 @@
-"""What is no regular file is written to as it is, and everything else becomes a part first."""
+"""Pipes and devices are written directly; regular files are written as a part first."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Parts survive what interrupts them, and become the whole file or nothing."""
+"""A part survives an interruption, and becomes either the complete file or nothing."""
 
 import errno
 import io
@@ -153,7 +153,7 @@ def test_a_part_that_is_discarded_is_not_kept(path: Path) -> None:
     assert list(path.parent.iterdir()) == []
 
 
-def test_two_who_save_to_one_path_are_told(path: Path) -> None:
+def test_a_second_save_to_the_same_path_is_refused(path: Path) -> None:
     part, _ = opened(path)
     fill(part, 0, 100)
     with pytest.raises(BlockingIOError, match="another process") as caught:
@@ -178,7 +178,7 @@ os._exit(9)
     part.commit()
 
 
-def test_a_lock_on_what_has_been_put_in_its_place_is_none(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_on_a_renamed_file_is_not_used(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     part, _ = opened(path)
     fill(part, 0, len(DATA))
     lock = disk.lock

@@ -1,4 +1,4 @@
-"""A record says which bytes were written, and only bytes that are still there count."""
+"""A record lists the written bytes; bytes that are missing or damaged on the disk do not count."""
 
 import json
 import os

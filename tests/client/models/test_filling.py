@@ -1,4 +1,4 @@
-"""Filling: a file's tensors become the module's, in place where they can, and nothing is half filled by a mistake."""
+"""Filling: tensors of a file go into a module, in place if possible. Errors are found before anything is written."""
 
 import json
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ class Tables(nn.Module):
 
 
 class Silent(nn.Module):
-    """A buffer that nobody outside of the constructor knows how to compute."""
+    """A module with a buffer that only its constructor computes."""
 
     secret: Tensor
 
@@ -165,7 +165,7 @@ def test_the_row_that_stands_for_padding_is_zero() -> None:
         assert [not line.any() for line in layer.weight.view(torch.uint8)] == [each == row for each in range(5)]
 
 
-def test_a_manifest_fills_what_it_names() -> None:
+def test_a_manifest_fills_only_its_tensors() -> None:
     model = network()
     before = held(model)
     sent = fill(model, Manifest({"3.weight": {"shape": [2, 4, 3], "scheme": "normal"}}))
@@ -197,14 +197,14 @@ def test_buffers_on_the_meta_device_are_computed_by_their_module() -> None:
     assert [*model.state_dict()] == ["weight", "mask"]
 
 
-def test_buffers_on_the_meta_device_may_be_computed_by_somebody_else() -> None:
+def test_buffers_on_the_meta_device_may_be_computed_by_reset_buffers() -> None:
     with torch.device("meta"):
         model = nn.Sequential(Silent(), Tables())
     fill(model, device="cpu", reset_buffers=lambda module: [buffer.fill_(1) for buffer in module.buffers()])
     assert [buffer.tolist() for buffer in model.buffers()] == [[1, 1], [True] * 4, [1] * 4]
 
 
-def test_buffers_that_nobody_can_compute_are_named() -> None:
+def test_buffers_without_a_computation_are_named() -> None:
     with torch.device("meta"):
         model = nn.Sequential(Tables(), Silent())
     with pytest.raises(ValueError, match=r"the buffers 1\.secret are computed .* give reset_buffers="):
@@ -216,7 +216,7 @@ def test_buffers_that_nobody_can_compute_are_named() -> None:
 
 
 def mistakes() -> list[Any]:
-    """A module, a manifest, and what is said of them."""
+    """A module, a manifest, and the expected error."""
     linear = nn.Linear(3, 2, bias=False)
     shape = [2, 3]
     tied = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
@@ -261,7 +261,7 @@ def test_a_module_on_the_meta_device_needs_a_device(device: str | None) -> None:
 
 
 def test_a_file_of_another_dtype_is_refused_by_its_head() -> None:
-    """A rule may have a dtype, which nobody knows before the server answers."""
+    """A rule may have a dtype, which is unknown before the server answers."""
     manifest = Manifest.from_module(nn.Linear(2, 2, bias=False), [{"match": "*", "scheme": "ones", "dtype": "float16"}])
     spec, _ = filling_of(nn.Linear(2, 2, bias=False), ManifestSpec.of(manifest.document()))
     with pytest.raises(InvalidFile, match=r"weight: expected float32 of shape .* got"):

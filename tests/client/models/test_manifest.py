@@ -1,4 +1,4 @@
-"""Manifests: plain values that are read and edited, and what is wrong with them before a server is asked."""
+"""Manifests: reading, editing, and the errors that are found before a request is sent."""
 
 import json
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_a_seed_may_be_given_in_decimal_digits() -> None:
     assert (manifest.seed, manifest.tensors["w"]["seed"]) == (2**64 - 1, 7)
 
 
-def test_editing_a_manifest_leaves_what_it_was_made_of() -> None:
+def test_editing_a_manifest_does_not_change_its_arguments() -> None:
     manifest = Manifest(TENSORS)
     manifest.tensors["w"]["scheme"] = "ones"
     manifest.tensors["w"]["shape"][0] = 1
@@ -192,7 +192,7 @@ def test_a_rank_outside_of_the_world_is_refused(rank: int, world_size: int) -> N
         Manifest({}).shard(rank, world_size)
 
 
-def test_the_repr_of_a_manifest_is_one_line_whatever_it_holds() -> None:
+def test_the_repr_of_a_manifest_is_one_line() -> None:
     tensors = {f"layers.{index}": {"shape": [3]} for index in range(5000)}
     manifest = Manifest(tensors, rules=[{"match": "*", "scheme": "ones"}], preset="torch", seed=42)
     assert repr(manifest) == "Manifest(5000 tensors, 1 rules, seed=42, dtype='float32', preset='torch')"

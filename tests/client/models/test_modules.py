@@ -22,7 +22,7 @@ class Scale(nn.Module):
 
 
 class Rows(nn.Linear):
-    """A Linear of somebody's own."""
+    """A user's subclass of Linear."""
 
 
 def network() -> nn.Module:
@@ -42,7 +42,7 @@ def test_a_tensor_knows_the_type_in_torch_that_its_module_is_of() -> None:
     assert [each["module"] for each in tensors.values()] == ["Linear", "Linear", "Scale", "Scale"]
 
 
-def test_tied_parameters_are_asked_for_once() -> None:
+def test_tied_parameters_are_requested_once() -> None:
     model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5, bias=False))
     model[1].weight = model[0].weight
     assert Manifest.from_module(model).tensors["1.weight"] == {"alias": "0.weight"}
@@ -54,7 +54,7 @@ def test_parameters_that_share_all_of_their_memory_are_tied() -> None:
     assert Manifest.from_module(model).tensors["1.weight"] == {"alias": "0.weight"}
 
 
-def test_a_module_that_is_used_twice_is_asked_for_once() -> None:
+def test_a_module_that_is_used_twice_is_requested_once() -> None:
     layer = nn.Linear(2, 2, bias=False)
     assert Manifest.from_module(nn.Sequential(layer, layer)).tensors["1.weight"] == {"alias": "0.weight"}
 
@@ -80,7 +80,7 @@ def test_another_dtype_is_for_floating_point_tensors_only() -> None:
     assert (manifest.dtype, own) == ("float16", {"1.num_batches_tracked": "int64"})
 
 
-def test_buffers_that_constructors_compute_are_not_asked_for() -> None:
+def test_buffers_from_constructors_are_not_requested() -> None:
     assert [*Manifest.from_module(Scale()).tensors] == ["scale", "matrix"]
 
 
@@ -98,7 +98,7 @@ def test_a_parametrized_module_of_ones_own_is_of_the_same_type() -> None:
     assert [(name, each["module"]) for name, each in tensors.items()] == [("matrix", "Scale"), ("scale", "Scale")]
 
 
-def test_a_parameter_that_nobody_draws_is_named() -> None:
+def test_a_parameter_with_an_unsupported_dtype_is_named() -> None:
     with pytest.raises(ValueError, match=r"0 cannot be drawn: dtype must be one of .* got torch.complex64"):
         Manifest.from_module(nn.ParameterList([torch.zeros(2, dtype=torch.complex64)]))
 

@@ -1,4 +1,4 @@
-"""Names: a model has the same names, and so the same numbers, whatever it is wrapped in."""
+"""Names: a model has the same names, and so the same numbers, inside any wrapper."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is dep
 
 
 class Block(nn.Module):
-    """A module with a submodule, and a buffer, that are named as wrappers name what they wrap."""
+    """A module with a submodule and a buffer that have names of wrappers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Block(nn.Module):
 
 
 class Holder(nn.Module):
-    """A wrapper of somebody's own."""
+    """A user's wrapper."""
 
     def __init__(self, inner: nn.Module):
         super().__init__()
@@ -212,11 +212,11 @@ def test_a_submodule_that_is_named_like_a_wrappers_keeps_its_name() -> None:
         ("module.0.weight", "module.0.weight"),
     ],
 )
-def test_without_a_module_only_what_begins_with_an_underscore_is_a_wrappers(name: str, canonical: str) -> None:
+def test_without_a_module_only_parts_with_an_underscore_are_removed(name: str, canonical: str) -> None:
     assert canonical_name(name) == canonical
 
 
-def test_with_its_module_a_name_loses_what_wrappers_put_there() -> None:
+def test_with_its_module_a_name_loses_the_names_of_wrappers() -> None:
     compiled: Any = torch.compile(with_checkpoints(network()))
     model = DataParallel(compiled)
     expected = [name for name, _ in network().named_parameters()]
@@ -226,7 +226,7 @@ def test_with_its_module_a_name_loses_what_wrappers_put_there() -> None:
 
 def test_the_names_of_a_type_are_those_before_torch_made_another_type_of_it() -> None:
     class Mine(Block):
-        """A block of somebody's own, of which FSDP makes another type."""
+        """A user's block; FSDP creates a new type for it."""
 
         def __init__(self) -> None:
             super().__init__()

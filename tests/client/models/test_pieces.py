@@ -1,4 +1,4 @@
-"""Pieces: whatever ranges a file comes in, every byte finds its tensor."""
+"""Pieces: every byte of a file reaches its tensor, for any division into ranges."""
 
 from itertools import pairwise
 

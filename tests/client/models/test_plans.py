@@ -1,4 +1,4 @@
-"""Plans are read from what a server answers, and printed for people; what a server answers is in tests/contract."""
+"""Plans: reading the answer of a fake server, and printing. Real answers are in tests/contract."""
 
 from typing import Any
 
@@ -49,7 +49,7 @@ def large(count: int) -> Plan:
     return Plan.of(ANSWER | {"tensors": tensors}, RULES, None)
 
 
-def test_the_repr_of_a_plan_is_one_short_line_whatever_it_holds() -> None:
+def test_the_repr_of_a_plan_is_one_short_line() -> None:
     assert repr(large(5000)) == 'Plan(5000 names, 20480 bytes, "abc")'
 
 

@@ -1,4 +1,4 @@
-"""Recipes: rules, presets and schemes by type of module mean what they say, in every form."""
+"""Recipes: rules, presets and schemes by type of module, in every form of the argument."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from weightwell.models.recipes import Recipe
 
 
 class Rows(nn.Linear):
-    """A Linear of somebody's own."""
+    """A user's subclass of Linear."""
 
 
 def network() -> nn.Module:
@@ -86,7 +86,7 @@ def test_every_weight_of_a_recurrent_module_is_meant() -> None:
     assert [*schemes(nn.LSTM(2, 3), {nn.LSTM: "orthogonal"})] == ["weight_ih_l0", "weight_hh_l0"]
 
 
-def test_the_nearest_type_holds_whatever_the_order() -> None:
+def test_the_nearest_type_applies_in_any_order() -> None:
     model = nn.Sequential(Rows(2, 2), nn.Linear(2, 2))
     forward: dict[type, Any] = {nn.Linear: "ones", Rows: "eye"}
     backward = dict(reversed(forward.items()))
@@ -141,7 +141,7 @@ def test_a_scheme_for_a_tensor_that_some_modules_lack_is_no_mistake() -> None:
 
 
 class ScaleNorm(nn.Module):
-    """A norm of somebody's own."""
+    """A user's norm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ def test_a_mapping_of_types_may_have_another_preset_than_torchs() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["xavier_uniform", "glorot_uniform", "zeros"])
-def test_a_scheme_in_the_place_of_a_preset_is_answered_with_what_to_write(scheme: str) -> None:
+def test_a_scheme_in_place_of_a_preset_gets_advice(scheme: str) -> None:
     message = rf"expected the name of a preset, got the scheme '{scheme}': .* \{{torch.nn.Linear: '{scheme}'\}} or "
     with pytest.raises(ValueError, match=message):
         Recipe.of(scheme, None)

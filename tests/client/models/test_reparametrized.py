@@ -1,4 +1,4 @@
-"""Reparametrized tensors are drawn under their plain names, and what they are computed from follows."""
+"""Reparametrized tensors are drawn under their plain names, and their originals are set to match."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -54,7 +54,7 @@ class Symmetric(nn.Module):
 
 
 class Factors(nn.Module):
-    """A square matrix as a product with a matrix of its own, in another shape: two originals."""
+    """A square matrix as a product with another matrix, in another shape: two originals."""
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
         """Return what is made of halves."""
@@ -67,7 +67,7 @@ class Factors(nn.Module):
 
 
 class Doubled(nn.Module):
-    """A parametrization that has a parameter of its own."""
+    """A parametrization with a parameter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ def test_a_spectral_norm_divides_the_weight_that_was_drawn(client: weightwell.Cl
 
 
 @pytest.mark.parametrize("kind", ["spectral_norm", "older spectral_norm"])
-def test_the_vectors_of_a_spectral_norm_are_the_same_whatever_they_were(client: weightwell.Client, kind: str) -> None:
+def test_the_vectors_of_a_spectral_norm_do_not_depend_on_their_old_values(client: weightwell.Client, kind: str) -> None:
     found = []
     for seed in (1, 2):
         torch.manual_seed(seed)
@@ -304,7 +304,7 @@ def test_a_parametrization_without_a_right_inverse_is_refused_before_anything_is
         (old_weight_norm, {"scheme": "zeros"}),
     ],
 )
-def test_a_parametrization_that_cannot_be_what_was_drawn_is_refused(
+def test_a_parametrization_that_cannot_produce_the_value_is_refused(
     client: weightwell.Client, wrap: Wrap, rule: dict[str, str]
 ) -> None:
     rules = [{"match": "*.weight", **rule}, {"match": "*.bias", "scheme": "zeros"}]
@@ -360,7 +360,7 @@ def test_a_tensor_that_cannot_be_computed_is_named() -> None:
         Manifest.from_module(nn.Sequential(layer))
 
 
-def test_originals_on_the_meta_device_that_are_not_asked_for_are_named(client: weightwell.Client) -> None:
+def test_missing_originals_on_the_meta_device_are_named(client: weightwell.Client) -> None:
     layer = parametrizations.weight_norm(nn.Linear(3, 2, device="meta"))
     with pytest.raises(ValueError, match=r"original0 is on the meta device, but not in the manifest"):
         client.init_module_(layer, Manifest({"bias": {"shape": [2], "scheme": "ones"}}), device="cpu")

@@ -1,4 +1,4 @@
-"""DTensors ask for the part that their rank holds. The ranks are imagined: none of them sends anything."""
+"""A DTensor requests the part of its rank. The ranks are simulated in one process without communication."""
 
 from collections.abc import Callable, Iterator
 from itertools import product

@@ -39,7 +39,7 @@ class Int8Linear(nn.Module):
 
 
 class GroupedLinear(nn.Module):
-    """A layer whose weight is in buffers, as GPTQ has it, beside what such buffers are told from."""
+    """A layer with its weight in buffers, as in GPTQ, and other buffers that look similar."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,14 +77,14 @@ def converted(model: nn.Module) -> nn.Module:
     return made
 
 
-def test_a_quantized_model_is_refused_with_the_names_of_what_it_holds(client: weightwell.Client) -> None:
+def test_a_quantized_model_is_refused_with_the_names_of_its_weights(client: weightwell.Client) -> None:
     model = quantized(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.LSTM(4, 4)))
     message = r"no tensor that can be drawn: .* 0\._packed_params\._packed_params, 2\._all_weight_values\.0\.param; "
     with pytest.raises(ValueError, match=message + "fill the module before it is quantized"):
         client.init_module_(model, seed=1)
 
 
-def test_what_is_quantized_in_a_model_is_named_by_a_warning(client: weightwell.Client) -> None:
+def test_a_warning_names_the_quantized_weights_of_a_model(client: weightwell.Client) -> None:
     model: Any = quantized(nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)))
     nn.init.zeros_(model[1].weight)
     with pytest.warns(

@@ -1,4 +1,4 @@
-"""Destinations hand out windows that add up to the body, each time they are asked."""
+"""Destinations yield buffers that add up to the body, at every attempt."""
 
 import io
 import os
@@ -76,7 +76,7 @@ def test_memory_takes_ranges_in_any_order() -> None:
     assert destination.memory[:] == b"abcdef"
 
 
-def test_a_file_that_starts_over_keeps_what_stood_before_it() -> None:
+def test_a_new_attempt_keeps_the_bytes_before_the_file() -> None:
     file = io.BytesIO(b"before")
     file.seek(0, io.SEEK_END)
     destination = InFile(file)

@@ -1,4 +1,4 @@
-"""Several connections bring the same file as one, and end together, whatever goes wrong."""
+"""Several connections receive the same file as one connection; an error stops all of them."""
 
 import asyncio
 import signal

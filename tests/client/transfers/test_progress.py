@@ -1,4 +1,4 @@
-"""A bar is shown where it is wanted or where it helps, and it counts every byte once."""
+"""A progress bar is shown on request or if it is useful, and counts every byte once."""
 
 import sys
 from types import ModuleType

@@ -1,4 +1,4 @@
-"""Waits: they grow, they differ, they end, and they respect what the server asks for."""
+"""Pauses between retries: they grow, vary at random, end in time, and obey Retry-After."""
 
 import copy
 import pickle

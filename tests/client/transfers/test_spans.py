@@ -1,4 +1,4 @@
-"""What is missing is the rest of what is there, and it is divided into equal shares."""
+"""Spans: the gaps between received spans, and their division into equal shares."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""The core without any I/O: whatever the pieces, the breaks and the restarts, the bytes end up in their places."""
+"""The transfer core without I/O: every byte reaches its place, for any buffers, broken connections and restarts."""
 
 import io
 import json
@@ -103,7 +103,7 @@ class Wire:
         self.send(len(data))
 
     def go_on(self, count: int = len(FILE), **answer: Any) -> None:
-        """Take one step, whatever it is."""
+        """Take one step of any kind."""
         if isinstance(self.step, Ask):
             self.answer(**answer)
         elif isinstance(self.step, memoryview):

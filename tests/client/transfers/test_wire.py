@@ -1,4 +1,4 @@
-"""Long bodies go past httpx, whatever has been read with the head; everything unusual goes through it."""
+"""Long bodies are read from the socket, after any bytes that came with the head; all other bodies go through httpx."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any

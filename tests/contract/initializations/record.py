@@ -29,7 +29,7 @@ Law = tuple[Any, ...]
 
 
 class Listener(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Listens to what is drawn into which memory while a model is built."""
+    """Records the draws into memory while a model is built."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -208,7 +208,7 @@ TRUNCATED = {"torch.nn.init": "_no_grad_trunc_normal_", "timm.layers.weight_init
 
 
 def listen(case: Case) -> dict[str, Any]:
-    """Build the model of a case and return what was done to each of its tensors."""
+    """Build the model of a case and return the law of each of its tensors."""
     listener = Listener()
     with ExitStack() as stack:
         for module, sampler in TRUNCATED.items():

@@ -1,4 +1,4 @@
-"""A GPU that is none: torch's CPU, with a driver that can be told to fail as CUDA does."""
+"""A fake GPU: torch's CPU, with a driver that can fail like CUDA."""
 
 from contextlib import AbstractContextManager, nullcontext
 

@@ -39,7 +39,7 @@ def test_a_constant_is_rounded_as_torch_rounds_it(dtype: str, value: float) -> N
 
 
 @given(value=st.integers(1 - 2**53, 2**53 - 1))
-def test_a_whole_constant_is_what_it_is(value: int) -> None:
+def test_an_integer_constant_keeps_its_value(value: int) -> None:
     [found] = filled(Constant(float(value)), Region.whole(()), 0, 1, "int64")
     assert found == value
 

@@ -27,5 +27,5 @@ def test_a_gpu_without_triton_is_refused_and_not_replaced_by_the_cpu(gpu: Gpu, m
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr(philox, "cuda", raising=False)
     monkeypatch.setitem(sys.modules, "triton", None)
-    with pytest.raises(DeviceUnavailable, match="needs Triton, and it is not installed"):
+    with pytest.raises(DeviceUnavailable, match="needs Triton, which is not installed"):
         make_generator("philox", gpu, threads=2)

@@ -206,7 +206,7 @@ def test_a_scheme_has_the_bits_of_torch_or_both_refuse(scheme: str, dtype: str) 
         if dtype in DRAWN_IN[scheme]:
             assert identical(one(**fields), local(scheme, shape, dtype, seeded(seed), **case)), fields
             continue
-        with pytest.raises(UnsupportedSpec, match=f"in {dtype}; ask for one of "):
+        with pytest.raises(UnsupportedSpec, match=f"in {dtype}; use one of "):
             plan(**fields)
         with pytest.raises(NotImplementedError):
             local(scheme, shape, dtype, seeded(seed), **case)
@@ -327,13 +327,13 @@ def test_a_law_by_the_fans_of_another_layout_is_torch_s_by_the_fans_of_the_other
 
 
 def test_stacked_matrices_are_refused_in_the_dtypes_in_which_a_matrix_is() -> None:
-    with pytest.raises(UnsupportedSpec, match="in bfloat16; ask for one of float32, float64, or for another generator"):
+    with pytest.raises(UnsupportedSpec, match="in bfloat16; use one of float32, float64, or another generator"):
         plan(shape=[2, 4, 3], scheme="orthogonal", batch_axis=0, dtype="bfloat16")
 
 
 def test_tensors_of_different_seeds_cannot_come_from_one_generator() -> None:
     tensors = {"a": {"shape": [3], "scheme": "normal", "seed": 1}, "b": {"shape": [3], "scheme": "normal", "seed": 2}}
-    with pytest.raises(UnsupportedSpec, match="give the seed once, beside tensors") as caught:
+    with pytest.raises(UnsupportedSpec, match="give one seed in the manifest, next to tensors") as caught:
         plan(tensors=tensors)
     assert caught.value.field.endswith("seed")
 
@@ -343,7 +343,7 @@ def test_tensors_of_different_seeds_cannot_come_from_one_generator() -> None:
 
 @pytest.fixture
 def draws(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return how many elements torch is asked for, call by call."""
+    """Return the number of elements of each call of torch."""
     sizes: list[int] = []
     whole = module._Generators.draw
 
@@ -549,7 +549,7 @@ def test_a_slice_is_the_slice_of_the_whole(scheme: str) -> None:
         assert identical(one(shape=shape, scheme=scheme, seed=1, slice=text, **parameters[0]), whole[bounds])
 
 
-def test_what_follows_a_slice_is_what_follows_the_whole() -> None:
+def test_a_slice_does_not_change_the_tensors_after_it() -> None:
     tensors = {"a": {"shape": [50, 2], "scheme": "normal", "slice": "3:4,:"}, "b": {"shape": [5], "scheme": "normal"}}
     generator = seeded(0)
     local("normal", (50, 2), "float32", generator)
@@ -575,7 +575,7 @@ def test_the_global_generator_is_left_alone(scheme: str) -> None:
 
 
 @pytest.mark.usefixtures("_untouched_global_generator")
-def test_drawings_in_eight_threads_are_what_they_are_alone() -> None:
+def test_drawings_in_eight_threads_equal_those_in_one() -> None:
     requests: list[Fields] = [
         {"shape": [64, 32], "scheme": scheme, "seed": seed, **CASES[scheme][1][0]}
         for seed in range(4)
@@ -616,17 +616,17 @@ def test_threads_that_share_a_drawing_each_get_their_own_part() -> None:
     assert parts == [data[start:stop] for start, stop in spans]
 
 
-# What the plan is told -----------------------------------------------------------------------------------------------
+# The plan ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_identity_says_what_the_bits_depend_on() -> None:
+def test_the_identity_has_everything_that_the_bits_depend_on() -> None:
     assert torch.__version__ in GENERATOR.identity
     assert torch.backends.cpu.get_cpu_capability() in GENERATOR.identity
     assert not GENERATOR.portable
 
 
 @pytest.mark.parametrize("scheme", CASES)
-def test_a_footprint_covers_what_is_drawn_whole_and_nothing_else(scheme: str) -> None:
+def test_a_footprint_counts_only_tensors_that_are_drawn_whole(scheme: str) -> None:
     shapes, parameters = CASES[scheme]
     planned = plan(shape=shapes[-1], scheme=scheme, **parameters[0])
     drawn_whole = (

@@ -36,7 +36,7 @@ def only(tensors: Fields, **fields: Any) -> TensorSpec:
 
 
 def errors(tensors: Fields, **fields: Any) -> dict[str, str]:
-    """Return what is wrong with a manifest, in words, by field."""
+    """Return the error messages of a manifest, by field."""
     with pytest.raises((InvalidSpec, InvalidSpecs)) as caught:
         manifest(tensors, **fields)
     return {error.field: error.detail for error in caught.value.errors}  # type: ignore[attr-defined]
@@ -68,7 +68,7 @@ def test_a_rule_gives_its_parameters_and_their_defaults() -> None:
     ),
     st.sampled_from([{}, {"dtype": "float16"}, {"seed": "7"}]),
 )
-def test_a_file_asked_for_with_rules_is_the_file_asked_for_without(alias: str, common: Fields) -> None:
+def test_rules_and_explicit_schemes_give_the_same_file(alias: str, common: Fields) -> None:
     shapes: Fields = {"b": {"shape": [4, 4]}, "a": {"shape": [6, 2], "slice": "0:3,:"}}
     by_rules = manifest(shapes, rules=[{"match": "*", "scheme": alias, **common}])
     spelled = manifest({name: {**each, "scheme": alias, **common} for name, each in shapes.items()})
@@ -128,7 +128,7 @@ def test_a_rule_may_be_for_a_type_of_module() -> None:
     assert [tensor.scheme for tensor in tensors] == ["zeros", "ones"]
 
 
-def test_it_is_told_which_rule_was_taken_and_which_by_nobody() -> None:
+def test_the_spec_has_the_rule_of_each_tensor_and_the_unused_rules() -> None:
     rules = [{"match": "x*", **NORMAL}, {"match": "a*", **NORMAL}, {"match": "a*", "scheme": "ones"}]
     asked = manifest({"a": {"shape": [1]}, "x.weight": {"shape": [1], "scheme": "ones"}}, rules=rules)
     assert [tensor.rule for tensor in asked.tensors] == ["rules.1", None]
@@ -152,7 +152,7 @@ def test_the_rule_that_is_proposed_matches_the_tensor(name: str) -> None:
 
 def test_a_parameter_has_a_scheme_to_belong_to() -> None:
     found = errors({"a": {"shape": [1], "std": 0.1}}, rules=[EVERYTHING])
-    assert "and parameters besides a scheme" in found["tensors.a.std"]
+    assert "and the parameters of a scheme" in found["tensors.a.std"]
 
 
 @pytest.mark.parametrize(
@@ -179,12 +179,12 @@ def test_a_rule_that_cannot_be_is_refused_by_its_place_and_field(rule: object, f
     assert list(errors({}, rules=[EVERYTHING, rule])) == [f"rules.1.{field}"]
 
 
-def test_what_is_wrong_with_rules_and_tensors_is_told_at_once() -> None:
+def test_all_errors_of_rules_and_tensors_are_listed() -> None:
     found = errors({"a": {"shape": [-1]}, "b": {"alias": 5}}, rules=[{}, EVERYTHING, {"match": "*", "scheme": "x"}])
     assert set(found) == {"rules.0.scheme", "rules.2.scheme", "tensors.a.shape", "tensors.b.alias"}
 
 
-def test_there_are_not_more_rules_than_anybody_writes() -> None:
+def test_the_number_of_rules_is_limited() -> None:
     assert only({"w": {"shape": [1]}}, rules=[EVERYTHING] * MAX_RULES).rule == "rules.0"
     assert list(errors({}, rules=[EVERYTHING] * (MAX_RULES + 1))) == ["rules"]
 
@@ -214,7 +214,7 @@ def test_the_rules_of_a_preset_come_after_the_own_ones() -> None:
     assert wte.rule.startswith("preset.")
 
 
-def test_rules_of_a_preset_that_nothing_takes_are_not_told() -> None:
+def test_unused_rules_of_a_preset_are_not_listed() -> None:
     assert manifest({"w": {"shape": [1], "scheme": "ones"}}, preset={"name": "gpt2", "layers": 2}).unused == ()
 
 
@@ -245,7 +245,7 @@ def test_a_preset_that_cannot_be_is_refused_by_its_field(preset: object, field: 
     assert list(errors({}, preset=preset)) == [field]
 
 
-# What each preset must be told.
+# The required parameters of each preset.
 GIVEN: dict[str, Fields] = {
     name: {each.name: EXAMPLE[each.name] for each in preset.parameters if each.default is ...}
     for name, preset in PRESETS.items()
@@ -253,7 +253,7 @@ GIVEN: dict[str, Fields] = {
 
 
 def preset_errors(name: str, **parameters: Any) -> dict[str, InvalidSpec]:
-    """Return what is wrong with a preset that has all that it must be told and these parameters, by field."""
+    """Return the errors of a preset with its required parameters and these parameters, by field."""
     text = json.dumps({"tensors": {}, "preset": {"name": name, **GIVEN[name], **parameters}})
     with pytest.raises(InvalidSpecs) as caught:
         read_document(text.replace("Infinity", "1e999").encode())
@@ -261,7 +261,7 @@ def preset_errors(name: str, **parameters: Any) -> dict[str, InvalidSpec]:
 
 
 @pytest.mark.parametrize(("name", "parameter"), [(name, each) for name, given in GIVEN.items() for each in given])
-def test_a_preset_says_what_it_must_be_told(name: str, parameter: str) -> None:
+def test_the_error_of_a_preset_names_the_missing_parameter(name: str, parameter: str) -> None:
     [doc] = [each.doc for each in PRESETS[name].parameters if each.name == parameter]
     rest = {key: value for key, value in GIVEN[name].items() if key != parameter}
     assert errors({}, preset={"name": name, **rest}) == {
@@ -299,7 +299,7 @@ def test_a_value_that_a_preset_cannot_take_is_refused(name: str, parameter: str,
     assert {field: error.expected for field, error in found.items()} == {f"preset.{parameter}": expected}
 
 
-def test_everything_that_is_wrong_with_a_preset_is_told_at_once() -> None:
+def test_all_errors_of_a_preset_are_listed() -> None:
     found = errors({}, preset={"name": "mup", "names": "gpt2", "width": 0, "base": "none"})
     assert set(found) == {"preset.base", "preset.width", "preset.base_width", "preset.readout"}
 
@@ -310,7 +310,7 @@ def test_a_preset_takes_null_where_that_is_its_default() -> None:
     assert manifest(tensors, preset={**said, "embedding_std": None}) == manifest(tensors, preset=said)
 
 
-def test_an_unknown_preset_is_told_what_there_is_and_what_is_near() -> None:
+def test_an_unknown_preset_gets_the_list_and_a_suggestion() -> None:
     detail = errors({}, preset="GTP2")["preset"]
     assert all(name in detail for name in PRESETS)
     assert detail.endswith("did you mean gpt2?")
@@ -324,7 +324,7 @@ LINEAR: Fields = {
 }
 
 
-def test_reset_parameters_is_what_the_module_does_with_the_shapes_of_those_beside() -> None:
+def test_reset_parameters_uses_the_shapes_of_the_module_s_other_tensors() -> None:
     weight, bias = manifest(LINEAR, rules=[{"match": "*", "scheme": "reset_parameters"}]).tensors
     assert (weight.scheme, weight.parameters["a"]) == ("kaiming_uniform", sqrt(5))
     assert (bias.scheme, bias.parameters) == ("uniform", {"a": -1 / 3, "b": 1 / 3})
@@ -336,7 +336,7 @@ def test_a_tensor_may_ask_for_it_by_itself() -> None:
     assert manifest(own).tensors[0].rule is None
 
 
-def test_the_fans_are_those_of_the_whole_module_whatever_part_is_wanted() -> None:
+def test_a_slice_has_the_fans_of_the_whole_module() -> None:
     parts = {
         "fc.weight": {**LINEAR["fc.weight"], "slice": "0:2,0:3"},
         "fc.bias": {**LINEAR["fc.bias"], "slice": "0:2"},
@@ -344,7 +344,7 @@ def test_the_fans_are_those_of_the_whole_module_whatever_part_is_wanted() -> Non
     assert manifest(parts, preset="torch").tensors[1].parameters == {"a": -1 / 3, "b": 1 / 3}
 
 
-def test_an_alias_is_beside_a_tensor_as_well() -> None:
+def test_an_alias_counts_as_a_tensor_of_its_module() -> None:
     tied = {
         "wte.weight": {"shape": [4, 9], "scheme": "ones"},
         "head.weight": {"alias": "wte.weight"},
@@ -353,12 +353,12 @@ def test_an_alias_is_beside_a_tensor_as_well() -> None:
     assert manifest(tied).tensors[1].parameters == {"a": -1 / 3, "b": 1 / 3}
 
 
-def test_a_tensor_at_the_top_is_beside_the_others_at_the_top() -> None:
+def test_tensors_without_a_prefix_belong_to_one_module() -> None:
     top = {name.removeprefix("fc."): each for name, each in LINEAR.items()}
     assert manifest(top, preset="torch").tensors[1].parameters == {"a": -1 / 3, "b": 1 / 3}
 
 
-def test_a_counter_is_an_integer_whatever_the_other_tensors_are() -> None:
+def test_a_counter_is_an_integer_for_every_default_dtype() -> None:
     counter = {"bn.num_batches_tracked": {"shape": [], "module": "BatchNorm2d"}}
     rules = [{"match": "*", "scheme": "reset_parameters", "dtype": "float16"}]
     assert only(counter, rules=rules, dtype="bfloat16").dtype == "int64"
@@ -399,7 +399,7 @@ def test_a_rule_of_stacked_experts_says_which_axis_numbers_them() -> None:
     assert (conv.name, conv.law) == ("mlp.conv", Orthogonal(4, 18, 1.0))
 
 
-def test_the_preset_of_torch_draws_convolutions_as_torch_does_whatever_its_rules_could_say() -> None:
+def test_the_preset_of_torch_draws_convolutions_as_torch_does() -> None:
     tensors = {"weight": {"shape": [4, 3, 2], "module": "Conv1d"}}
     assert not {"layout", "in_axis", "out_axis", "batch_axis"} & set(only(tensors, preset="torch").parameters)
 
@@ -434,9 +434,9 @@ def test_the_order_of_aliases_means_nothing() -> None:
 @pytest.mark.parametrize(
     ("tensors", "field", "reason"),
     [
-        ({"a": {"alias": "a"}}, "tensors.a.alias", "an alias as well"),
-        ({"a": {"alias": "b"}, "b": {"alias": "w"}}, "tensors.a.alias", "an alias as well"),
-        ({"a": {"alias": "x"}}, "tensors.a.alias", "which is none"),
+        ({"a": {"alias": "a"}}, "tensors.a.alias", "which is another alias"),
+        ({"a": {"alias": "b"}, "b": {"alias": "w"}}, "tensors.a.alias", "which is another alias"),
+        ({"a": {"alias": "x"}}, "tensors.a.alias", "which is not in the manifest"),
         ({"a": {"alias": ""}}, "tensors.a.alias", "Unicode characters"),
         ({"a": {"alias": None}}, "tensors.a.alias", "Unicode characters"),
         ({"a": {"alias": "w", "dtype": "float16"}}, "tensors.a.dtype", "not a field here"),
@@ -459,7 +459,7 @@ def test_an_alias_takes_no_rule() -> None:
 # Many tensors --------------------------------------------------------------------------------------------------------
 
 
-def test_a_thousand_tensors_are_read_and_planned_before_anybody_waits() -> None:
+def test_a_thousand_tensors_are_parsed_and_planned_quickly() -> None:
     tensors = {f"layers.{i}.{name}": {"shape": [64, 64]} for i in range(100) for name in "abcdefghij"}
     start = process_time()
     asked = manifest(tensors, rules=[{"match": f"*.{name}", **NORMAL} for name in "abcdefghij"])
@@ -467,6 +467,6 @@ def test_a_thousand_tensors_are_read_and_planned_before_anybody_waits() -> None:
     assert process_time() - start < 0.5  # a twentieth of that on the slowest machine known
 
 
-def test_reading_ends_where_there_is_more_wrong_than_anybody_reads() -> None:
+def test_parsing_stops_after_many_errors() -> None:
     with pytest.raises(InvalidSpecs, match=r"and 980 more$"):
         manifest({str(i): {"shape": [-1]} for i in range(5000)})

@@ -51,14 +51,14 @@ def text(value: object) -> str:
 
 
 def errors(read: Any, *arguments: object) -> dict[str, InvalidSpec]:
-    """Return what is wrong with a request, by field."""
+    """Return the errors of a request, by field."""
     with pytest.raises((InvalidSpec, InvalidSpecs)) as caught:
         read(*arguments)
     return {error.field: error for error in caught.value.errors}  # type: ignore[attr-defined]
 
 
 def values(parameter: SchemeParameter) -> st.SearchStrategy[Any]:
-    """Return a strategy for what a parameter can be, from its annotation."""
+    """Return a strategy for the values of a parameter, from its annotation."""
     if parameter.name == "nonlinearity":
         return st.sampled_from(sorted(NONLINEARITIES))
     if parameter.annotation == AxisList:
@@ -215,7 +215,7 @@ def test_the_tensors_of_a_manifest_stay_in_their_order(names: list[str]) -> None
     assert [tensor.name for tensor in spec.tensors] == names
 
 
-def test_everything_wrong_with_a_manifest_is_told_at_once_with_its_path() -> None:
+def test_all_errors_of_a_manifest_are_listed_with_their_paths() -> None:
     tensors = {"a": {"shape": [-1], "scheme": "ones"}, "b": 5, "c": {**ONES, "std": 1, "seed": -1}, "d": ONES, "": ONES}
     found = errors(read_document, body({"tensors": tensors}))
     assert set(found) == {"tensors.a.shape", "tensors.b.spec", "tensors.c.std", "tensors.c.seed", "tensors..name"}
@@ -305,7 +305,7 @@ def test_a_body_with_a_value_that_cannot_be_is_refused_by_its_field(scheme: str,
         assert len(error.detail) < 1000
 
 
-def test_a_scheme_that_is_nearly_one_is_told_which_without_all_the_others() -> None:
+def test_a_misspelt_scheme_gets_a_suggestion_and_no_list() -> None:
     detail = errors(read_document, body({"shape": [3], "scheme": "kaiming_norml"}))["scheme"].detail
     assert detail == "there is no scheme 'kaiming_norml'; did you mean kaiming_normal? /schemes lists them"
 
@@ -429,7 +429,7 @@ def test_a_slice_is_refused_in_a_time_that_is_linear_in_its_length(blanks: str) 
 
 
 @pytest.mark.parametrize("part", ["[]", "{}"])
-def test_a_body_of_more_parts_than_anybody_means_is_not_parsed(part: str) -> None:
+def test_a_body_of_too_many_parts_is_not_parsed(part: str) -> None:
     with pytest.raises(TooLarge, match="holds more than 131072 objects or lists; split the manifest"):
         read_document(f'{{"tensors":{{"w":[{",".join([part] * 2**18)}]}}'.encode())  # and it does not end
 

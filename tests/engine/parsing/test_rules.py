@@ -30,7 +30,7 @@ def first(conditions: list[Condition], name: str, module: str | None = None) -> 
 
 
 @given(globs, names)
-def test_a_glob_means_what_it_means_to_python(pattern: str, name: str) -> None:
+def test_a_glob_has_the_meaning_of_fnmatch(pattern: str, name: str) -> None:
     assert bool(re2.fullmatch(translate(pattern), name)) == fnmatchcase(name, pattern)
 
 
@@ -71,7 +71,7 @@ def test_the_first_condition_that_holds_comes_first() -> None:
     assert [first(conditions, name) for name in ("a.c", "a.b", "b")] == [0, 1, 2]
 
 
-def test_a_module_is_a_condition_beside_the_name() -> None:
+def test_a_module_is_a_condition_in_addition_to_the_name() -> None:
     conditions = [glob("*.weight", "Linear"), Condition.of(None, None, "Conv2d"), glob("*.weight")]
     assert first(conditions, "a.weight", "Linear") == 0
     assert first(conditions, "a.weight", "Conv2d") == 1
@@ -110,7 +110,7 @@ def test_what_is_no_regular_expression_is_refused_with_the_reason(pattern: str, 
 
 
 def test_a_rule_has_a_glob_or_a_regex_and_not_both() -> None:
-    with pytest.raises(InvalidSpec, match="regex must be absent where there is a match"):
+    with pytest.raises(InvalidSpec, match="regex must be absent if there is a match"):
         Condition.of("*", ".*", None)
 
 

@@ -1,4 +1,4 @@
-"""Norms, scales and magnitudes are not drawn at random by a rule that is for any tensor."""
+"""A rule for all tensors does not draw norms, scales and magnitudes at random."""
 
 import json
 from typing import Any
@@ -23,7 +23,7 @@ def read(tensors: Fields, *rules: Fields, **fields: Any) -> Spec:
 
 
 def refusals(tensors: Fields, *rules: Fields) -> dict[str, str]:
-    """Return what is wrong with a manifest, in words, by tensor."""
+    """Return the error messages of a manifest, by tensor."""
     try:
         read(tensors, *rules)
     except (InvalidSpec, InvalidSpecs) as error:
@@ -170,7 +170,7 @@ def test_without_its_direction_a_tensor_is_no_magnitude() -> None:
 def test_the_refusal_names_the_rule_the_tensor_and_the_cure() -> None:
     assert refusals(block("h.0.ln_1"), {"match": "*", **NORMAL}) == {
         "h.0.ln_1.weight": "tensors.h.0.ln_1.weight: rules.0 would draw the weight of a LayerNorm at random (normal), "
-        'and it is a rule for any tensor: put a rule before it, such as {"module": "LayerNorm", "scheme": '
+        'but it is a rule for any tensor: put a rule before it, such as {"module": "LayerNorm", "scheme": '
         '"reset_parameters"}, or give the tensor a scheme'
     }
 

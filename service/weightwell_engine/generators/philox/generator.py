@@ -1,4 +1,4 @@
-"""What the philox generators of all devices share: ``cpu.generator`` and ``cuda.generator`` derive from it."""
+"""The common base class of the philox generators in ``cpu.generator`` and ``cuda.generator``."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -13,52 +13,52 @@ from weightwell_engine.plan import Piece, Plan, PlannedTensor, errors_of_tensor
 
 T = TypeVar("T")
 
-# Laws that are kept ready while a file is drawn: chunks come in order, so few are in use at once.
+# Prepared laws that are cached for a file: chunks come in order, so few are in use at once.
 _KEPT, _KEPT_MATRICES = 256, 2
 
-# Nanoseconds, about, on the CPUs of docs/performance.md: for a tensor, for a call of a kernel, and for an element of up
-# to 4 bytes and of 8.
+# Approximate nanoseconds on the CPUs of docs/performance.md: for a tensor, for a call of a kernel, for an element of up
+# to 4 bytes, and for one of 8 bytes.
 _TENSOR, _CALL, _ELEMENT, _DOUBLE = 20_000, 9_000, 4, 12
 
-# Bytes that are kept of a sparse matrix for each column, at the most: its limit, and whether that is known.
+# The most bytes for each column of a sparse matrix: its limit, and whether that is known.
 _COLUMN = 9
 
 
 class PhiloxGenerator(ABC):
-    """Draws the same bits everywhere, any piece at any time."""
+    """Draws the same bits on every machine. Pieces can be drawn in any order."""
 
     name = "philox"
     portable = True
     identity = VERSION
 
     def check(self, plan: Plan) -> None:
-        """Raise ``UnsupportedSpec`` for a sparse matrix whose rows a mask cannot number."""
+        """Raise ``UnsupportedSpec`` for a sparse matrix with too many rows for the mask."""
         for tensor in plan.tensors:
             if isinstance(tensor.law, Sparse):
                 with errors_of_tensor(tensor.name, several=len(plan.tensors) > 1):
                     require_numbered_rows(tensor.law)
 
     def instant(self, plan: Plan) -> bool:
-        """Return False: drawing waits for a device, or for kernels to be compiled."""
+        """Return False: drawing may wait for a device or for the compiler."""
         del plan
         return False
 
     def footprint(self, plan: Plan) -> int:
-        """Return the bytes that are kept of the largest matrices, as many as are kept at once."""
+        """Return the bytes of the largest matrices, for as many as are cached at once."""
         return sum(sorted(self.resident(tensor) for tensor in plan.tensors)[-_KEPT_MATRICES:])
 
     def kept(self, plan: Plan) -> int:
-        """Return the bytes of the footprint that are kept between chunks."""
+        """Return the bytes of the footprint that stay allocated between chunks."""
         kept = sum(sorted(map(self._kept, plan.tensors))[-_KEPT_MATRICES:])
         return min(kept, self.footprint(plan))
 
     def cost(self, piece: Piece) -> int:
-        """Return about how many nanoseconds one thread of a CPU takes to draw a piece."""
+        """Estimate the time to draw a piece in one CPU thread, in nanoseconds."""
         calls, elements = piece.tensor.region.work(piece.start, piece.stop)
         return _TENSOR + calls * _CALL + elements * (_ELEMENT if piece.tensor.dtype.itemsize <= 4 else _DOUBLE)
 
     def before(self, piece: Piece) -> int:
-        """Return the nanoseconds of a whole matrix, about; 0 for elements, each of which is drawn by itself."""
+        """Estimate the time to draw a whole matrix, in nanoseconds; 0 for independent elements."""
         match piece.tensor.law:
             case Orthogonal(rows, cols):
                 return rows * cols * min(rows, cols) // 10
@@ -69,7 +69,7 @@ class PhiloxGenerator(ABC):
         return 0
 
     def approach(self, drawing: Drawing, piece: Piece) -> Iterator[None]:
-        """Do nothing: a matrix is drawn by threads of its own, together with the first of its pieces."""
+        """Do nothing: separate threads draw a matrix, together with its first piece."""
         del drawing, piece
         return iter(())
 
@@ -86,16 +86,16 @@ class PhiloxGenerator(ABC):
 
     @abstractmethod
     def resident(self, tensor: PlannedTensor) -> int:
-        """Return the bytes that are kept to draw a tensor, beside the chunks themselves."""
+        """Return the bytes kept for drawing a tensor, not counting the chunks."""
 
 
 class Laws(Generic[T]):
-    """The laws of one file. They are prepared when they are first needed, one at a time, and the last ones are kept."""
+    """The prepared laws of one file. Each is prepared at its first use, one at a time. The last ones are cached."""
 
     def __init__(self, prepare: Callable[[PlannedTensor], T]):
         self._prepare = prepare
         self._lock = Lock()
-        # By the order of the tensor in its spec; the least recently used comes first.
+        # The key is the order of the tensor in its spec; the least recently used law comes first.
         self._elements: dict[int, T] = {}
         self._matrices: dict[int, T] = {}
 
@@ -110,11 +110,11 @@ class Laws(Generic[T]):
             return law
 
     def clear(self) -> None:
-        """Let go of all of them; who draws with one keeps it until it is done."""
-        # Without the lock, which may be held for seconds. A call of ``of`` under way keeps the dict that it began with.
+        """Release all laws. A thread that draws with a law keeps it until it is done."""
+        # Without the lock, which may be held for seconds. An active call of ``of`` keeps the old dict.
         self._elements, self._matrices = {}, {}
 
 
 def is_matrix(tensor: PlannedTensor) -> bool:
-    """Whether a tensor is drawn with the help of what is kept of the whole matrix."""
+    """Whether drawing a part of a tensor needs data about the whole matrix, which is cached."""
     return isinstance(tensor.law, Sparse | Orthogonal | OrthogonalStack)

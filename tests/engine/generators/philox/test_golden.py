@@ -1,4 +1,4 @@
-"""The golden files hold for ever: when a test fails, the code is wrong. No file is ever made again to pass it."""
+"""The golden files never change: if a test fails, the code is wrong. Never rewrite a golden file."""
 
 import json
 from dataclasses import fields
@@ -42,7 +42,7 @@ def test_the_golden_files_are_of_this_version() -> None:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_golden_file_itself_is_what_it_was(file: str) -> None:
+def test_a_golden_file_has_not_changed(file: str) -> None:
     assert sha256((GOLDEN / file).read_bytes()).hexdigest() == FILES[file]
 
 

@@ -2,11 +2,18 @@
 
 generator             the generator, as the engine makes it
 drawing               the pieces of one file, written into memory
-checked               laws, prepared for the kernels after the self-check
-selfcheck             known answers, compared before the first number is handed out
-laws                  laws, prepared for the kernels
-orthogonal_law        orthogonal matrices as a law
-orthogonal            blocks of reflectors, multiplied out by threads
-sparse_columns        which elements of a sparse matrix are zero
-kernels, orthogonal_kernels, narrow, simd, compiling
+checked               laws prepared for kernels that have passed the self-check
+laws                  laws prepared for the kernels
+orthogonal_law        an orthogonal matrix as a law
+orthogonal_stack      many orthogonal matrices as a law
+orthogonal            products of blocks of reflectors, computed by threads
+positional            constants and lattices
+sparse                sparse matrices
+words                 kernel: Philox4x32-10
+singles, doubles      kernels: from words to elements in float32 and float64
+narrow                kernel: rounding to narrower dtypes
+orthogonal_kernels    kernels: blocks of reflectors
+simd, compiling       tools for kernels: vectors, options of Numba
+machine_code          machine code on disk
+precompile            a command that compiles all kernels, for images
 """

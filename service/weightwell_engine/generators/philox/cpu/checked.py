@@ -1,4 +1,4 @@
-"""Laws, prepared for kernels that have given their known answers.
+"""Laws prepared for kernels that have passed the self-check.
 
     prepared = prepare(law, dtype, seed, name)
     prepared.fill(part, out)        # from any thread, any part, in any order
@@ -20,7 +20,7 @@ from weightwell_engine.regions import Runs
 
 __all__ = ["Prepared", "is_ready", "prepare", "warm_up"]
 
-# What nearly all requests need: uniform, normal and truncated normal elements of two dtypes.
+# The kernels of nearly all requests: uniform, normal and truncated normal elements of two dtypes.
 _COMMON = "singles float32", "singles bfloat16"
 
 _sound: set[str] = set()
@@ -28,9 +28,9 @@ _locks: dict[str, Lock] = {}
 
 
 def prepare(law: Law, dtype: DType, seed: int, name: str, executor: Executor | None = None) -> Prepared:
-    """Return what draws a law for the tensor ``name``; ``seed`` is in ``[0, 2^64)``.
+    """Return an object that draws a law for the tensor ``name``; ``seed`` is in ``[0, 2^64)``.
 
-    The first call for a kernel compiles it and takes seconds, or tenths of a second with the machine code on disk.
+    The first use of a kernel compiles it, which takes seconds, or loads its machine code in tenths of a second.
     Raises ``GeneratorUnsound`` if a known answer is wrong, and ``UnsupportedSpec`` for a sparse matrix of more than
     2^32 rows.
     """
@@ -40,7 +40,7 @@ def prepare(law: Law, dtype: DType, seed: int, name: str, executor: Executor | N
 
 
 def warm_up() -> None:
-    """Compile the common kernels, or read them from disk, and check them; raise ``GeneratorUnsound``."""
+    """Compile or load the common kernels, and check them; raise ``GeneratorUnsound`` for a wrong answer."""
     _require_sound(_COMMON)
 
 
@@ -55,7 +55,7 @@ def _kernels(law: Law, dtype: DType) -> tuple[str, ...]:
 
 
 def _require_sound(kernels: Iterable[str]) -> None:
-    """Check kernels, each once in a process; a thread waits only for those that it needs."""
+    """Check kernels, each once in a process. A thread waits only for the kernels that it needs."""
     for kernel in kernels:
         if kernel not in _sound:
             with _locks.setdefault(kernel, Lock()):

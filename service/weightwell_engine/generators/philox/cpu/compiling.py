@@ -1,4 +1,4 @@
-"""Compiling: how Numba makes machine code of kernels, so that LLVM keeps every operation and its order."""
+"""Compiling: options of Numba with which LLVM keeps every operation and its order."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -11,7 +11,7 @@ from weightwell_engine.generators.philox.cpu.machine_code import MachineCode
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# Options that the types of Numba do not know.
+# Options that are missing in Numba's type annotations.
 _FOR_KERNELS: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 _FOR_PYTHON: dict[str, Any] = {"no_cfunc_wrapper": True}
 
@@ -22,9 +22,9 @@ def kernel(function: Function) -> Function:
 
 
 def entry(function: Function, version: str = "") -> Function:
-    """Compile a function that Python calls, when it is first called, and keep the machine code on disk.
+    """Compile a function that Python calls, at its first call, and save the machine code on disk.
 
-    Functions of one definition need a ``version`` each.
+    Functions that share a definition need different values of ``version``.
     """
     dispatcher: Any = njit(nogil=True, error_model="numpy", **_FOR_PYTHON)(function)
     dispatcher._cache = MachineCode("-".join(filter(None, (function.__name__, version))))
@@ -40,8 +40,8 @@ def _widest_vectors(_: Any) -> Any:
     return types.void(), codegen
 
 
-# To be called by a kernel that wants 512-bit vectors where there are any: LLVM prefers 256, which is 1.3 to 1.9 times
-# slower here. It sets the attribute that clang sets for -mprefer-vector-width=512; llvmlite has no name for it.
+# A kernel calls this to use 512-bit vectors if the processor has them. LLVM's default is 256 bits, which is 1.3 to 1.9
+# times slower here. It sets the attribute of clang's -mprefer-vector-width=512, which llvmlite does not offer.
 widest_vectors = cast(Callable[[], None], _widest_vectors)
 
 
@@ -55,6 +55,6 @@ def _uncounted(_: Any, array: Any) -> Any:
     return array(array), codegen
 
 
-# The same array without reference counting. A count is an atomic operation, which waits for all earlier stores: dozens
-# of them for each block took a fifth of the time. The caller must hold the array until the kernel returns.
+# The same array without reference counting. Each count is an atomic operation, which waits for all earlier stores.
+# Dozens of them in each block took a fifth of the time. The caller must hold the array until the kernel returns.
 uncounted = cast(Callable[[Any], Any], _uncounted)

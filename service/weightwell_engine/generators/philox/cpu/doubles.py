@@ -1,6 +1,6 @@
-"""float64: from pairs of words to elements, in plain loops, of which the compiler makes vectors.
+"""float64: from pairs of words to elements, in plain loops that the compiler vectorizes.
 
-Every operation and its order is that of the reference.
+Operations and their order are those of the reference.
 """
 
 from typing import Any, NamedTuple
@@ -106,7 +106,7 @@ def _widen(high: Words, low: Words, n: int, origin: np.uint64, width: np.uint64)
 
 @kernel
 def _normal(high: Words, low: Words, n: int, affine: Affine, values: Doubles) -> None:
-    """Draw as if no element were in the tails, then mend those that are."""
+    """Draw all elements with the central formula, then draw the elements in the tails again."""
     widest_vectors()
     for e in range(n):
         sign = u32(i32(i32(high[e]) >> i32(31)))

@@ -1,4 +1,4 @@
-"""Drawings: the pieces of one file, written into memory by compiled kernels."""
+"""Drawings: compiled kernels write the pieces of one file into memory."""
 
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Executor, ThreadPoolExecutor
@@ -12,7 +12,7 @@ from weightwell_engine.plan import Piece, PlannedTensor
 
 
 def resident(tensor: PlannedTensor, threads: int) -> int:
-    """Return the bytes that as many threads keep to draw a tensor, besides the chunks themselves."""
+    """Return the bytes that a number of threads keep for drawing a tensor, not counting the chunks."""
     match tensor.law:
         case Sparse() as law:
             return sparse.nbytes(law, threads)
@@ -26,7 +26,7 @@ def resident(tensor: PlannedTensor, threads: int) -> int:
 
 
 class CpuDrawing:
-    """One file in the drawing."""
+    """The state of drawing one file."""
 
     def __init__(self, threads: int):
         self._threads = threads
@@ -47,7 +47,7 @@ class CpuDrawing:
             raise
 
     def close(self) -> None:
-        """Let go of what was prepared, and begin no more blocks of a matrix."""
+        """Release the prepared laws, and start no more blocks of a matrix."""
         self._stopped = True
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
@@ -58,7 +58,7 @@ class CpuDrawing:
         return prepare(tensor.law, tensor.dtype, tensor.seed, tensor.name, executor)
 
     def _workers(self) -> Executor:
-        """Return the threads that multiply out the matrices of this file: those that draw chunks wait for them."""
+        """Return the threads that compute the matrices of this file. They are not the threads that draw chunks."""
         if self._executor is None:
             self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="matrix")
         if self._stopped:

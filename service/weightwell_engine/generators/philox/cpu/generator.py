@@ -1,4 +1,4 @@
-"""The philox generator on the CPU. Numba is imported when something is drawn, as planning does not need it."""
+"""The philox generator on the CPU. Numba is imported at the first drawing; planning does not need it."""
 
 from weightwell_engine.generators import Drawing
 from weightwell_engine.generators.devices import Cpu
@@ -12,13 +12,13 @@ class CpuPhiloxGenerator(PhiloxGenerator):
     chunk = Cpu.chunk
 
     def __init__(self, threads: int):
-        # One chunk for every thread, and one that waits for the first of them to be free.
+        # One chunk for every thread, and one in the queue.
         self.concurrency = threads + 1
         self._threads = threads
         self._warm = False
 
     def warm_up(self) -> None:
-        """Make the common kernels ready and check their known answers; raise ``GeneratorUnsound`` if one is wrong."""
+        """Load the common kernels and check their known answers; raise ``GeneratorUnsound`` for a wrong answer."""
         from weightwell_engine.generators.philox.cpu.checked import warm_up
 
         warm_up()
@@ -33,7 +33,7 @@ class CpuPhiloxGenerator(PhiloxGenerator):
         return all(is_ready(tensor.law, tensor.dtype) for tensor in plan.tensors)
 
     def allocate(self, nbytes: int) -> memoryview:
-        """Return memory of any value that begins on a cache line."""
+        """Return uninitialized memory, aligned to a cache line."""
         return Cpu.allocate(nbytes)
 
     def open(self, plan: Plan) -> Drawing:
@@ -44,7 +44,7 @@ class CpuPhiloxGenerator(PhiloxGenerator):
         return CpuDrawing(self._threads)
 
     def resident(self, tensor: PlannedTensor) -> int:
-        """Return the bytes that are kept to draw a tensor, besides the chunks themselves."""
+        """Return the bytes kept for drawing a tensor, not counting the chunks."""
         if not is_matrix(tensor):
             return 0
         from weightwell_engine.generators.philox.cpu.drawing import resident

@@ -1,7 +1,7 @@
-"""The philox generator on a CPU: laws prepared for the compiled kernels.
+"""Laws prepared for the compiled kernels of the philox generator on a CPU.
 
-What is prepared is immutable, or guarded by a lock, and the kernels release Python's lock. Any number of threads may
-draw any parts of a tensor at the same time.
+Prepared laws are immutable or protected by a lock, and the kernels release the GIL. So any number of threads may draw
+parts of a tensor at the same time.
 """
 
 from concurrent.futures import Executor
@@ -32,16 +32,16 @@ class Prepared(Protocol):
 
     @property
     def kernels(self) -> tuple[str, ...]:
-        """Names of the kernels that draw it, each of which builds on those before it."""
+        """Names of the kernels that draw it; each kernel depends on the ones before it."""
 
     def fill(self, part: Part, out: memoryview) -> None:
         """Write the elements of ``part``, little-endian, into ``out``: ``part.size * dtype.itemsize`` bytes."""
 
 
 def prepare(law: Law, dtype: DType, seed: int, name: str, executor: Executor | None = None) -> Prepared:
-    """Return what draws a law for the tensor ``name``; raise ``UnsupportedSpec`` for a matrix of too many rows.
+    """Return an object that draws a law for the tensor ``name``; raise ``UnsupportedSpec`` for too many rows.
 
-    Orthogonal matrices are multiplied out by the threads of ``executor``, none of which may be waiting for this.
+    The threads of ``executor`` compute orthogonal matrices. None of them may wait for this object, or it would block.
     """
     match law:
         case Constant() | Lattice():
@@ -62,7 +62,7 @@ def prepare(law: Law, dtype: DType, seed: int, name: str, executor: Executor | N
 
 @dataclass(frozen=True, slots=True)
 class Elements:
-    """A tensor of independent elements. ``law`` is what the kernels of float32 arithmetic take, or those of float64."""
+    """A tensor of independent elements. ``law`` is the argument of the kernels in float32 or float64 arithmetic."""
 
     draw: Draw
     law: Single | Double
@@ -79,7 +79,7 @@ class Elements:
 
     @property
     def _drawn(self) -> DType:
-        """The dtype that the kernels write; elements of another are rounded afterwards."""
+        """The dtype that the kernels write; elements are rounded to any other dtype afterwards."""
         scaled = self.draw.exponent or self.draw.carrier is not carrier_of(self.draw.dtype)
         return self.draw.carrier if scaled else self.draw.dtype
 
@@ -104,9 +104,9 @@ class Elements:
             fill_doubles(self.law, Run.of(part), bits.view(np.float64))
 
 
-@lru_cache(1024)  # immutable, and a small file that is drawn again spends most of its time here
+@lru_cache(1024)  # cached: the result is immutable, and drawing a small file again spends most of its time here
 def prepare_elements(draw: Draw, seed: int, name: str, stream: Stream = Stream.DATA) -> Elements:
-    """Return what draws a law of independent elements."""
+    """Return an object that draws a law of independent elements."""
     data = derive_key(seed, name, stream)
     window = draw.window if isinstance(draw.window, Wide) else Wide(0, 0)
     numbers = draw.scale, draw.shift, draw.low, draw.high

@@ -1,9 +1,10 @@
-"""Machine code on disk: kernels that one process has compiled, for later processes.
+"""Machine code on disk: a cache of compiled kernels for later processes.
 
-Numba's own cache compares the source file of a kernel, and not the files that it imports. Its index can be damaged
-when several processes write. Here a file holds one version of one kernel. Its name has a digest of all that the code
-depends on: the source files of this package and of the specification, the versions of Python, numba and llvmlite, the
-types of the arguments, and the processor. Files are renamed into place, so processes can share a folder.
+Numba's own cache compares the source file of a kernel, but not the files that it imports. Several writing processes can
+damage its index. Here one file holds one version of one kernel. The name of the file has a digest of everything that
+the code depends on: the source files of this package and of the specification, the versions of Python, numba and
+llvmlite, the types of the arguments, and the processor. New files are renamed into place, so processes can share a
+folder.
 
 The folder is ``NUMBA_CACHE_DIR`` if it is set, else ``__pycache__`` next to the source, else the user's cache. Code
 next to the source may also be for a generic processor (``precompile``). Every processor with its features can use it.
@@ -31,15 +32,15 @@ from numba.core.serialize import dumps
 
 _PACKAGES = "weightwell_engine.generators.philox.cpu", "weightwell_engine.generators.philox.specification"
 NEXT_TO_SOURCE = Path(__file__).parent / "__pycache__"
-"""Where ``precompile`` keeps machine code."""
+"""The folder of ``precompile``."""
 
 _AVX2 = "+avx,+avx2,+bmi,+bmi2,+f16c,+fma,+lzcnt,+movbe,+popcnt,+sse4.2,+xsave"
 LEVELS = {"x86-64-v4": f"{_AVX2},+avx512bw,+avx512cd,+avx512dq,+avx512f,+avx512vl", "x86-64-v3": _AVX2}
-"""Generic processors of the x86-64 psABI, the better first, with LLVM's names of what they have beyond x86-64-v2."""
+"""Generic processors of the x86-64 psABI, the newest first, with LLVM's names of their features beyond x86-64-v2."""
 
 
 class Processor(NamedTuple):
-    """What LLVM compiles for."""
+    """The processor that LLVM compiles for."""
 
     system: str
     name: str
@@ -55,14 +56,14 @@ PROCESSOR = Processor(*cpu_target.target_context.codegen().magic_tuple())
 
 
 class MachineCode:
-    """The versions of one kernel on disk: what a Numba dispatcher asks of its cache."""
+    """The versions of one kernel on disk, with the interface of a Numba cache."""
 
     def __init__(self, kernel: str):
         self._kernel = kernel
 
     def load_overload(self, signature: Any, context: Any) -> Any:
         """Return the version for a signature, or None."""
-        rtsys.initialize(context)  # what the code calls; all else that Numba has to load is for compiling
+        rtsys.initialize(context)  # only the functions that the machine code calls; Numba needs the others to compile
         levels = (Processor(PROCESSOR.system, *level) for level in LEVELS.items() if PROCESSOR.can_run(level[0]))
         for processor in (PROCESSOR, *levels):
             for folder in _folders():
@@ -73,7 +74,7 @@ class MachineCode:
         return None
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
-        """Write the version for a signature to the first folder that can be written, if there is one."""
+        """Write the version for a signature to the first writable folder, if any."""
         content = dumps(compiled._reduce())
         for folder in _writable_folders():
             with suppress(OSError):
@@ -95,7 +96,7 @@ def _split(stored: bytes) -> tuple[bytes, bytes]:
 
 @cache
 def _sources() -> str:
-    """Return a digest of all files that kernels are made of."""
+    """Return a digest of all source files of the kernels."""
     digest = sha256()
     for file in _source_files():
         digest.update(file.name.encode() + b"\0" + sha256(file.read_bytes()).digest())
@@ -108,14 +109,14 @@ def _source_files() -> list[Path]:
 
 
 def _folders() -> Iterator[Path]:
-    """Yield where machine code may be."""
+    """Yield the folders that may hold machine code."""
     yield from _writable_folders()
     if config.CACHE_DIR:
         yield NEXT_TO_SOURCE
 
 
 def _writable_folders() -> Iterator[Path]:
-    """Yield where machine code is kept, if it can be written there; what others share has a folder for each source."""
+    """Yield the folders for new machine code. A folder shared with other programs has a subfolder for each source."""
     own = f"weightwell_{sha256(str(NEXT_TO_SOURCE).encode()).hexdigest()[:16]}"
     if config.CACHE_DIR:
         yield Path(config.CACHE_DIR) / own
@@ -126,7 +127,7 @@ def _writable_folders() -> Iterator[Path]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file that no reader sees half of."""
+    """Write a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
     try:

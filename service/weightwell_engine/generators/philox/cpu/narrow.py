@@ -1,4 +1,4 @@
-"""Narrow dtypes: float32 rounded to them, to nearest even, by integer operations on the bits."""
+"""Rounding of float32 to narrower dtypes, to nearest even, by integer operations on the bits."""
 
 from collections.abc import Callable
 from functools import cache
@@ -25,7 +25,7 @@ def narrowed(values: Lanes, dtype: DType) -> Lanes:
         return ((bits + half + odd) >> number.shift).to(UNSIGNED[dtype.itemsize])
     magnitude = bits & 0x7FFFFFFF
     normal = (magnitude + half + odd - number.rebias) >> number.shift
-    # The sum is rounded as the dtype rounds: its last place is that of the dtype's subnormal numbers.
+    # The last place of the sum is that of the dtype's subnormal numbers, so the sum is rounded like the dtype.
     subnormal = (magnitude.view(np.float32) + number.magic).view(np.uint32) - int(
         np.float32(number.magic).view(np.uint32)
     )
@@ -34,7 +34,7 @@ def narrowed(values: Lanes, dtype: DType) -> Lanes:
 
 
 def encode(values: Singles, dtype: DType) -> Patterns:
-    """Return what ``formats.encode`` returns for float32 values (n) in a narrower dtype."""
+    """Compute ``formats.encode`` for float32 values (n) in a narrower dtype."""
     patterns: Patterns = np.empty(values.size, UNSIGNED[dtype.itemsize])
     encoder(dtype.name)(values, patterns)
     return patterns

@@ -1,11 +1,11 @@
-"""Orthogonal matrices, uniformly distributed, and the same bits on every machine (docs/orthogonal.md).
+"""Haar-random orthogonal matrices with the same bits on every machine (docs/orthogonal.md).
 
-A product of Householder reflectors of independent normal vectors, each one shorter by one element than the last, is
+Take independent normal vectors, each one element shorter than the last. The product of their Householder reflectors is
 Haar-distributed: G. W. Stewart, "The efficient generation of random orthogonal matrices with an application to
-condition estimators" (SIAM Journal on Numerical Analysis 17, 1980). So there is no factorization: the normals *are* the
-reflectors, and all that is left is to multiply them out, with half of the operations of a QR decomposition that forms
-its Q. Every one of them is an addition, multiplication, division or square root of IEEE 754, in an order that does not
-depend on the machine, its vectors, or its threads.
+condition estimators" (SIAM Journal on Numerical Analysis 17, 1980). So no factorization is needed: the normals *are*
+the reflectors, and only their product is computed. This takes half of the operations of a QR decomposition that forms
+Q. Every operation is an addition, multiplication, division or square root of IEEE 754. Their order does not depend on
+the machine, its vector width or its threads.
 """
 
 from collections.abc import Callable, Iterable
@@ -24,10 +24,10 @@ Normals = Callable[[int, int], Matrix]
 def haar(gaussian: Matrix, *, gain: float = 1.0, executor: Executor | None = None) -> Matrix:
     """Return ``gain`` times a Haar-random matrix with orthonormal rows or columns, whichever are fewer.
 
-    ``gaussian`` (rows, cols) holds independent standard normals, of which those above the diagonal of the matrix, or
-    below it if the columns are more than the rows, are not used. Everything is computed in its dtype, float32 or
-    float64; ``gain`` is rounded to that, and each element multiplied by it once. The work is spread over the threads of
-    ``executor``, none of which may be the caller: it would wait for itself. The result does not depend on them.
+    ``gaussian`` (rows, cols) holds independent standard normals. Those above the diagonal (below it if cols > rows) are
+    not used. All arithmetic is in its dtype, float32 or float64. ``gain`` is rounded to that dtype, and each element is
+    multiplied by it once. The threads of ``executor`` do the work. The caller must not be one of them, or it would wait
+    for itself. The result does not depend on the number of threads.
     """
     matrix = np.empty(gaussian.shape, gaussian.dtype)
     rows, cols = gaussian.shape
@@ -39,7 +39,7 @@ def haar(gaussian: Matrix, *, gain: float = 1.0, executor: Executor | None = Non
 
 @dataclass(frozen=True, slots=True)
 class Reflectors:
-    """``Q = H[0] H[1] ... H[cols - 1] D``, a (rows, cols) matrix with rows >= cols, before it is multiplied out.
+    """The factors of ``Q = H[0] H[1] ... H[cols - 1] D``, a (rows, cols) matrix with rows >= cols.
 
     Block ``b`` of 64 reflectors is ``I - V T V'`` with V = ``vectors[b]`` (rows, width), which is zero above its
     diagonal, and T = ``factors[b]`` (width, width), upper triangular. D is the first ``cols`` columns of a diagonal
@@ -55,7 +55,7 @@ class Reflectors:
     def of(
         cls, normals: Normals, shape: tuple[int, int], dtype: np.dtype[np.floating], executor: Executor | None = None
     ) -> "Reflectors":
-        """Return the reflectors of normals, which are asked for once for every block, perhaps from several threads."""
+        """Return the reflectors of normals. ``normals`` is called once for every block, from any thread."""
         rows, cols = shape
         width = min(BLOCK, _round_up(cols, LINE // dtype.itemsize))
         blocks = -(-cols // BLOCK)
@@ -78,16 +78,16 @@ class Reflectors:
         return reflectors
 
     def columns(self, block: int) -> tuple[int, int]:
-        """Return the first column of a block, and the one after its last."""
+        """Return the start and stop column of a block."""
         return block * BLOCK, min((block + 1) * BLOCK, self.signs.size)
 
     def multiply_out(self, out: Matrix, *, gain: float, executor: Executor | None = None) -> None:
         """Write ``gain`` times Q into ``out`` (rows, cols)."""
-        # The last columns take the most work, and so they come first.
+        # The last columns take the most work, so they come first.
         _each(lambda block: self.write_panel(block, out, gain), reversed(range(len(self.vectors))), executor)
 
     def write_panel(self, block: int, out: Matrix, gain: float) -> None:
-        """Write the columns of one block into ``out`` (rows, cols): what they cost does not depend on the others."""
+        """Write the columns of one block into ``out`` (rows, cols). The cost does not depend on other blocks."""
         start, stop = self.columns(block)
         _, rows, width = self.vectors.shape
         lanes = LINE // out.itemsize
@@ -101,11 +101,12 @@ class Reflectors:
 
 
 def nbytes(rows: int, cols: int, itemsize: int, threads: int) -> int:
-    """Return the bytes that reflectors and their product take at the most, multiplied out by so many threads."""
+    """Return the peak bytes of the reflectors and their product, for a number of threads."""
     long, short = _round_up(max(rows, cols), TILE), min(rows, cols)
     width = min(BLOCK, _round_up(short, LINE // itemsize))
     vectors = -(-short // BLOCK) * long * width * itemsize
-    # A thread has a panel in the arithmetic's type, and while it prepares its block one in float64, and the normals.
+    # A thread has a panel in the dtype of the arithmetic. While it prepares a block, it also has one in float64 and
+    # the normals.
     panels = threads * long * width * (2 * itemsize + 8)
     return vectors + panels + rows * cols * itemsize
 

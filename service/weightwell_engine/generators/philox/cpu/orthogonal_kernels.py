@@ -1,12 +1,12 @@
 """Kernels of the orthogonal generator: blocks of Householder reflectors for the CPU, compiled by Numba.
 
-Nearly all of the work is one operation: ``C -= A B`` with at most 64 terms to each sum, added in order from zero, every
-product and every sum rounded. The elements of a row of C are independent of each other, so that vectors of any width
-give the same bits, and a tile of C stays in registers for the whole sum. That is what the intrinsic is for: from loops
-LLVM makes code that loads and stores the sums again and again, and is two to four times slower.
+Nearly all work is one operation: ``C -= A B``. Each sum has at most 64 terms, added in order from zero, and every
+product and every sum is rounded. The elements of a row of C are independent, so vectors of any width give the same
+bits. The intrinsic keeps a tile of C in registers during the whole sum. From plain loops, LLVM makes code that loads
+and stores the sums again and again, and is two to four times slower.
 
-Every product is subtracted, whether the mathematics has a minus or not: negation is exact, and so costs no accuracy.
-Zeros are sums that change nothing: what is padding, or known to be zero, may be added or left out.
+Every product is subtracted, even if the mathematics adds it: negation is exact, so this costs no accuracy. Adding zero
+changes nothing, so padding and known zeros may be added or left out.
 """
 
 from collections.abc import Callable
@@ -25,13 +25,13 @@ from weightwell_engine.generators.philox.specification.orthogonal import BLOCK, 
 Doubles = NDArray[np.float64]
 
 TILE = 4
-"""Rows of a tile. With a line of 64 bytes, its sums fit the registers of AVX2 and NEON, and keep AVX-512 busy."""
+"""Rows of a tile. With 64 bytes in each row, the sums fit into the registers of AVX2 and NEON and keep AVX-512 busy."""
 LINE = 64
-"""Bytes in a row of a tile, and of a strip: a panel is stored as strips, so that a tile's rows follow one another."""
+"""Bytes in a row of a tile and of a strip. A panel is stored as strips, so that the rows of a tile are contiguous."""
 
 
 def _instruction(emit: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a kernel's operation of what emits its code; the types that Numba declares are the emitter's own."""
+    """Make an operation for kernels from a function that emits LLVM code. Its types are those of the emitter."""
     return cast(Callable[..., Any], intrinsic(emit))
 
 
@@ -90,8 +90,9 @@ def _subtract_product(c: Matrix, a: Matrix, b: Matrix) -> None:
 def prepare_block(v: Matrix, heads: Matrix, signs: Matrix, factor: Matrix) -> None:
     """Complete a block of reflectors, and find the triangular factor of their product, in float64.
 
-    ``v`` (rows, width) holds normals below its diagonal and zeros elsewhere, ``heads`` (width or fewer) those on it.
-    It becomes V, ``factor`` (width, width) becomes T, and ``signs`` the signs with which the columns of Q begin.
+    ``v`` (rows, width) holds normals below its diagonal and zeros elsewhere. ``heads`` (width or fewer) holds the
+    normals on the diagonal. ``v`` becomes V, ``factor`` (width, width) becomes T, and ``signs`` become the signs of the
+    diagonal matrix D.
     """
     halves = _complete(v, heads, signs)
     _invert(_gram(_strips(v)), halves, factor)
@@ -102,7 +103,7 @@ def _complete(v: Matrix, heads: Matrix, signs: Matrix) -> Doubles:
     """Set the diagonal of V, such that a column x is reflected to ``-sign(x[0]) |x| e[0]``; return ``|v|^2 / 2``."""
     halves = _sums_of_squares(v)
     for j in range(halves.size):
-        if halves[j] == 0.0:  # nothing to reflect, or padding: v stays zero, and reflects nothing
+        if halves[j] == 0.0:  # nothing to reflect, or padding: v stays zero, and the reflector is the identity
             halves[j] = 1.0
             if j < heads.size:
                 signs[j] = np.copysign(1.0, heads[j])
@@ -116,7 +117,7 @@ def _complete(v: Matrix, heads: Matrix, signs: Matrix) -> Doubles:
 
 @kernel
 def _sums_of_squares(v: Matrix) -> Doubles:
-    """Sum the squares of each column: BLOCK rows at a time, and then the sums of those."""
+    """Sum the squares of each column: first within BLOCK rows, then over the blocks."""
     width = v.shape[1]
     totals = np.zeros(width)
     for start in range(0, v.shape[0], BLOCK):
@@ -156,7 +157,7 @@ def _gram(strips: Doubles) -> Doubles:
 
 @kernel
 def _invert(gram: Doubles, halves: Doubles, factor: Matrix) -> None:
-    """Invert, from its last row up, the upper triangle of ``V' V`` with ``halves`` for a diagonal: that is T.
+    """Compute T: invert the upper triangle of ``V' V`` with the diagonal ``halves``, from the last row up.
 
     ``T[i] = (e[i] + the sum of gram[i, k] T[k] for k > i) / halves[i]``, since ``gram`` is minus the strips of V' V.
     """
@@ -174,7 +175,7 @@ def _invert(gram: Doubles, halves: Doubles, factor: Matrix) -> None:
 
 @entry
 def multiply_out(vectors: Matrix, factors: Matrix, signs: Matrix, index: int, panel: Matrix) -> None:
-    """Compute the columns of block ``index`` of Q: the blocks of reflectors up to that one, on these columns of D.
+    """Compute the columns of block ``index`` of Q: apply the blocks of reflectors up to that one to these columns of D.
 
     ``vectors`` is (blocks, rows, width), ``factors`` (blocks, width, width), ``signs`` the diagonal of D, and ``panel``
     zeros of shape (width / lanes, rows, lanes): strips of columns.
@@ -192,7 +193,7 @@ def multiply_out(vectors: Matrix, factors: Matrix, signs: Matrix, index: int, pa
 
 @kernel
 def _reflect(v: Matrix, factor: Matrix, panel: Matrix, first: int, begin: int, end: int) -> None:
-    """Apply ``I - V T V'`` to the rows of a panel C from ``first`` on, of which only [begin, end) are not yet zero."""
+    """Apply ``I - V T V'`` to the rows of a panel C from ``first`` on. Only rows [begin, end) can be nonzero."""
     strips, rows, lanes = panel.shape
     w = np.zeros((strips, v.shape[1], lanes), v.dtype)  # -V' C
     for start in range(begin, end, BLOCK):

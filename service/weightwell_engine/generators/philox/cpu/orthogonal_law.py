@@ -1,4 +1,4 @@
-"""Orthogonal matrices as a law to be drawn: multiplied out whole when they are first needed, then copied from."""
+"""An orthogonal matrix as a law. The whole matrix is computed at its first use, and parts are copied from it."""
 
 from concurrent.futures import Executor
 from math import gcd
@@ -28,10 +28,10 @@ class Source(Protocol):
 
 
 class Orthogonals:
-    """An orthogonal matrix, perhaps at the centre of a kernel.
+    """An orthogonal matrix, optionally at the centre of a convolution kernel.
 
-    Its elements are settled as those of N(0, gain^2): ``draw`` is that law, and they are the variates. ``normals``, of
-    which they are made, are in float32, or float64 for float64.
+    Its elements are scaled and rounded like draws from N(0, gain^2): ``draw`` is that law, and the elements are its
+    variates. The ``normals`` of the reflectors are in float64 for float64, and else in float32.
     """
 
     def __init__(self, law: Orthogonal, draw: Draw, normals: Source, executor: Executor | None):
@@ -78,9 +78,9 @@ class Orthogonals:
                 self._fill_centres(runs.first + row * runs.stride, 1, line, patterns)
 
     def _fill_centres(self, first: int, stride: int, line: Patterns, patterns: Patterns) -> None:
-        """Write those of the elements ``first, first + stride, ...`` of kernels that are at a centre.
+        """Write those of the elements ``first, first + stride, ...`` that are at the centre of a kernel.
 
-        They are equally far apart: the solutions of ``first + j * stride = centre`` modulo ``taps``.
+        Their distance is constant: they are the solutions of ``first + j * stride = centre`` modulo ``taps``.
         """
         taps, missing = self._law.taps, self._law.centre - first
         shared = gcd(stride, taps)
@@ -100,20 +100,20 @@ class Orthogonals:
         return narrow.encode(elements, self._dtype)
 
     def _matrix(self) -> Matrix:
-        """Return the elements of the (rows, cols) matrix, times its gain, in the arithmetic's dtype."""
+        """Return the elements of the (rows, cols) matrix, times its gain, in the dtype of the arithmetic."""
         rows, cols = self._law.rows, self._law.cols
         matrix: Matrix = np.empty((rows, cols), self._carrier)
         tall = matrix if rows >= cols else matrix.T
         reflectors = Reflectors.of(self._columns, tall.shape, self._carrier, self._executor)
         reflectors.multiply_out(tall, gain=self._draw.scale, executor=self._executor)
-        matrix += self._carrier.type(self._draw.shift)  # which is zero, and makes zero of -0
-        # An element may be a little larger than 1, and a gain may be the largest number of its dtype.
+        matrix += self._carrier.type(self._draw.shift)  # zero, which changes -0 to 0
+        # By rounding, an element may exceed 1. With the largest gain, the product would exceed the range of the dtype.
         return np.clip(matrix, self._draw.low, self._draw.high, out=matrix)
 
     def _columns(self, start: int, stop: int) -> Matrix:
         """Return rows ``start ...`` of columns ``start ... stop - 1`` of the tall matrix of normals.
 
-        The normals are numbered as the elements of the matrix are, row by row, whichever way round it is.
+        The normals are numbered like the elements of the matrix, row by row. A wide matrix uses the transpose.
         """
         rows, cols = self._law.rows, self._law.cols
         tall = rows >= cols

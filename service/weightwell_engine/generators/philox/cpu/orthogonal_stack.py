@@ -1,4 +1,4 @@
-"""Stacks of orthogonal matrices as a law to be drawn: a few matrices at a time, from which elements are gathered."""
+"""A stack of orthogonal matrices as a law: computes a few matrices at a time, and gathers elements from them."""
 
 from collections.abc import Iterator
 from concurrent.futures import Executor
@@ -17,22 +17,22 @@ from weightwell_engine.generators.philox.specification.words import Indices
 from weightwell_engine.laws import Orthogonal, OrthogonalStack
 from weightwell_engine.regions import Part, Runs
 
-# Elements whose places are found together: their indices stay in the processor's cache.
+# Elements that are located together: their indices fit into the processor's cache.
 _BLOCK = 1 << 15
 
-# Elements of the matrices that are drawn together, if one alone has fewer. Each of them is drawn by one thread.
+# Elements of a group of small matrices, which are computed together, each by one thread.
 _GROUP = 1 << 18
 
-# Elements of the groups that are kept, of which there are two at least. Threads draw neighbouring chunks at once, and a
-# group may be in several of them.
+# Elements of the cached groups; at least two groups are cached. Threads draw neighbouring chunks at once, and several
+# of them may need the same group.
 _KEPT = 1 << 22
 
 
 class OrthogonalStacks:
-    """A stack of orthogonal matrices, perhaps at the centres of kernels, with its axes in any order.
+    """A stack of orthogonal matrices, optionally at the centres of convolution kernels, with its axes in any order.
 
-    Matrices are drawn in groups of neighbours, and the last groups are kept: a tensor whose matrices follow each other
-    never has all of them in memory. Where an axis of the batch is inside others, a group is the whole stack.
+    Matrices are computed in groups of neighbours, and the last groups are cached. If the matrices are contiguous in the
+    tensor, memory never holds all of them. If a batch axis is inside other axes, the group is the whole stack.
     """
 
     def __init__(self, law: OrthogonalStack, draw: Draw, normals: Source, executor: Executor | None):
@@ -61,7 +61,7 @@ class OrthogonalStacks:
         place, tap = places(self._law, at)
         of_group = self._size * self._law.rows * self._law.cols
         for number in range(int(place.min()) // of_group, int(place.max()) // of_group + 1):
-            # Unsigned, so that an index before the group becomes a very large one.
+            # Unsigned, so that an index before the group wraps around to a very large one.
             here = place - np.uint64(number * of_group)
             chosen = here < of_group
             if chosen.all():
@@ -112,17 +112,17 @@ class _Following:
 
 
 def nbytes(law: OrthogonalStack, dtype: DType, threads: int) -> int:
-    """Return the bytes that so many threads keep, or need for a time, to draw a stack."""
+    """Return the peak bytes for drawing a stack with a number of threads."""
     size, arithmetic = law.rows * law.cols, carrier_of(dtype).itemsize
     at_once, threads_each = (threads, 1) if size < _GROUP else (1, threads)
     each = orthogonal.nbytes(law.rows, law.cols, arithmetic, threads_each) + size * (arithmetic + dtype.itemsize)
-    # One more than are kept, while that is drawn.
+    # One group more than the cache holds, while it is computed.
     kept = min((_groups_kept(law) + 1) * _group_size(law), law.count)
     return kept * size * dtype.itemsize + at_once * each
 
 
 def _group_size(law: OrthogonalStack) -> int:
-    """Return how many matrices are drawn and kept together."""
+    """Return the number of matrices in a group."""
     return max(_GROUP // (law.rows * law.cols), 1) if is_batch_first(law) else law.count
 
 
@@ -131,7 +131,7 @@ def _groups_kept(law: OrthogonalStack) -> int:
 
 
 def _indices(part: Part) -> Iterator[tuple[int, Indices]]:
-    """Yield the flat indices of a part, block by block, each with how many were before it."""
+    """Yield the flat indices of a part, block by block, each with the number of elements before it."""
     for start in range(0, part.size, _BLOCK):
         number = np.arange(start, min(start + _BLOCK, part.size), dtype=np.int64)
         run = number // part.length

@@ -1,4 +1,4 @@
-"""The laws that need no random numbers: constants, and the points of lattices."""
+"""Laws without random numbers: constants and lattices."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ class Positional:
 
 
 def places(points: NDArray[np.int64], part: Part) -> NDArray[np.int64]:
-    """Return where those of some flat indices are that are among the elements of a part."""
+    """Return the positions within a part of those flat indices that the part contains."""
     if isinstance(part, Runs):
         run, column = np.divmod(points - part.first, _stride(part))
         inside = (run >= 0) & (run < part.count) & (column < part.length)
@@ -49,7 +49,7 @@ def _stride(runs: Runs) -> int:
 
 
 def _points(law: Lattice, part: Part) -> NDArray[np.int64]:
-    """Return the points of a lattice between the ends of a part, and perhaps some beyond them."""
+    """Return the points of a lattice between the ends of a part. A few points beyond the ends may be included."""
     if isinstance(part, Runs):
         start, stop = part.first, part.first + (part.count - 1) * _stride(part) + part.length
     else:

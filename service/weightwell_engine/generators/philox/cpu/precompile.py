@@ -2,8 +2,8 @@
 
     python -m weightwell_engine.generators.philox.cpu.precompile
 
-An image with this code starts in a second, also where its file system is read-only. The kernels are compiled and not
-executed, so any x86-64 machine can compile for all of these processors. They are checked on the machine that runs them.
+An image with this code starts in a second, even with a read-only file system. The kernels are compiled but not
+executed, so any x86-64 machine can compile for all of these processors. The machine that runs them checks them.
 """
 
 import os
@@ -45,7 +45,7 @@ def versions(dtypes: Iterable[DType] = FLOATS.values()) -> Iterator[tuple[Any, t
 
 
 def main() -> None:
-    """Compile for each level in a process of its own: Numba compiles for one processor in a process."""
+    """Compile for each level in a separate process: Numba compiles for one processor in a process."""
     if sys.argv[1:] == ["here"]:
         from numba import typeof
 
@@ -53,7 +53,7 @@ def main() -> None:
             kernel.compile(tuple(map(typeof, arguments)))
         return
     if not PROCESSOR.system.startswith("x86_64"):
-        print(f"nothing to compile for {PROCESSOR.system}: its kernels are compiled when they are first needed")
+        print(f"nothing to compile for {PROCESSOR.system}: its kernels are compiled at their first use")
         return
     for level, features in LEVELS.items():
         target = {"NUMBA_CPU_NAME": level, "NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": ""}

@@ -1,10 +1,10 @@
-"""Lanes: many numbers side by side, in kernels that Numba compiles.
+"""Explicit SIMD for kernels that Numba compiles: ``Lanes`` are several vectors that one instruction works on.
 
-Vectors of plain loops are computed one at a time, and where each is a long chain of operations the processor waits for
-every result. So ``operation`` compiles functions whose values are ``Lanes``, several vectors wide. Such a function runs
-once, while the kernel that calls it is compiled: each of its operators adds one instruction to the kernel. LLVM cuts
-lanes into vectors of the processor's width. An instruction does to each lane what IEEE 754 or integer arithmetic says,
-so the bits do not depend on the number of lanes.
+A plain loop computes one vector at a time. In a long chain of operations, the processor then waits for every result. So
+``operation`` compiles functions of ``Lanes``, which are several vectors wide. Such a function runs once, while the
+kernel that calls it is compiled: each operator adds one instruction to the kernel. LLVM splits lanes into vectors of
+the processor's width. Each lane is computed by the rules of IEEE 754 or of integers, so the bits do not depend on the
+number of lanes.
 
 ``+ - * & | ^ << >> < > <=`` take lanes of one type, without promotion. A Python number, or a scalar of the same type,
 stands for as many equal lanes.
@@ -33,7 +33,7 @@ _INT32 = ir.IntType(32)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lanes:
-    """As many numbers of a type as LLVM's ``value`` has, or a scalar."""
+    """Numbers of one type in LLVM's ``value``, a vector or a scalar."""
 
     builder: Any
     value: Any
@@ -73,7 +73,7 @@ class Lanes:
         return self.of(self.builder.bitcast(self.value, _type(to, count)), to)
 
     def _pair(self, other: Any) -> tuple[Any, Any]:
-        """Return LLVM's values of these lanes and others, as many of both."""
+        """Return LLVM's values of these lanes and of others, with the same number of lanes."""
         if not isinstance(other, Lanes):
             other = self.of(ir.Constant(_type(self.dtype), self.dtype.type(other).item()))
         if other.dtype != self.dtype:
@@ -180,22 +180,22 @@ def rarely(condition: Lanes, compute: Callable[[], Lanes], otherwise: Lanes) -> 
 
 
 def interleave(evens: Lanes, odds: Lanes) -> Lanes:
-    """Return twice as many lanes, taken in turns."""
+    """Interleave two values: return twice as many lanes, alternately from each."""
     count = evens.count or 1
     order = ir.Constant(ir.VectorType(_INT32, 2 * count), [i // 2 + count * (i % 2) for i in range(2 * count)])
     return evens.of(evens.builder.shuffle_vector(evens.value, odds.value, order))
 
 
 def count_from(start: Lanes, count: int) -> Lanes:
-    """Return ``start, start + 1, ...``: as many lanes of the type of the scalar ``start``."""
+    """Return ``start, start + 1, ...`` as lanes of the type of the scalar ``start``."""
     first = start.spread(count).value
     return start.of(start.builder.add(first, ir.Constant(first.type, list(range(count)))))
 
 
 def operation(function: Function) -> Function:
-    """Return a function that kernels call, which adds to them the instructions of ``function``.
+    """Return a function for kernels. A call adds the instructions of ``function`` to the kernel.
 
-    That gets ``Memory`` for an array, ``Lanes`` for a scalar, and tuples of them for a tuple.
+    ``function`` gets ``Memory`` for an array, ``Lanes`` for a scalar, and tuples of them for a tuple.
     """
 
     def declare(_context: Any, *kinds: Any) -> Any:
@@ -224,7 +224,7 @@ def _argument(context: Any, builder: Any, kind: Any, value: Any) -> Any:
 
 
 def _type(dtype: np.dtype[Any], count: int | None = None) -> Any:
-    """Return LLVM's type of a number, or of so many."""
+    """Return LLVM's type of a number, or of a vector of numbers."""
     floats = {4: ir.FloatType(), 8: ir.DoubleType()}
     number = floats[dtype.itemsize] if dtype.kind == "f" else ir.IntType(8 * dtype.itemsize)
     return number if count is None else ir.VectorType(number, count)

@@ -1,10 +1,10 @@
 """float32: from words to the bits of float32 and of the narrower dtypes.
 
-A long chain of dependent operations leaves the processor waiting, so several vectors are computed side by side, as
-lanes. Elements that follow each other come straight from their words, which never leave the registers; the words of
-other runs are written first, and read again. Where one lane is in a normal's tails, all lanes beside it are computed by
-both polynomials. Every operation and its order is that of the reference: LLVM keeps both, and fuses nothing, without
-fastmath. Scaling by a power of two is exact, so that it can be done once and not for each element.
+The processor waits in a long chain of dependent operations, so several vectors (lanes) are computed at once. The words
+of contiguous elements stay in registers. The words of other runs are first written to memory. If one lane is in a tail
+of the normal distribution, both polynomials are computed for all its lanes. Operations and their order are those of the
+reference: without fastmath, LLVM keeps both and fuses nothing. Scaling by a power of two is exact, so it is done once
+and not for each element.
 """
 
 from collections.abc import Callable
@@ -59,7 +59,7 @@ class Single(NamedTuple):
 
 
 Draw = Callable[[Lanes, Single], tuple[Lanes, float]]
-"""What makes variates of words, and their unit."""
+"""The function from words to variates, and the unit of the variates."""
 
 
 def uniform(words: Lanes, _law: Single) -> tuple[Lanes, float]:
@@ -163,7 +163,9 @@ def filler(dtype: str) -> Callable[[Single, Run, Any, Scratch], None]:
                         windowed_of_run(law, first + u64(e >> 2), work.keys, elements, done + e)
             else:
                 begin = write_words(work, planned, work.keys, work.raw, work.words)
-                if law.variate == _UNIFORM:  # beyond the last element, to the end of a group of lanes, is noise
+                if (
+                    law.variate == _UNIFORM
+                ):  # the values after the last element, up to a whole group of lanes, are garbage
                     for e in range(0, n, LANES):
                         uniforms_of_words(law, work.words, begin + e, work.raw, e)
                 elif law.variate == _NORMAL:

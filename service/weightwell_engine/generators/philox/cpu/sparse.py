@@ -1,4 +1,4 @@
-"""Sparse matrices: independent elements, of which in every column those with the lowest words of a mask are zero."""
+"""Sparse matrices: independent elements. In every column, the elements with the lowest mask words are set to zero."""
 
 from collections.abc import Callable, Iterable
 from threading import Lock
@@ -27,9 +27,9 @@ from weightwell_engine.generators.philox.specification.words import Words
 from weightwell_engine.laws import Sparse
 from weightwell_engine.regions import Part, Runs, indices
 
-# Columns whose words are compared together.
+# Columns that are compared together.
 _SIDE_BY_SIDE = 32
-# Words that are ranked together, in panels of whole columns: about so many, or so many for the sake of 32 columns.
+# Approximate number of words in a panel of whole columns; more if 32 columns need more.
 _PANEL, _LARGEST = 1 << 16, 1 << 23
 _WIDEST = 1 << 12
 _LOCKS = 64
@@ -38,7 +38,7 @@ i64 = np.int64
 
 
 class Elements(Protocol):
-    """Draws the elements that are not zero, and others in the place of the zeros."""
+    """Draws all elements, before some of them are set to zero."""
 
     @property
     def dtype(self) -> DType:
@@ -53,11 +53,11 @@ class Elements(Protocol):
 
 
 class SparseMatrix:
-    """A sparse matrix. To know the zeros of a column takes the mask's words of all its rows.
+    """A sparse matrix. The zeros of a column depend on the mask words of all its rows.
 
-    Zero are the elements whose word is below their column's bound. Bounds are found when they are first needed, in
-    panels of columns, and kept: 4 bytes for each column. Words that are equal, some of them below the bound and some
-    not, are ranked by row: this happens once in 2^32 elements, and those that are zero are kept by their indices.
+    An element is zero if its mask word is below the bound of its column. Bounds are computed at their first use, in
+    panels of columns, and cached with 4 bytes for each column. If equal words leave no exact bound, the row decides
+    between them. This happens once in 2^32 elements; these zeros are stored by their indices.
     """
 
     def __init__(self, law: Sparse, elements: Elements, key: Key):
@@ -94,7 +94,7 @@ class SparseMatrix:
         return {*range((stop - cols - 1) // self._width + 1), *range(first // self._width, len(self._known))}
 
     def _rank(self, panels: Iterable[int]) -> None:
-        """Find the bounds of the columns of panels, if they are not known yet."""
+        """Compute the bounds of the columns of panels, if they are not cached yet."""
         missing = [panel for panel in panels if not self._known[panel]]
         words = np.empty(self._law.rows * self._width if missing else 0, np.uint32)
         for panel in missing:
@@ -105,7 +105,7 @@ class SparseMatrix:
                     self._known[panel] = True
 
     def _rank_columns(self, start: int, stop: int, memory: Words) -> None:
-        """Find the bounds of columns ``start ... stop - 1``, whose words fit into ``memory``."""
+        """Compute the bounds of columns ``start ... stop - 1``; their words fit into ``memory``."""
         rows, cols, zeros = self._law.rows, self._law.cols, self._law.zeros
         words = memory[: rows * (stop - start)]
         fill_words(self._key, Run(start, stop - start, cols, rows), words)
@@ -117,23 +117,22 @@ class SparseMatrix:
 
 
 def nbytes(law: Sparse, threads: int) -> int:
-    """Return the bytes that as many threads work in: bounds and flags of columns, and panels of words."""
+    """Return the bytes for a number of threads: bounds and flags of columns, and panels of words."""
     return 5 * law.cols + threads * (4 * law.rows * min(_width(law), law.cols) + (1 << 20))
 
 
 def _width(law: Sparse) -> int:
-    """Return how many columns are ranked together: a multiple of the four whose words come together."""
+    """Return the number of columns in a panel: a multiple of four, since Philox gives four words at a time."""
     rows = max(law.rows, 1)
     return min(max(_PANEL // rows, min(_LARGEST // rows, _SIDE_BY_SIDE), 4), _WIDEST) // 4 * 4
 
 
 @entry
 def find_bounds(words: Words, zeros: int, bounds: Words, below: NDArray[np.int64]) -> None:
-    """Find bounds below which the columns of a panel (rows, columns) have ``zeros`` words, of at least as many rows.
+    """Find a bound for each column of a panel (rows, columns) such that ``zeros`` words are below it; zeros <= rows.
 
-    Where equal words leave no such bound, it is their value; ``below`` counts the words that are less than a bound.
-    Words are uniform, so interpolation comes close at once. Every fourth step halves the interval instead, which ends
-    the search whatever the words are.
+    If equal words leave no such bound, the bound is their value. ``below`` counts the words below each bound. Words are
+    uniform, so interpolation comes close at once. Every fourth step is a bisection, so the search always ends.
     """
     rows, width = words.size // bounds.size, bounds.size
     low, high = np.zeros(width, np.int64), np.full(width, 1 << 32, np.int64)
@@ -174,7 +173,7 @@ def _count_below(words: Words, bounds: Words, counts: Words) -> None:
 
 @entry
 def set_zeros(key: Key, bounds: Words, run: Run, out: Any, scratch: Scratch) -> None:
-    """Replace by 0 those elements of runs whose words are below the bounds of their columns."""
+    """Set elements of runs to 0 if their words are below the bounds of their columns."""
     widest_vectors()
     work, limits, elements, done = held(scratch), uncounted(bounds), uncounted(out), i64(0)
     expand(key, work.keys)

@@ -1,7 +1,7 @@
 """Words: Philox4x32-10 in blocks of elements that stay in the first-level cache.
 
-``plan`` says which words the next block of elements needs, and ``write_words`` draws them. A run that begins anywhere
-needs words out of the middle of Philox's blocks of four: those are drawn whole and copied from.
+``plan`` lists the words of the next block of elements, and ``write_words`` draws them. A run may begin in the middle of
+a Philox block of four words. Such a block is drawn whole, and the words are copied from it.
 """
 
 import threading
@@ -19,7 +19,7 @@ from weightwell_engine.regions import Part, Runs
 u32, u64, i64 = np.uint32, np.uint64, np.int64
 
 LANES = 8 * VECTOR // 4
-"""Elements that are drawn side by side: eight vectors of float32."""
+"""Elements that are drawn at once: eight vectors of float32."""
 _BLOCKS = 1024  # Philox blocks that are planned together: 4096 words of 4 bytes
 _LANES_OF_BLOCKS = LANES // 4
 _COPIED = 16  # elements that are copied, or blocks that are listed, at a time
@@ -32,7 +32,7 @@ _WEYL_0, _WEYL_1 = (u64(weyl) for weyl in WEYL)
 
 
 class Run(NamedTuple):
-    """``regions.Part``, as kernels take it: ``number`` runs, which begin at ``starts`` if that is not empty."""
+    """``regions.Part`` for kernels: ``number`` runs, which begin at ``starts`` if that is not empty."""
 
     first: int
     length: int
@@ -49,7 +49,7 @@ class Run(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Memory that a kernel works in.
+    """Scratch memory of a kernel.
 
     For each piece of a planned run, ``starts`` has the flat index and ``sizes`` the number of elements. ``sources`` has
     the place of its first word among the words of the Philox blocks ``blocks``. ``raw`` and ``words`` hold a block of
@@ -82,9 +82,9 @@ def scratch() -> Scratch:
 
 
 def _aligned(count: int, dtype: type[Any], place: int) -> NDArray[Any]:
-    """Return an array that begins on a cache line, and ``place`` lines after the beginning of some page.
+    """Return an array that begins on a cache line, ``place`` lines after the start of a page.
 
-    Vectors that straddle lines cost twice, and a load waits for an earlier store to the same place of another page.
+    Access across two cache lines costs twice. A load waits for an earlier store at the same offset in another page.
     """
     nbytes, page = count * np.dtype(dtype).itemsize, 4096
     memory = np.empty(nbytes + 2 * page, np.uint8)
@@ -93,7 +93,7 @@ def _aligned(count: int, dtype: type[Any], place: int) -> NDArray[Any]:
 
 
 class Planned(NamedTuple):
-    """How many blocks, pieces and elements were planned: 4 elements for each block that is taken whole."""
+    """The numbers of planned blocks, pieces and elements. A block that is used whole has 4 elements."""
 
     blocks: int
     pieces: int
@@ -114,7 +114,7 @@ def plan(run: Run, done: Any, scratch: Scratch) -> Planned:
         scratch.sizes[pieces] = size
         scratch.sources[pieces] = 4 * used + lead
         visits = (lead + size + 3) >> 2
-        if pieces or visits < _BLOCKS:  # a piece that takes all blocks needs no list
+        if pieces or visits < _BLOCKS:  # a piece with all blocks needs no list
             for visit in range(0, visits, _COPIED):  # the excess is overwritten by the next piece
                 _list_blocks(u64((index >> 2) + visit), scratch.blocks, used + visit)
         used += visits
@@ -135,7 +135,7 @@ def _list_blocks(first: Any, blocks: Any, at: Any) -> None:
 def expand(key: Key, keys: Indices) -> None:
     """Write the keys of all rounds, two for each, and then the counter's high half.
 
-    Each group of lanes reads them again: in registers they would leave no room for the lanes.
+    Each group of lanes reads them again from memory. There are not enough registers for the keys and the lanes.
     """
     for r in range(ROUNDS):
         keys[2 * r], keys[2 * r + 1] = (u64(key[0]) + u64(r) * _WEYL_0) & _LOW, (u64(key[1]) + u64(r) * _WEYL_1) & _LOW
@@ -143,9 +143,9 @@ def expand(key: Key, keys: Indices) -> None:
 
 
 def words_from(first: Lanes, keys: Memory) -> Lanes:
-    """Return the words of the blocks from ``first`` on, ``LANES`` of them, all with the same high half of the counter.
+    """Return the words of ``LANES`` blocks from ``first`` on, which have the same high half of the counter.
 
-    That half is a scalar, and for two rounds so is half of what depends on it.
+    The high half is a scalar. For two rounds, half of the values that depend on it are scalars too.
     """
     return _words_of_blocks(count_from(first, _LANES_OF_BLOCKS), first >> 32, keys).view(u32)
 
@@ -153,7 +153,7 @@ def words_from(first: Lanes, keys: Memory) -> Lanes:
 def _words_of_blocks(low: Lanes, high: Lanes, keys: Memory) -> Lanes:
     """Return the words of blocks, two to a lane of 64 bits, the first in its low half."""
     x0, x1, x2, x3 = low, high, keys.load(2 * ROUNDS), keys.load(2 * ROUNDS + 1)
-    for r in range(ROUNDS - 1):  # the words are the low halves; above them is noise
+    for r in range(ROUNDS - 1):  # the words are the low halves; the high halves are garbage
         p, q = (x0 & _LOW) * MULTIPLIERS[0], (x2 & _LOW) * MULTIPLIERS[1]
         x0, x1, x2, x3 = (q >> 32) ^ x1 ^ keys.load(2 * r), q, (p >> 32) ^ x3 ^ keys.load(2 * r + 1), p
     p, q = (x0 & _LOW) * MULTIPLIERS[0], (x2 & _LOW) * MULTIPLIERS[1]
@@ -175,7 +175,7 @@ def _write_listed(blocks: Any, begin: Any, keys: Any, words: Any, at: Any) -> No
 
 @kernel
 def write_words(scratch: Scratch, planned: Planned, keys: Indices, raw: Words, words: Words) -> int:
-    """Write the words of the planned elements into ``words``, one after the other; return where they begin."""
+    """Write the words of the planned elements into ``words``, one after the other; return the position of the first."""
     widest_vectors()
     if planned.pieces == 1:
         first = u64(scratch.starts[0] >> 2)
@@ -203,7 +203,7 @@ def _copy_words(source: Any, begin: Any, words: Any, at: Any) -> None:
 
 @kernel
 def copy(source: Words, begin: int, n: int, out: Any, at: Any) -> None:
-    """Copy elements of the type of ``out``; slices would be copied one element at a time."""
+    """Copy elements of the type of ``out``; Numba would copy slices one element at a time."""
     widest_vectors()
     whole = n & -_COPIED
     for e in range(0, whole, _COPIED):
@@ -224,7 +224,7 @@ def _copy_one(source: Any, begin: Any, out: Any, at: Any) -> None:
 
 @kernel
 def held(scratch: Scratch) -> Scratch:
-    """Return scratch memory whose references are not counted."""
+    """Return scratch memory without reference counting."""
     return Scratch(
         uncounted(scratch.starts),
         uncounted(scratch.sizes),

@@ -3,8 +3,8 @@
     prepared = prepare(law, dtype, seed, name, device)
     fill([(prepared, runs, offset), ...], out)        # parts of any tensors, into a buffer on the device
 
-Triton comes with torch's builds for CUDA, and where it is missing importing this raises ``DeviceUnavailable``. With
-``TRITON_INTERPRET=1`` in the environment at that moment, and a CPU for a device, its interpreter runs the kernels.
+Triton comes with torch's builds for CUDA. Without Triton, the import of this package raises ``DeviceUnavailable``. If
+``TRITON_INTERPRET=1`` is set at the import and the device is a CPU, Triton's interpreter runs the kernels.
 """
 
 from weightwell_engine.exceptions import DeviceUnavailable
@@ -13,7 +13,7 @@ try:
     import triton
 except ModuleNotFoundError:
     raise DeviceUnavailable(
-        "drawing on a CUDA device needs Triton, and it is not installed: use a torch build with CUDA, which brings it, "
+        "drawing on a CUDA device needs Triton, which is not installed: use a torch build with CUDA, which brings it, "
         "or --device cpu"
     ) from None
 

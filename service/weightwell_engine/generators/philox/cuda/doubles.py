@@ -1,7 +1,7 @@
-"""float64 on the GPU: variates of two words, with divisions and square roots of IEEE 754.
+"""float64 on the GPU: variates from two words, with divisions and square roots of IEEE 754.
 
-A far tail, which few programs ever meet, is computed by those that do. In the nearer one is every seventh element of a
-normal law, so that all lanes choose between the coefficients of two quotients, and divide once.
+The far tail is rare, so a program computes it only if one of its elements is there. The near tail has one element of a
+normal law in seven. So every lane selects the coefficients for the centre or for this tail, and divides once.
 """
 
 import triton.language as tl
@@ -36,7 +36,7 @@ def uniform_doubles(high: tl.tensor, low: tl.tensor) -> tl.tensor:
 @kernel
 def normal_doubles(high: tl.tensor, low: tl.tensor) -> tl.tensor:
     """Return a standard normal for each pair of words."""
-    sign = (high.to(tl.int32, bitcast=True) >> 31).to(tl.uint32, bitcast=True)  # all ones for what is above 0
+    sign = (high.to(tl.int32, bitcast=True) >> 31).to(tl.uint32, bitcast=True)  # all bits are one for a positive number
     high, low = high ^ sign, low ^ sign
     q = unit(high ^ 0x7FFFFFFF, low ^ 0xFFFFFFFF)
     z = _quantile(q, log_tail(unit(high, low), 0), q <= _double(_CENTRAL_BOUND))
@@ -47,7 +47,7 @@ def normal_doubles(high: tl.tensor, low: tl.tensor) -> tl.tensor:
 def narrow_doubles(
     high: tl.tensor, low: tl.tensor, side: tl.tensor, start: tl.tensor, span: tl.tensor, exponent: tl.tensor
 ) -> tl.tensor:
-    """Return a normal in a window of little probability for each pair of words: ``windows.Narrow``."""
+    """Return a normal in a window of little probability for each pair of words: ``truncation.Narrow``."""
     flip = tl.where(side > 0, 0xFFFFFFFF, 0).to(tl.uint32)
     probability = start + unit(high ^ flip, low ^ flip) * span
     q = tl.abs(probability)
@@ -78,7 +78,7 @@ def log_tail(p: tl.tensor, exponent: tl.tensor) -> tl.tensor:
 
 @kernel
 def _quantile(q: tl.tensor, log: tl.tensor, central: tl.tensor) -> tl.tensor:
-    """Return the normal whose probability is ``q`` from one half, where it is central, and ``exp(-log)`` elsewhere."""
+    """Return the normal quantile: of 1/2 + ``q`` in the centre, else of a tail with probability ``exp(-log)``."""
     r = tl.sqrt(log)
     ratio = _middle(tl.where(central, _double(_CENTRAL_SHIFT) - q * q, r - 1.6), central)
     z = tl.where(central, q * ratio, ratio)
@@ -124,5 +124,5 @@ def _asymptotic(log: tl.tensor) -> tl.tensor:
 
 @kernel
 def _double(VALUE: tl.constexpr) -> tl.tensor:
-    """Return a constant, which comparisons and choices would round to float32."""
+    """Return a constant in float64. Comparisons and ``where`` would round a plain constant to float32."""
     return tl.full((), VALUE, tl.float64)

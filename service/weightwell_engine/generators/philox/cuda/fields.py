@@ -1,4 +1,4 @@
-"""Fields: what a row of a launch's table says of one part of a tensor, and where in it a kernel finds what it needs."""
+"""Fields: the layout of a row in a launch's table. A row describes one part of a tensor."""
 
 import numpy as np
 import triton.language as tl
@@ -11,7 +11,7 @@ _INTEGERS = (
         "length",
         "stride",
         "count",
-    ),  # its first program; where elements go, and which they are
+    ),  # its first program; the target of the elements, and their indices
     *("outer", "inner", "start", "points"),  # lattices
     *("exponent", "side", "strip_exponent", "cols", "taps", "centre", "address"),
 )
@@ -21,11 +21,11 @@ _NUMBERS = "scale", "shift", "low", "high", "strip_start", "strip_span"
 ROW = np.dtype(
     [(name, "<i8") for name in _INTEGERS] + [(name, "<u8") for name in _WORDS] + [(name, "<f8") for name in _NUMBERS]
 )
-"""A row. A kernel reads those of its fields that its law has, and no others."""
+"""A row. A kernel reads only the fields that its law uses."""
 
 COUNT_OF_FIELDS = tl.constexpr(ROW.itemsize // 8)
 
-# The places of the fields, in the order in which they are above.
+# The position of each field, in the order of the class above.
 _places = (tl.constexpr(place) for place in range(ROW.itemsize // 8))
 BEGIN, TARGET, FIRST, LENGTH, STRIDE, COUNT, *_rest = _places
 OUTER, INNER, START, POINTS, *_rest = _rest

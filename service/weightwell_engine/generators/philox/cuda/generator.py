@@ -1,7 +1,7 @@
-"""The philox generator on a GPU: pieces of a plan, drawn there and copied into memory of the host.
+"""The philox generator on a GPU: draws pieces of a plan on the GPU and copies them to host memory.
 
-A chunk is drawn in a few launches, whatever tensors it has parts of, and copied to pinned memory. Each drawing thread
-has a queue of its own on the GPU, so that one chunk is drawn while another is copied, and a third is with the socket.
+A chunk is drawn in a few launches, even if it has parts of many tensors, and copied to pinned memory. Each drawing
+thread has its own CUDA stream, so the GPU draws one chunk and copies another, while the socket sends a third.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,14 +21,14 @@ from weightwell_engine.regions import Runs
 
 COMMON: tuple[Law, ...] = Uniform(-1.0, 1.0), Normal(0.0, 1.0), TruncatedNormal(0.0, 1.0, -2.0, 2.0)
 
-# Elements of which some are drawn one by one, and the rest by fours.
+# Runs that need both ways of drawing: some elements one by one, and the others in groups of four.
 _UNEVEN = Runs(first=3, length=1026, stride=0, count=1)
 
 
 class CudaPhiloxGenerator(PhiloxGenerator):
-    """Draws on a GPU what the CPU would, bit for bit."""
+    """Draws on a GPU, with the same bits as on the CPU."""
 
-    # One chunk that is drawn, one that is copied, and one that is ready when the socket has taken the last.
+    # One chunk is drawn, one is copied, and one is ready for the socket.
     concurrency = 3
 
     def __init__(self, gpu: Gpu):
@@ -36,14 +36,14 @@ class CudaPhiloxGenerator(PhiloxGenerator):
         self._gpu = gpu
 
     def warm_up(self) -> None:
-        """Compile the kernels and check their known answers on the GPU; raise ``GeneratorUnsound`` if one is wrong."""
+        """Compile the kernels and check their known answers on the GPU; raise ``GeneratorUnsound`` for a wrong one."""
         for answer in KNOWN_ANSWERS:
             answer.require(self._drawn)
         with self._gpu.queue():
             _draw(self._gpu, list(self._commonplaces()), self._gpu.allocate(8 * (_UNEVEN.first + _UNEVEN.size)))
 
     def allocate(self, nbytes: int) -> memoryview:
-        """Return pinned memory of the host, which the GPU copies to by itself."""
+        """Return pinned host memory, to which the GPU copies without the CPU."""
         return self._gpu.allocate(nbytes)
 
     def open(self, plan: Plan) -> Drawing:
@@ -52,11 +52,11 @@ class CudaPhiloxGenerator(PhiloxGenerator):
         return CudaDrawing(self._gpu)
 
     def resident(self, tensor: PlannedTensor) -> int:
-        """Return the bytes of the GPU's memory that are kept to draw a tensor, beside the chunks themselves."""
+        """Return the bytes of GPU memory kept for drawing a tensor, not counting the chunks."""
         return cuda.nbytes(tensor.law, tensor.dtype)
 
     def _commonplaces(self) -> Iterator[cuda.Part]:
-        """Yield what compiles what nearly all requests are for, and the known answers may not go through."""
+        """Yield laws that compile the kernels of nearly all requests. Known answers may not cover all of them."""
         for law, dtype in product(COMMON, FLOATS.values()):
             prepared = cuda.prepare(law, dtype, SEED, NAME, self._gpu.place)
             yield prepared, _UNEVEN, _UNEVEN.first * dtype.itemsize
@@ -70,26 +70,26 @@ class CudaPhiloxGenerator(PhiloxGenerator):
 
 
 class CudaDrawing:
-    """One file in the drawing."""
+    """The state of drawing one file."""
 
     def __init__(self, gpu: Gpu):
         self._gpu = gpu
         self._laws = Laws(self._prepare)
 
     def fill(self, pieces: Sequence[Piece], out: memoryview) -> None:
-        """Write the elements of pieces, one piece after the other, into ``out``, memory of the host."""
+        """Write the elements of pieces, one piece after the other, into ``out``, which is host memory."""
         with self._gpu.queue():
             _draw(self._gpu, list(self._parts(pieces)), out)
 
     def close(self) -> None:
-        """Let go of what was prepared."""
+        """Release the prepared laws."""
         self._laws.clear()
 
     def _prepare(self, tensor: PlannedTensor) -> cuda.Prepared:
         return cuda.prepare(tensor.law, tensor.dtype, tensor.seed, tensor.name, self._gpu.place)
 
     def _parts(self, pieces: Sequence[Piece]) -> Iterator[cuda.Part]:
-        """Yield what pieces are made of: a law, which of its elements, and how many bytes come before them."""
+        """Yield the parts of pieces: a law, the indices of its elements, and the number of bytes before them."""
         offset = 0
         for piece in pieces:
             prepared = self._laws.of(piece.tensor)
@@ -99,7 +99,7 @@ class CudaDrawing:
 
 
 def _draw(gpu: Gpu, parts: Sequence[cuda.Part], out: memoryview) -> None:
-    """Draw parts on the GPU, in this thread's queue, and copy them to ``out``. Laws are held until they are done."""
+    """Draw parts in this thread's CUDA stream, and copy them to ``out``. The laws stay alive until this is done."""
     memory = torch.empty(len(out), dtype=torch.uint8, device=gpu.place)
     cuda.fill(parts, memory)
     gpu.fetch(memory, out)

@@ -1,7 +1,7 @@
-"""Kernels: what is launched. Each draws a tile of a segment, and is compiled once for each of a few constants.
+"""The kernels that Python launches. Each draws a tile of a segment, and is compiled once for each set of constants.
 
-``ITEMSIZE`` and ``TARGET`` are those of ``rounding.encoded``, ``SCALED`` elements have an exponent, and ``MASKED`` ones
-may be among the zeros of a sparse column.
+``ITEMSIZE`` and ``TARGET`` are the constants of ``rounding.encoded``. ``SCALED``: elements have an exponent.
+``MASKED``: elements may be zeros of a sparse column.
 """
 
 import triton.language as tl
@@ -20,7 +20,7 @@ from weightwell_engine.generators.philox.cuda.singles import (
 from weightwell_engine.generators.philox.cuda.words import draw_words, interleaved
 
 UNIFORM, NORMAL, NARROW, MATRIX = 0, 1, 2, 3
-"""Where variates come from: the odd grid, the normal distribution or a window of it, a narrow window, or a matrix."""
+"""The source of variates: the odd grid, the normal distribution or a window of it, a narrow window, or a matrix."""
 
 _UNIFORM, _NARROW, _MATRIX = tl.constexpr(UNIFORM), tl.constexpr(NARROW), tl.constexpr(MATRIX)
 
@@ -122,7 +122,7 @@ def write_words(
 def write_constants(
     out: tl.tensor, table: tl.tensor, start: tl.tensor, count: tl.tensor, LANE: tl.constexpr, TILE: tl.constexpr
 ) -> None:
-    """Write the same bits everywhere."""
+    """Write the same bits to every element."""
     row, done = find(table, start, count, TILE)
     bits = tl.full((TILE,), 0, tl.int64) + tl.load(row + fields.BITS)
     store(out, row, done, bits, LANE, TILE)
@@ -169,7 +169,7 @@ def _number(row: tl.tensor, PLACE: tl.constexpr) -> tl.tensor:
 
 @kernel
 def _looked_up(row: tl.tensor, at: tl.tensor, there: tl.tensor, TYPE: tl.constexpr) -> tl.tensor:
-    """Return what is at the centres of kernels: elements of a matrix; and zero elsewhere."""
+    """Return elements of a matrix at the centres of convolution kernels, and zero elsewhere."""
     variates = tl.load(row + fields.ADDRESS).to(tl.pointer_type(TYPE))
     taps = tl.load(row + fields.TAPS)
     if taps != 1:
@@ -181,7 +181,7 @@ def _looked_up(row: tl.tensor, at: tl.tensor, there: tl.tensor, TYPE: tl.constex
 
 @kernel
 def _unmasked(row: tl.tensor, at: tl.tensor, bits: tl.tensor, LANE: tl.constexpr) -> tl.tensor:
-    """Set to zero what has one of the lowest keys of its column."""
+    """Set the elements with the lowest keys of their column to zero."""
     word = draw_words(at, tl.load(row + fields.MASK_KEY), tl.load(row + fields.MASK_NONCE), LANE)
     if LANE == 4:
         at = interleaved(at * 4, at * 4 + 1, at * 4 + 2, at * 4 + 3)

@@ -1,6 +1,6 @@
-"""Triton, as this package uses it: what turns a function into a kernel, and what every launch is given.
+"""Triton for this package: decorators for kernels, and the options of every launch.
 
-Triton knows no types that a type checker would, so what is a tensor, or a scalar, in a kernel is ``Any`` to Python.
+Triton has no types for type checkers, so tensors and scalars in kernels have the type ``Any``.
 """
 
 from collections.abc import Callable
@@ -19,11 +19,11 @@ def kernel(function: Function) -> Function:
 def entry(function: Callable[..., None]) -> Any:
     """Compile a function that Python launches: ``function[(programs,)](..., **OPTIONS)``.
 
-    Its ``start`` and ``count``, if it has them, may be any numbers without being compiled anew for 1, or a multiple of
+    Arguments named ``start`` and ``count`` are not specialized: Triton would compile again for 1 and for multiples of
     16.
     """
     return triton.jit(function, do_not_specialize=["start", "count"])
 
 
 OPTIONS = {"enable_fp_fusion": False, "num_warps": 4}
-"""What every launch says: that no product is fused with a sum, which Triton would do unasked."""
+"""The options of every launch: no fused multiply-add, which is on by default in Triton."""

@@ -1,4 +1,4 @@
-"""Launches: the parts of any number of tensors, drawn into a buffer on the device by few launches."""
+"""Launches: draw the parts of any number of tensors into a device buffer, with few launches."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,7 +14,7 @@ from weightwell_engine.generators.philox.cuda.fields import ROW
 from weightwell_engine.generators.philox.cuda.segments import Program, Segment
 
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""What elements of each size are written as."""
+"""The integer type with which elements of each size are written."""
 
 _interpreter = RLock()
 
@@ -23,9 +23,9 @@ _loaded: set[tuple[Program, torch.device]] = set()
 
 
 def launch(work: Iterable[Segment], out: torch.Tensor) -> None:
-    """Enqueue the programs of segments, which write into ``out`` (n, uint8): one launch for each that there are.
+    """Enqueue the programs of segments, which write into ``out`` (n, uint8): one launch for each different program.
 
-    Those that write over what others have written come last.
+    Programs that overwrite elements of others come last.
     """
     groups: dict[Program, list[Segment]] = {}
     for segment in work:
@@ -43,7 +43,7 @@ def launch(work: Iterable[Segment], out: torch.Tensor) -> None:
 
 
 def _rows(group: Sequence[Segment], counts: Sequence[int]) -> NDArray[np.void]:
-    """Return the rows of a launch, whose segments take so many programs."""
+    """Return the rows of a launch and the number of its programs."""
     rows = np.array([segment.row for segment in group], ROW)
     rows["begin"] = np.cumsum(counts) - counts
     return rows
@@ -52,12 +52,12 @@ def _rows(group: Sequence[Segment], counts: Sequence[int]) -> NDArray[np.void]:
 def _upload(rows: Sequence[NDArray[np.void]], device: torch.device) -> torch.Tensor:
     """Return a table of rows as 64-bit integers on the device."""
     host = torch.from_numpy(np.concatenate(rows).view(np.int64))
-    # Pinned, so that the host need not wait for the copy; torch keeps the memory until it is done.
+    # Pinned, so that the host does not wait for the copy. torch keeps the memory until the copy is done.
     return host if device.type == "cpu" else host.pin_memory().to(device, non_blocking=True)
 
 
 def _enqueue(program: Program, programs: int, out: torch.Tensor, *arguments: torch.Tensor | int) -> None:
-    """Launch so many instances of a program."""
+    """Launch a number of instances of a program."""
     known = program, out.device
     with nullcontext() if known in _loaded else _being_loaded(program.kernel):
         program.kernel[programs,](out, *arguments, **program.arguments)
@@ -66,10 +66,10 @@ def _enqueue(program: Program, programs: int, out: torch.Tensor, *arguments: tor
 
 @contextmanager
 def _being_loaded(kernel: Any) -> Iterator[None]:
-    """Let a kernel be launched for the first time, by one thread at a time.
+    """Serialize the first launch of a kernel.
 
-    Triton would give it to another thread before it is loaded. And it would keep one that could not be loaded, for want
-    of memory, and fail with it for ever: that is taken from it.
+    Triton would give a kernel to another thread before it is loaded. Triton also caches a kernel that failed to load
+    because memory ran out, and would fail for ever. Such a kernel is removed from its cache.
     """
     with _loading:
         try:
@@ -82,5 +82,5 @@ def _being_loaded(kernel: Any) -> Iterator[None]:
 
 
 def on(device: torch.device) -> AbstractContextManager[Any]:
-    """Make a device current. On a CPU, which is Triton's interpreter, wait for the turn of this thread."""
+    """Make a device current. Triton's interpreter (device CPU) runs one thread at a time, so take a lock."""
     return _interpreter if device.type == "cpu" else torch.cuda.device(device)

@@ -1,7 +1,7 @@
-"""The laws on the GPU: what is prepared of each, and how any parts of it become segments.
+"""Laws prepared for the GPU, and the segments for parts of them.
 
-Everything that can be decided before a number is drawn is decided here, on the host, by what the CPU's generator uses,
-too: ``draws``, ``windows``, ``keys``, ``formats``.
+All decisions before drawing are made here, on the host, with the same modules as the CPU's generator: ``draws``,
+``truncation``, ``keys``, ``formats``.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,15 +28,15 @@ from weightwell_engine.generators.philox.specification.truncation import Narrow,
 from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, OrthogonalStack, Sparse
 from weightwell_engine.regions import Runs
 
-# Where the kernels take the variates of a law from.
+# The source of variates for each law.
 _SOURCES = {
     Variate.UNIFORM: kernels.UNIFORM,
     Variate.NORMAL: kernels.NORMAL,
     Variate.WIDE: kernels.NORMAL,
     Variate.NARROW: kernels.NARROW,
 }
-# Words of a sparse matrix's mask that are ranked together, in panels of whole columns, and the bytes that each of them
-# takes: those of the word, of its key, and of torch's copies of both.
+# Mask words of a sparse matrix in one panel of whole columns, and the bytes for each: the word, its key, and torch's
+# copies of both.
 _PANEL, _RANKING = 1 << 22, 32
 
 
@@ -44,7 +44,7 @@ class Prepared(Protocol):
     """A law, ready to be drawn."""
 
     def segments(self, runs: Runs, offset: int) -> Iterable[Segment]:
-        """Return what draws the elements of ``runs`` to the bytes from ``offset`` on."""
+        """Return segments that draw the elements of ``runs`` to the bytes from ``offset`` on."""
 
 
 Part = tuple[Prepared, Runs, int]
@@ -53,18 +53,18 @@ Part = tuple[Prepared, Runs, int]
 def fill(parts: Sequence[Part], out: torch.Tensor) -> None:
     """Draw parts of tensors into ``out`` (n, uint8), each from its own byte on, a multiple of its item size.
 
-    What draws is enqueued on the current stream of ``out``'s device: until that is done, ``out`` and what was prepared
-    must be kept. Elements whose index is a multiple of four are best placed at multiples of four elements, in memory
-    that begins at a multiple of 16 bytes: then four of them are drawn and written at once.
+    The work is enqueued on the current stream of ``out``'s device. Keep ``out`` and the prepared laws until it is done.
+    Four elements are drawn and written at once if memory begins at a multiple of 16 bytes, and elements with an index
+    that is a multiple of four are placed at multiples of four elements.
     """
     with on(out.device):
         launch((segment for law, runs, offset in parts if runs.size for segment in law.segments(runs, offset)), out)
 
 
 def prepare(law: Law, dtype: DType, seed: int, name: str, device: torch.device) -> Prepared:
-    """Return what draws a law for the tensor ``name``; raise ``InvalidSpec`` for a sparse matrix of too many rows.
+    """Return an object that draws a law for the tensor ``name``; raise ``InvalidSpec`` for too many sparse rows.
 
-    Whatever takes memory on the device is made, and kept, when the first part is drawn.
+    Device memory is allocated when the first part is drawn, and then kept.
     """
     match law:
         case Constant(value):
@@ -84,7 +84,7 @@ def prepare(law: Law, dtype: DType, seed: int, name: str, device: torch.device) 
 
 
 def nbytes(law: Law, dtype: DType) -> int:
-    """Return the bytes of the device that drawing a law takes beside its elements: what is kept, and what is not."""
+    """Return the device bytes for drawing a law, not counting its elements: (kept, temporary)."""
     match law:
         case Sparse(rows, cols):
             return 8 * cols + _RANKING * rows * _width(law)
@@ -93,7 +93,7 @@ def nbytes(law: Law, dtype: DType) -> int:
             return rows * cols * itemsize + orthogonal.nbytes(rows, cols, itemsize)
         case OrthogonalStack(rows, cols, taps=taps, count=count):
             itemsize = carrier_of(dtype).itemsize
-            # The matrices, the kernels that they are the centres of, and either in the order of the tensor's axes.
+            # The matrices, the convolution kernels around them, and a copy of either in the order of the tensor's axes.
             copies = 2 if taps == 1 else 1 + 2 * taps
             return copies * count * rows * cols * itemsize + orthogonal.nbytes(rows, cols, itemsize)
     return 0
@@ -107,7 +107,7 @@ class Constants:
     bits: int
 
     def segments(self, runs: Runs, offset: int) -> Iterator[Segment]:
-        """Return what writes the elements of ``runs``, wherever in the tensor they are."""
+        """Return segments that write the elements of ``runs``; their indices do not matter."""
         target = offset // self.itemsize
         for span in spans(Runs(target, runs.size, 0, 1), target):
             program = Program(kernels.write_constants, self.itemsize, span.lane)
@@ -116,20 +116,20 @@ class Constants:
 
 @dataclass(frozen=True, slots=True)
 class Points:
-    """A tensor of zeros, over which the points of a lattice are written; they have all the same bits."""
+    """A tensor of zeros, and equal values at the points of a lattice, which overwrite zeros."""
 
     law: Lattice
     zeros: Constants
     bits: int
 
     def segments(self, runs: Runs, offset: int) -> Iterator[Segment]:
-        """Return what writes the elements of ``runs``: zeros, and then those points that can be among them."""
+        """Return segments that write the elements of ``runs``: zeros, and then the points that can be among them."""
         yield from self.zeros.segments(runs, offset)
         program = Program(kernels.write_points, self.zeros.itemsize, 1, over=True)
         (outer, inner), (rows, cols) = self.law.strides, self.law.counts
         stride = runs.stride if runs.count > 1 else runs.length
         stop = runs.first + (runs.count - 1) * stride + runs.length
-        # Of the lattice's rows those from the first that ends within the runs' range to the last that begins there.
+        # The lattice's rows from the first that ends inside the range of the runs to the last that begins inside it.
         begin = max(0, -((self.law.first + (cols - 1) * inner - runs.first) // max(outer, 1)))
         end = min(rows, -((self.law.first - stop) // max(outer, 1)))
         items = (end - begin) * cols
@@ -142,9 +142,9 @@ class Points:
 
 @dataclass(frozen=True, slots=True)
 class Elements:
-    """A tensor of independent elements, or of a matrix's, or of those with zeros in every column.
+    """A tensor of independent elements, of elements of a matrix, or of independent elements with zeros in columns.
 
-    ``row`` is what the kernels know of the law, and ``source`` what they take its variates from.
+    ``row`` has the fields of the law for kernels, and ``source`` is the source of its variates.
     """
 
     draw: Draw
@@ -153,7 +153,7 @@ class Elements:
     masked: bool = False
 
     def segments(self, runs: Runs, offset: int) -> Iterator[Segment]:
-        """Return what draws the elements of ``runs``: most of them in fours, if they are independent."""
+        """Return segments that draw the elements of ``runs``: most in groups of four, if they are independent."""
         target = offset // self.draw.dtype.itemsize
         divided = [Span(1, runs, target)] if self.source == kernels.MATRIX else spans(runs, target)
         for span in divided:
@@ -174,10 +174,10 @@ class Elements:
 
 
 class Columns:
-    """A sparse matrix: independent elements, of which the ``zeros`` lowest ranks of each column are zero.
+    """A sparse matrix: independent elements. In each column, the ``zeros`` elements with the lowest keys are zero.
 
-    A column's limit, the key of the last element to be zero, takes the mask's words of all its rows. Limits are found
-    when they are first needed, in panels of columns, and kept: 8 bytes for each column.
+    The limit of a column is the key of its last zero. It depends on the mask words of all rows. Limits are computed at
+    their first use, in panels of columns, and cached with 8 bytes for each column.
     """
 
     def __init__(self, law: Sparse, elements: Elements, seed: int, name: str, device: torch.device):
@@ -192,7 +192,7 @@ class Columns:
         self._limits: torch.Tensor | None = None
 
     def segments(self, runs: Runs, offset: int) -> Iterable[Segment]:
-        """Return what draws the elements of ``runs``, when it is known which of them are zero."""
+        """Compute the limits, and return segments that draw the elements of ``runs``."""
         if not self._law.zeros:
             return self._elements.segments(runs, offset)
         with self._lock:
@@ -203,14 +203,14 @@ class Columns:
         return replace(self._elements, row=row, masked=True).segments(runs, offset)
 
     def _panels(self, runs: Runs) -> range:
-        """Return the panels that hold the columns of runs; all of them, where a run goes on in the next row."""
+        """Return the panels with the columns of runs; all panels if a run continues in the next row."""
         cols, first = self._law.cols, runs.first % self._law.cols
         if (runs.stride % cols and runs.count > 1) or first + runs.length > cols:
             return range(-(-cols // self._width))
         return range(first // self._width, (first + runs.length - 1) // self._width + 1)
 
     def _ranked(self, panels: range) -> torch.Tensor:
-        """Return the limits, those of some panels found."""
+        """Compute the limits of some panels if needed, and return all limits."""
         if self._limits is None:
             self._limits = torch.empty(self._law.cols, dtype=torch.int64, device=self._device)
         missing = set(panels) - self._known
@@ -218,28 +218,28 @@ class Columns:
             columns = slice(panel * self._width, min((panel + 1) * self._width, self._law.cols))
             self._limits[columns] = self._rank(columns)
         if missing:
-            _finish(self._device)  # whatever stream wants them next
+            _finish(self._device)  # another stream may use them next
         self._known |= missing
         return self._limits
 
     def _rank(self, columns: slice) -> torch.Tensor:
-        """Return the limits of some columns, as the bits of unsigned numbers."""
+        """Compute the limits of some columns, as bits of unsigned integers."""
         rows, width = self._law.rows, columns.stop - columns.start
         words = torch.empty((rows, width), dtype=torch.int32, device=self._device)
         key, nonce = _halves(self._key)
         drawn = Words(law_row(key=key, nonce=nonce))
         fill([(drawn, Runs(columns.start, width, self._law.cols, rows), 0)], words.view(torch.uint8).view(-1))
-        # Signed numbers are in the order of the unsigned ones when their signs are the other way round.
+        # With the sign bit flipped, the order of signed integers is that of unsigned ones.
         keys = (words.T.contiguous() ^ -(1 << 31)).to(torch.int64) << 32
         keys |= torch.arange(rows, device=self._device)
         return torch.kthvalue(keys, self._law.zeros).values ^ -(1 << 63)
 
 
 class Matrix:
-    """An orthogonal matrix, perhaps at the centres of kernels. It is multiplied out when it is first needed, and kept.
+    """An orthogonal matrix, optionally at the centres of convolution kernels. It is computed at its first use and kept.
 
-    Its elements are settled as those of N(0, gain^2), ``draw``, and it is their variates. ``normals``, of which it is
-    made, are in float32, or float64 for float64.
+    Its elements are scaled and rounded like draws from N(0, gain^2): ``draw`` is that law, and the elements are its
+    variates. The ``normals`` of the reflectors are in float64 for float64, and else in float32.
     """
 
     def __init__(self, law: Orthogonal, draw: Draw, normals: Elements, device: torch.device):
@@ -251,7 +251,7 @@ class Matrix:
         self._variates: torch.Tensor | None = None
 
     def segments(self, runs: Runs, offset: int) -> Iterable[Segment]:
-        """Return what draws the elements of ``runs``, when the matrix is there."""
+        """Compute the matrix, and return segments that draw the elements of ``runs``."""
         with self._lock:
             if self._variates is None:
                 self._variates = self._multiplied_out()
@@ -273,10 +273,10 @@ class Matrix:
 
 
 class Stack(Matrix):
-    """A stack of orthogonal matrices, all of which are multiplied out and kept, in the order of the tensor's axes."""
+    """A stack of orthogonal matrices. All are computed and kept, in the order of the tensor's axes."""
 
     def __init__(self, law: OrthogonalStack, draw: Draw, normals: Elements, device: torch.device):
-        # As variates, the tensor is a matrix of a single row, whose elements are all at the centre of their kernels.
+        # The variates form a matrix of one row, and every element is at the centre of its kernel.
         super().__init__(Orthogonal(1, law.count * law.rows * law.cols * law.taps, law.gain), draw, normals, device)
         self._stack = law
 
@@ -296,18 +296,18 @@ class Stack(Matrix):
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """The words of a stream themselves."""
+    """The raw words of a stream."""
 
     row: Any
 
     def segments(self, runs: Runs, offset: int) -> Iterator[Segment]:
-        """Return what draws the words of ``runs``."""
+        """Return segments that draw the words of ``runs``."""
         for span in spans(runs, offset // 4):
             yield _segment(Program(kernels.write_words, 4, span.lane), self.row, span)
 
 
 def prepare_elements(draw: Draw, seed: int, name: str, stream: Stream = Stream.DATA) -> Elements:
-    """Return what draws a law of independent elements."""
+    """Return an object that draws a law of independent elements."""
     row = _numbers(draw)
     row["key"], row["nonce"] = _halves(derive_key(seed, name, stream))
     row["low_key"], row["low_nonce"] = _halves(derive_key(seed, name, Stream.LOW))
@@ -338,7 +338,7 @@ def _width(law: Sparse) -> int:
 
 
 def _finish(device: torch.device) -> None:
-    """Wait, asleep, for what has been enqueued on the current stream."""
+    """Wait until the current stream is empty, without using the CPU."""
     if device.type != "cpu":
         event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(device))

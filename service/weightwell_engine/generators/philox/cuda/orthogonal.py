@@ -1,7 +1,7 @@
-"""Haar-random orthogonal matrices on a GPU: the bits of ``philox.orthogonal``, from the same normals.
+"""Haar-random orthogonal matrices on a GPU, with the bits of ``cpu.orthogonal`` from the same normals.
 
-Kernels follow one another on the current stream, and nothing waits for them: neither a size nor a decision depends on
-what they compute.
+Kernels are enqueued on the current stream, and the host does not wait for them: no size and no decision depends on
+their results.
 """
 
 from dataclasses import dataclass
@@ -25,16 +25,16 @@ from weightwell_engine.generators.philox.specification.orthogonal import BLOCK
 
 _TILE = BLOCK * BLOCK
 
-# Tiles of sums that wait to be added up: enough programs to keep a device busy, and 128 MiB if they are in float64.
+# Tiles of partial sums: enough programs to keep a device busy, and 128 MiB in float64.
 _WAITING = 1 << 12
 
 
 def haar_(gaussian: Tensor) -> Tensor:
     """Turn independent standard normals into a Haar-random matrix, in place, and return it.
 
-    ``gaussian`` (rows, cols) is in float32 or float64, and becomes what ``philox.orthogonal.haar`` makes of it with a
-    gain of 1: its rows or columns are orthonormal, whichever are fewer. Beside it that takes ``nbytes`` of its device's
-    memory. The allocator has it back when this returns, to be used again on the same stream.
+    ``gaussian`` (rows, cols) is in float32 or float64. The result equals ``cpu.orthogonal.haar`` with a gain of 1: the
+    rows or the columns, whichever are fewer, are orthonormal. This needs ``nbytes`` more device memory, which returns
+    to the allocator at the end, for use on the same stream.
     """
     tall = gaussian if gaussian.shape[0] >= gaussian.shape[1] else gaussian.T
     if tall.numel():
@@ -44,7 +44,7 @@ def haar_(gaussian: Tensor) -> Tensor:
 
 
 def nbytes(rows: int, cols: int, itemsize: int) -> int:
-    """Return the bytes of a device's memory that ``haar_`` takes for a matrix, beside the matrix itself."""
+    """Return the bytes of device memory that ``haar_`` needs in addition to the matrix."""
     long, short = _padded(max(rows, cols)), _padded(min(rows, cols))
     if not short:
         return 0
@@ -55,7 +55,7 @@ def nbytes(rows: int, cols: int, itemsize: int) -> int:
 
 
 def _multiplied_out(gaussian: Tensor) -> Tensor:
-    """Return Q for normals (rows, cols), rows >= cols, padded to whole tiles with zeros and with columns of no use."""
+    """Return Q for normals (rows, cols), rows >= cols, padded to whole tiles. The padding of Q's columns is unused."""
     v, q = gaussian.new_zeros((2, *(_padded(size) for size in gaussian.shape))).unbind()
     v[: gaussian.shape[0], : gaussian.shape[1]] = gaussian
     heads = v.diagonal().clone()
@@ -77,7 +77,7 @@ def _multiplied_out(gaussian: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class _Scratch:
-    """Where results of kernels wait for the next, for as many ``tiles`` of 64 columns as are worked on together."""
+    """Device memory for intermediate results, for ``tiles`` of 64 columns that are processed together."""
 
     sums: Tensor
     """(tiles, chunks, 64, 64) float64"""
@@ -90,7 +90,7 @@ class _Scratch:
 
     @classmethod
     def of(cls, v: Tensor) -> "_Scratch":
-        """Return what is needed for reflectors (rows, cols)."""
+        """Allocate the workspace for reflectors (rows, cols)."""
         rows, cols = v.shape
         tiles, chunks = _tiles(rows, cols), rows // BLOCK
         sums = v.new_empty((tiles, chunks, BLOCK, BLOCK), dtype=torch.float64)
@@ -99,7 +99,7 @@ class _Scratch:
 
     @property
     def width(self) -> int:
-        """The columns that are worked on together."""
+        """The number of columns that this memory is for."""
         return len(self.products) * BLOCK
 
 
@@ -133,7 +133,7 @@ def _reflect(v: Tensor, factor: Tensor, q: Tensor, scratch: _Scratch) -> None:
 
 
 def _tiles(rows: int, cols: int) -> int:
-    """Return how many blocks of columns are worked on together."""
+    """Return the number of blocks of columns that are processed together."""
     return max(min(cols // BLOCK, _WAITING // (rows // BLOCK)), 1)
 
 

@@ -1,14 +1,14 @@
-"""Kernels of orthogonal matrices: products of matrices whose sums have an order (docs/orthogonal.md).
+"""Kernels of orthogonal matrices: matrix products with a fixed order of summation (docs/orthogonal.md).
 
-Nearly all of the work is ``_product``: in each place of a tile of 64 x 64 the sum of 64 terms, added in order to zero,
-every product and every sum rounded. It takes both of its matrices by rows, and so what is needed the other way round is
-stored that way: the triangular factors, and a copy of the reflectors that are being applied.
+Nearly all of the work is ``_product``. For each element of a 64 x 64 tile, it adds 64 terms to zero, in order, and
+rounds every product and every sum. It reads both matrices by rows. So the triangular factors, and a copy of the current
+reflectors, are stored transposed.
 
-A longer sum is one of such sums. Each of these is a program's, and other programs add them up in order.
+A longer sum is split into sums of 64 terms, one for each program. Other programs add these up in order.
 
-Everything is padded with zeros to whole tiles, which changes no sum: there is nothing to mask. All matrices are
-row-major, and ``step`` is the distance of two rows; tiles that only kernels see follow one another. No number that a
-kernel is given is 1, and all are multiples of 64: for others Triton would compile it again.
+Everything is padded with zeros to whole tiles. This changes no sum, and no masks are needed. All matrices are
+row-major, and ``step`` is the distance of two rows. Tiles that only kernels use are contiguous. All integer arguments
+of a kernel are multiples of 64, because Triton compiles again for other numbers and for 1.
 """
 
 import triton.language as tl
@@ -24,9 +24,9 @@ _TILE = tl.constexpr(BLOCK * BLOCK)
 def _product(a: tl.tensor, a_step: tl.tensor, b: tl.tensor, b_step: tl.tensor, dtype: tl.constexpr) -> tl.tensor:
     """Return A' B, laid out by ``_rows`` and ``_columns``, for the 64 rows of A and B that begin at ``a`` and ``b``.
 
-    Triton deals the last axes of the layout out to the 128 threads, and leaves the first two to each. So a thread has
-    the sums of 8 rows and 4 columns, and keeps them in registers; it loads 3 vectors of 16 bytes for 64 operations in
-    float32, neighbours load the same, and no thread waits for another.
+    Triton distributes the last axes of the layout over the 128 threads. The first two axes stay within a thread. So a
+    thread keeps the sums of 8 rows and 4 columns in registers. In float32 it loads 3 vectors of 16 bytes for 64
+    operations. Neighbours load the same vectors, and no thread waits for another.
     """
     rows, columns = _rows(), _columns()
     total = tl.zeros((8, 4, 8, 16), dtype)
@@ -51,7 +51,7 @@ def _columns() -> tl.tensor:
 
 @kernel
 def _elements(step: tl.tensor) -> tl.tensor:
-    """Return where the elements of a tile (8, 4, 8, 16) are in a matrix."""
+    """Return the offsets of a tile's elements (8, 4, 8, 16) in a matrix."""
     return _rows() * step + _columns()
 
 
@@ -79,7 +79,7 @@ def complete(
     diagonal = column.to(tl.int64) * (step + 1)
     head, tail = tl.load(heads + column).to(tl.float64), tl.load(tails + column)
     sign = tl.where(head.to(tl.int64, bitcast=True) < 0, -1.0, 1.0).to(tl.float64)
-    alone = tail == 0.0  # nothing to reflect, or padding: v stays zero, and reflects nothing
+    alone = tail == 0.0  # nothing to reflect, or padding: v stays zero, and the reflector is the identity
     first = tl.where(alone, 0.0, head + sign * tl.sqrt(head * head + tail)).to(v.dtype.element_ty)
     tl.store(v + diagonal, first)
     tl.store(q + diagonal, tl.where(alone, sign, -sign))
@@ -123,10 +123,10 @@ def add_up(sums: tl.tensor, span: tl.tensor, totals: tl.tensor) -> None:
 
 @entry
 def invert(gram: tl.tensor, halves: tl.tensor, factors: tl.tensor) -> None:
-    """Invert, from its last row up, the upper triangle of V' V with ``halves`` for a diagonal, a block to a program.
+    """Invert the upper triangle of V' V with the diagonal ``halves``, from the last row up; one block to a program.
 
-    ``gram`` (blocks, 64, 64) float64 becomes T, row by row: no row is needed again once T has one in its place. Then T
-    is rounded, and transposed: ``factors`` (blocks, 64, 64).
+    ``gram`` (blocks, 64, 64) float64 becomes T, row by row: a row of ``gram`` is not needed after the same row of T is
+    written. Then T is rounded and transposed to ``factors`` (blocks, 64, 64).
     """
     block = tl.program_id(0)
     lanes = tl.arange(0, _BLOCK)
@@ -137,7 +137,7 @@ def invert(gram: tl.tensor, halves: tl.tensor, factors: tl.tensor) -> None:
         for k in range(i + 1, _BLOCK):
             total += tl.load(tile + i * _BLOCK + k) * tl.load(tile + k * _BLOCK + lanes)
         row = (tl.where(lanes == i, 1.0, 0.0) - total) / tl.load(halves + block * _BLOCK + i)
-        tl.debug_barrier()  # all threads have read this row, and now lose it
+        tl.debug_barrier()  # all threads have read this row; it can be overwritten
         tl.store(tile + i * _BLOCK + lanes, row)
         tl.debug_barrier()  # all threads will read it
         tl.store(factors + block * _TILE + lanes * _BLOCK + i, row.to(factors.dtype.element_ty))

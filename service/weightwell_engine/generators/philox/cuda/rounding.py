@@ -1,4 +1,4 @@
-"""Rounding on the GPU: an element of float32 or float64 becomes the bits of its dtype, by integer operations."""
+"""Rounding on the GPU: from float32 or float64 to the bits of any dtype, by integer operations."""
 
 import triton.language as tl
 
@@ -9,10 +9,10 @@ from weightwell_engine.generators.philox.cuda.language import kernel
 def encoded(
     value: tl.tensor, exponent: tl.tensor, ITEMSIZE: tl.constexpr, TARGET: tl.constexpr, SCALED: tl.constexpr
 ) -> tl.tensor:
-    """Return the bits of an element of ``ITEMSIZE`` bytes, multiplied by ``2^-exponent`` first if it is ``SCALED``.
+    """Return the bits of an element of ``ITEMSIZE`` bytes; with ``SCALED`` it is first multiplied by ``2^-exponent``.
 
-    ``TARGET`` is the ``formats.Narrowing`` of a dtype that is narrower than float32, and empty for the others. A
-    product is rounded in float64 or in float32 first, and then from float32 to a narrower dtype.
+    ``TARGET`` is the ``formats.Narrowing`` of a dtype narrower than float32, and empty for other dtypes. The product is
+    rounded to float64 or float32, and then from float32 to the narrower dtype.
     """
     if ITEMSIZE == 8:
         bits = value.to(tl.int64, bitcast=True)
@@ -37,7 +37,7 @@ def _narrowed(bits: tl.tensor, TARGET: tl.constexpr) -> tl.tensor:
     magnitude = bits & 0x7FFFFFFF
     odd = (magnitude >> SHIFT) & 1
     rounded = (magnitude + ((1 << (SHIFT - 1)) - 1) + odd - REBIAS) >> SHIFT
-    if SMALLEST > 0:  # else the exponents, and so the subnormal numbers, are those of float32
+    if SMALLEST > 0:  # otherwise the exponents, and so the subnormal numbers, are those of float32
         magic = tl.full((), MAGIC, tl.float32)
         subnormal = (magnitude.to(tl.float32, bitcast=True) + magic).to(tl.uint32, bitcast=True)
         rounded = tl.where(magnitude < SMALLEST, subnormal - magic.to(tl.uint32, bitcast=True), rounded)
@@ -46,7 +46,7 @@ def _narrowed(bits: tl.tensor, TARGET: tl.constexpr) -> tl.tensor:
 
 @kernel
 def _lowered(bits: tl.tensor, exponent: tl.tensor, MANTISSA: tl.constexpr) -> tl.tensor:
-    """Multiply by ``2^-exponent`` and round to nearest even; the result may be subnormal, and is so without floats."""
+    """Multiply by ``2^-exponent`` and round to nearest even, with integers: the result may be a subnormal number."""
     SIGN: tl.constexpr = 31 if MANTISSA == 23 else 63
     sign = (bits >> SIGN) & 1
     magnitude = bits - (sign << SIGN)

@@ -1,7 +1,7 @@
-"""Segments: what a launch is told of each part of a tensor that it draws.
+"""Segments: the rows of the table that a launch draws.
 
-One launch draws many parts of many tensors. A table has a row for each, and in it the part's law and place, and the
-number of its first program. By that a program, which draws a tile of elements of one part, finds its row.
+One launch draws many parts of many tensors. A table has one row for each part: its law, its place, and the number of
+its first program. A program draws a tile of one part. It finds the row by its program number.
 """
 
 from collections.abc import Iterator
@@ -22,9 +22,10 @@ TILE = 2048
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A kernel with the constants that it is compiled for; it writes elements of ``itemsize`` bytes.
+    """A kernel and its compile-time constants; it writes elements of ``itemsize`` bytes.
 
-    What takes many registers draws only a ``share`` of a tile. What writes ``over`` other elements has to come last.
+    A kernel with many registers draws only a ``share`` of a tile. ``over``: it overwrites other elements and must come
+    last.
     """
 
     kernel: Any
@@ -41,15 +42,15 @@ class Program:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What a launch passes to the kernel beside the output, the table and which of its rows are the launch's."""
+        """The arguments of a launch, in addition to the output, the table and the range of rows."""
         return {**dict(self.constants), "LANE": self.lane, "TILE": self.tile, **OPTIONS}
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """What a program does for one part of a tensor: ``items`` elements, or points of a lattice, and their row.
+    """The work for one part of a tensor: a program, ``items`` elements or points of a lattice, and their row.
 
-    In the row only ``begin`` is missing.
+    The row is complete except for ``begin``.
     """
 
     program: Program
@@ -59,9 +60,9 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Runs of single elements, or of groups of four that are the words of a Philox block, and where they go.
+    """Runs and their targets. An item is a single element, or a group of four elements from one Philox block.
 
-    A lane draws a group at once, and writes it at once, which it can where groups lie at multiples of four.
+    A lane draws and writes a whole group at once. This needs targets at multiples of four.
     """
 
     lane: int
@@ -70,7 +71,7 @@ class Span:
 
 
 def spans(runs: Runs, target: int) -> Iterator[Span]:
-    """Divide runs, which go to the elements from number ``target`` on, into as many groups of four as can be."""
+    """Divide runs into as many groups of four as possible, and single elements; ``target`` is the first target."""
     whole = runs.first | target
     if runs.count > 1:
         whole |= runs.length | runs.stride
@@ -91,7 +92,7 @@ def _quarter(runs: Runs) -> Runs:
 
 
 def law_row(**values: float) -> Any:
-    """Return a row that says nothing yet but some fields."""
+    """Return a row with some fields set and all others empty."""
     row = np.zeros((), ROW)
     for name, value in values.items():
         row[name] = value
@@ -124,9 +125,10 @@ def find(table: tl.tensor, start: tl.tensor, count: tl.tensor, TILE: tl.constexp
 
 @kernel
 def indices(row: tl.tensor, done: tl.tensor, LANE: tl.constexpr, TILE: tl.constexpr) -> tl.tensor:
-    """Return the flat indices of a tile's elements, or groups of four; some numbers for those that are not there.
+    """Return the flat indices of a tile's elements or groups of four. Beyond the last item they have no meaning.
 
-    Lanes divide 32-bit numbers only, since 64-bit ones take a hundred instructions: they count from the next run on.
+    Lanes divide 32-bit integers only, because 64-bit divisions take a hundred instructions: they count from the start
+    of the tile's first run.
     """
     lane = tl.arange(0, TILE // LANE)
     first, length = tl.load(row + fields.FIRST), tl.load(row + fields.LENGTH)
@@ -146,7 +148,7 @@ def indices(row: tl.tensor, done: tl.tensor, LANE: tl.constexpr, TILE: tl.conste
 
 @kernel
 def present(row: tl.tensor, done: tl.tensor, LANE: tl.constexpr, TILE: tl.constexpr) -> tl.tensor:
-    """Return which elements of a tile there are."""
+    """Return the mask of a tile's existing elements."""
     size = tl.load(row + fields.LENGTH) * tl.load(row + fields.COUNT) * LANE
     return tl.arange(0, TILE) < tl.multiple_of(size - done, LANE)
 

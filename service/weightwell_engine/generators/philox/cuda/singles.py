@@ -1,7 +1,7 @@
 """float32 on the GPU: from words to variates to the bits of a dtype, one element a lane, or four.
 
 Operations and their order are those of ``reference``. Scaling by a power of two is exact, so it is done once per
-program, as in ``philox.kernels``.
+program, as in ``cpu.singles``.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from weightwell_engine.generators.philox.specification import quantile
 
 
 def _coefficients(polynomial: tuple[float, ...]) -> tl.constexpr:
-    """Return coefficients as a kernel's constants: rounded to float32, and filled up with zeros to twelve."""
+    """Return coefficients as constants of a kernel: rounded to float32, and padded with zeros to twelve."""
     rounded = [float(np.float32(coefficient)) for coefficient in polynomial]
     return tl.constexpr((*rounded, *[0.0] * (12 - len(rounded))))
 
@@ -39,8 +39,8 @@ def uniform_singles(word: tl.tensor) -> tl.tensor:
 def normal_singles(word: tl.tensor) -> tl.tensor:
     """Return a standard normal in units of ``NORMAL_UNIT``.
 
-    A warp nearly always has an element in the tails, so that no branch would spare it their polynomial. Choosing the
-    coefficients costs less than choosing between two polynomials.
+    A warp nearly always has an element in the tails, so a branch would save nothing. It is cheaper to select the
+    coefficients than to compute two polynomials.
     """
     odd = (word ^ 0x80000000).to(tl.int32, bitcast=True) | 1
     size = tl.abs(odd)

@@ -14,8 +14,8 @@ _WEYL_0, _WEYL_1 = (tl.constexpr(weyl) for weyl in words.WEYL)
 def draw_words(at: tl.tensor, key: tl.tensor, nonce: tl.tensor, LANE: tl.constexpr) -> tl.tensor:
     """Return the words (4 n) of the Philox blocks ``at`` (n), or with a ``LANE`` of 1 those (n) of the indices ``at``.
 
-    A lane that wants a single word draws a whole block for it, too. ``key`` holds ``k0, k1`` and ``nonce`` ``n0, n1``,
-    the first in its low half.
+    A lane draws a whole block even for a single word. ``key`` holds ``k0, k1`` and ``nonce`` holds ``n0, n1``, the
+    first in the low half.
     """
     if LANE == 4:
         w0, w1, w2, w3 = _philox(at, key, nonce)
@@ -28,7 +28,7 @@ def draw_words(at: tl.tensor, key: tl.tensor, nonce: tl.tensor, LANE: tl.constex
 
 @kernel
 def interleaved(a: tl.tensor, b: tl.tensor, c: tl.tensor, d: tl.tensor) -> tl.tensor:
-    """Return ``a[0], b[0], c[0], d[0], a[1] ...``: four elements of a lane that stay with it."""
+    """Return ``a[0], b[0], c[0], d[0], a[1] ...``: the four elements of a lane stay in that lane."""
     return tl.interleave(tl.interleave(a, c), tl.interleave(b, d))
 
 

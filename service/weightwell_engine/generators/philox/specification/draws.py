@@ -1,8 +1,8 @@
-"""Draws: a law of independent elements, settled for one dtype into the few numbers that every element needs.
+"""Draws: a law of independent elements as four numbers in one dtype: scale, shift and two bounds.
 
-An element is ``y = min(max(v * scale + shift, low), high)``: a variate ``v`` of its own, a product and a sum, each
-rounded, and two comparisons. Then it is rounded once to the dtype, whose numbers ``low`` and ``high`` already are, so
-that rounding never leaves the law's bounds.
+An element is ``y = min(max(v * scale + shift, low), high)``. Each element has its own variate ``v``. The product and
+the sum are each rounded. Then ``y`` is rounded once to the dtype. ``low`` and ``high`` are numbers of the dtype, so
+rounding never leaves the law's bounds.
 """
 
 import math
@@ -18,7 +18,7 @@ from weightwell_engine.laws import Normal, Sparse, TruncatedNormal, Uniform
 
 
 class Variate(IntEnum):
-    """What ``v`` is."""
+    """The kind of variate."""
 
     UNIFORM = 0  # on the odd grid of (-1, 1)
     NORMAL = 1  # standard
@@ -30,8 +30,8 @@ class Variate(IntEnum):
 class Draw:
     """An independent law in a dtype.
 
-    ``carrier`` is the type of the arithmetic, float32 or float64. All numbers are multiplied by ``2^exponent``, which
-    is taken back when the element is rounded: it is not 0 only for laws so small that subnormal numbers would arise.
+    ``carrier`` is the type of the arithmetic, float32 or float64. All numbers are multiplied by ``2^exponent``, and the
+    rounding divides by it again. The exponent is 0, except for laws so small that subnormal numbers would arise.
     """
 
     variate: Variate
@@ -48,18 +48,18 @@ class Draw:
 # The rows of a sparse column are ranked by 32-bit numbers.
 _MAX_ROWS = 1 << 32
 
-# With the larger of scale and shift at or above this, no product or sum is subnormal, or none that counts.
+# If the larger of scale and shift is at least this, no product or sum is subnormal, or its effect is nothing.
 _ORDINARY = {"float32": 2.0**-60, "float64": 2.0**-900}
 
 
 def carrier_of(dtype: DType) -> DType:
-    """Return the dtype in which elements are computed, or from which at least they are rounded."""
+    """Return the dtype of the arithmetic, before elements are rounded to their dtype."""
     return dtype if dtype.name == "float64" else DTYPES["float32"]
 
 
 @lru_cache(1024)
 def settle(law: Uniform | Normal | TruncatedNormal, dtype: DType) -> Draw:
-    """Settle a law of independent elements in a dtype."""
+    """Return the draw of a law of independent elements in a dtype."""
     carrier = carrier_of(dtype)
     if isinstance(law, Uniform):
         half, middle = 0.5 * law.high - 0.5 * law.low, 0.5 * law.high + 0.5 * law.low
@@ -72,7 +72,7 @@ def settle(law: Uniform | Normal | TruncatedNormal, dtype: DType) -> Draw:
 def require_numbered_rows(law: Sparse) -> None:
     """Raise ``UnsupportedSpec`` for a sparse matrix with more rows than its mask can rank."""
     if law.rows > _MAX_ROWS:
-        raise UnsupportedSpec("shape", got=law.rows, expected="at most 2^32 rows where columns are sparse")
+        raise UnsupportedSpec("shape", got=law.rows, expected="at most 2^32 rows for sparse columns")
 
 
 def _truncated(law: TruncatedNormal, dtype: DType, carrier: DType) -> Draw:

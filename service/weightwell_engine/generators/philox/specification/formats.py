@@ -1,7 +1,7 @@
-"""Formats: the binary layout of each dtype, and rounding to it, once, to nearest even.
+"""Formats: the binary layout of each dtype, and a single rounding to it, to nearest even.
 
-Rounding is done on the bits with integers, so that it is the same wherever subnormal numbers are flushed to zero. On
-finite input within the range of the target it equals torch's casts.
+Rounding works on the bits with integers, so it does not depend on whether a processor flushes subnormal numbers to
+zero. For finite input in the range of the target it equals torch's casts.
 """
 
 import math
@@ -26,7 +26,7 @@ class Format:
 
     @property
     def bias(self) -> int:
-        """What is added to an exponent to store it."""
+        """The bias: a stored exponent is the exponent plus this."""
         return (1 << (self.width - self.mantissa - 2)) - 1
 
     def quantum(self, value: float) -> int:
@@ -47,18 +47,18 @@ FORMATS = {
 }
 UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
-# Elements that are rounded together: what this needs beside them is ten times their size.
+# Elements that are rounded together: temporary memory is ten times their size.
 _BLOCK = 1 << 14
 
 
 def nearest(value: float, dtype: DType) -> float:
-    """Round to the nearest number of a dtype; what is beyond its largest finite number becomes that number."""
+    """Round to the nearest number of a dtype; larger numbers become its largest finite number."""
     rounded = FORMATS[dtype.name].round(max(-dtype.max, min(value, dtype.max)))
     return math.copysign(rounded, value)
 
 
 def interval(low: float, high: float, dtype: DType) -> tuple[float, float]:
-    """Return the smallest and the largest number of a dtype in ``[low, high]``; there may be none, and they cross."""
+    """Return the smallest and the largest number of a dtype in ``[low, high]``; smallest > largest if there is none."""
     form = FORMATS[dtype.name]
     inner_low, inner_high = (max(-dtype.max, min(bound, dtype.max)) for bound in (low, high))
     return form.round(inner_low, math.ceil) + 0.0, form.round(inner_high, math.floor) + 0.0
@@ -67,8 +67,8 @@ def interval(low: float, high: float, dtype: DType) -> tuple[float, float]:
 def encode(values: NDArray[np.floating], dtype: DType, exponent: int = 0) -> Patterns:
     """Return the bit patterns of ``values * 2^-exponent`` in a dtype.
 
-    ``values`` (n) are float64 for float64, and otherwise float32, to which the products are rounded first, and only
-    then to the dtype. They are finite, not subnormal, and no larger than the dtype's largest number.
+    ``values`` (n) are float64 for float64, and otherwise float32. The products are rounded to that type first, and then
+    to the dtype. The values are finite, not subnormal, and no larger than the dtype's largest number.
     """
     patterns = np.empty(values.size, UNSIGNED[dtype.itemsize])
     for start in range(0, values.size, _BLOCK):
@@ -77,9 +77,9 @@ def encode(values: NDArray[np.floating], dtype: DType, exponent: int = 0) -> Pat
 
 
 def pattern(value: float, dtype: DType) -> int:
-    """Return the bits of a constant, which is rounded as a drawn element is; beyond the largest number is that number.
+    """Return the bits of a constant, rounded like a drawn element; larger numbers become the dtype's largest number.
 
-    Tiny numbers are scaled up on the way, since not even this may depend on whether subnormal numbers are flushed.
+    Tiny numbers are scaled up first, so that flushing subnormal numbers to zero makes no difference.
     """
     if dtype.is_integer:
         return int(value) % (1 << 8 * dtype.itemsize)
@@ -92,9 +92,9 @@ def pattern(value: float, dtype: DType) -> int:
 
 
 class Narrowing(NamedTuple):
-    """What it takes to round the bits of a float32 to a narrower format with operations on 32-bit integers.
+    """Constants for rounding the bits of a float32 to a narrower format with operations on 32-bit integers.
 
-    ``shift``: bits of the significand that are dropped. ``rebias``: the difference of the biases, in its place.
+    ``shift``: bits of the significand that are dropped. ``rebias``: the difference of the biases, shifted into place.
     ``smallest``: the float32 bits of the smallest normal number, or 0 if the format has the exponents of float32.
     ``magic``: the power of two whose last place is that of the format's subnormal numbers. ``sign``: the sign's place.
     """
@@ -135,7 +135,7 @@ def _round(bits: Patterns, source: Format, target: Format, exponent: int = 0) ->
     significand = magnitude - (np.maximum(stored - 1, 0) << source.mantissa)
     power = np.maximum(stored, 1) - (source.bias - target.bias) - exponent
     shift = source.mantissa - target.mantissa + np.maximum(1 - power, 0)
-    shift = np.minimum(shift, source.mantissa + 2)  # where all is rounded away
+    shift = np.minimum(shift, source.mantissa + 2)  # the result is zero
     half = np.int64(1) << shift >> 1
     odd = (significand >> shift) & 1
     rounded = (significand + np.where(half > 0, half - 1 + odd, 0)) >> shift

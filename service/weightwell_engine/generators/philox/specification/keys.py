@@ -1,8 +1,8 @@
-"""Keys: what separates the random words of one tensor from those of every other.
+"""Keys: each tensor has its own key, and so its own random words.
 
 A key is 128 bits of SHA-256 over the generator's version, the seed, the tensor's name and the stream. Shape, dtype,
-law, device and order are not hashed: that is why a bfloat16 tensor is the rounding of the float32 one, and why the old
-rows stay when a vocabulary grows.
+law, device and order are not hashed. So a bfloat16 tensor is the rounded float32 tensor, and the old rows of an
+embedding stay the same when the vocabulary grows.
 """
 
 import struct
@@ -16,7 +16,7 @@ _PREFIX = b"weightwell/" + VERSION.encode() + b"\0"
 
 
 class Stream(IntEnum):
-    """What the words of a key are for, so that no word serves two purposes."""
+    """The purpose of a key's words. Different purposes have different words."""
 
     DATA = 0  # the high 32 bits of every draw
     MASK = 1  # which elements of a sparse column are zero

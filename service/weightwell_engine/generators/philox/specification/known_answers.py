@@ -1,7 +1,7 @@
-"""Known answers: digests of elements that the reference has drawn. Every implementation is compared with them.
+"""Known answers: digests of elements from the reference. Every implementation is checked with them before use.
 
-A fused multiply-add, another rounding mode or a compiler's mistake gives another digest. Then the generator refuses to
-work on this machine.
+A fused multiply-add, another rounding mode or a compiler error gives another digest. Then the generator refuses to work
+on this machine.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,8 @@ from weightwell_engine.laws import Lattice, Law, Normal, Orthogonal, Sparse, Tru
 from weightwell_engine.regions import Runs
 
 SEED, NAME = 20260101, "selfcheck"
-# Short runs far apart, and a long run. It begins inside a Philox block, and the counter's high half changes in it.
+# Short runs far apart, and a long run. The long run begins inside a Philox block, and the counter's high half changes
+# inside it.
 _ANYWHERE = Runs(first=(1 << 40) + 3, length=97, stride=1000, count=50), Runs((1 << 40) - 4099, 8300, 0, 1)
 _WHOLE = (Runs(first=0, length=64 * 48, stride=0, count=1),)
 _MATRIX = (Runs(first=0, length=96 * 80, stride=0, count=1),)
@@ -42,9 +43,9 @@ class KnownAnswer(NamedTuple):
         if (got := self.digest_by(draw)) != self.digest:
             raise GeneratorUnsound(
                 f"the philox generator drew {self.dtype} elements of {self.law} with digest {got}, expected "
-                f"{self.digest}: its arithmetic is not that of IEEE 754 on this machine. Nothing will be drawn with "
-                "it. Remove the compiled kernels (NUMBA_CACHE_DIR, TRITON_CACHE_DIR) and start again. If that does not "
-                "help, report the processor or GPU and the versions of numba and llvmlite, or of triton"
+                f"{self.digest}: the arithmetic on this machine does not follow IEEE 754. The generator "
+                "is disabled. Remove the compiled kernels (NUMBA_CACHE_DIR, TRITON_CACHE_DIR) and start again. If that "
+                "does not help, report the processor or GPU and the versions of numba and llvmlite, or of triton"
             )
 
 

@@ -1,4 +1,4 @@
-"""Orthogonal matrices in plain numpy, slow and readable: the specification in code (docs/orthogonal.md)."""
+"""The specification of orthogonal matrices in code: plain numpy, slow and readable (docs/orthogonal.md)."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.floating[Any]]
 
 BLOCK = 64
-"""Reflectors that are applied together, columns of a panel, and terms that are summed before the sum is used."""
+"""The block size: reflectors in a block, columns in a panel, and terms in a partial sum."""
 
 
 def haar(gaussian: Matrix, *, gain: float = 1.0) -> Matrix:
-    """Return what ``orthogonal.haar`` returns, bit for bit."""
+    """Return the same bits as ``cpu.orthogonal.haar``."""
     rows, cols = gaussian.shape
     q = multiply_out(gaussian) if rows >= cols else multiply_out(gaussian.T).T
     with np.errstate(over="ignore"):
@@ -32,8 +32,8 @@ def multiply_out(gaussian: Matrix) -> Matrix:
 def block(x: Matrix) -> tuple[Matrix, Matrix, Matrix]:
     """Return V, T and the signs of D for normals (rows, width), rows >= width.
 
-    Column j of V reflects column j of x, from row j on, to a multiple of ``e[j]``, unless it is that already: then it
-    is zero, and reflects nothing.
+    Column j of V reflects column j of x, from row j on, to a multiple of ``e[j]``. If x already is such a multiple, the
+    column of V is zero, and the reflector is the identity.
     """
     v, heads = np.tril(x, -1), np.diagonal(x).astype(np.float64)
     tails = product(np.ones((1, len(v))), v.astype(np.float64) ** 2)[0]
@@ -45,7 +45,7 @@ def block(x: Matrix) -> tuple[Matrix, Matrix, Matrix]:
 
 
 def triangular_factor(v: Matrix, halves: Matrix) -> Matrix:
-    """Return T: the inverse of the upper triangle of ``V' V`` with ``halves`` for a diagonal, from its last row up."""
+    """Return T: the inverse of the upper triangle of ``V' V`` with the diagonal ``halves``, from the last row up."""
     gram = product(v.T, v)
     factor = np.eye(len(gram))
     for i in reversed(range(len(gram))):
@@ -55,7 +55,7 @@ def triangular_factor(v: Matrix, halves: Matrix) -> Matrix:
 
 
 def product(a: Matrix, b: Matrix) -> Matrix:
-    """Return ``A B``: 64 terms at a time are added, in order, to zero, and then the sums of the 64s are."""
+    """Return ``A B``: groups of 64 terms are added, in order, to zero; then the sums of the groups, in order."""
     total = np.zeros((a.shape[0], b.shape[1]), b.dtype)
     for start in range(0, a.shape[1], BLOCK):
         terms = np.zeros_like(total)

@@ -1,4 +1,4 @@
-"""Stacks of orthogonal matrices: where an element of the tensor is in the matrices (docs/orthogonal.md)."""
+"""Stacks of orthogonal matrices: the map from elements of the tensor to the matrices (docs/orthogonal.md)."""
 
 import numpy as np
 
@@ -7,25 +7,26 @@ from weightwell_engine.laws import OrthogonalStack
 
 
 def places(law: OrthogonalStack, at: Indices) -> tuple[Indices, Indices]:
-    """Return where the elements with flat indices ``at`` are: among those of the matrices, and in their kernels.
+    """Map flat indices ``at`` of the tensor to flat indices in the matrices and positions in the convolution kernel.
 
-    The first are flat indices of an array (count, rows, cols). An element that is not at ``law.centre`` is zero.
+    The first result has flat indices of an array (count, rows, cols). Elements with another position than
+    ``law.centre`` are zero.
     """
     return _divided(_in_stack(law, at), np.uint64(law.taps))
 
 
 def is_batch_first(law: OrthogonalStack) -> bool:
-    """Whether the matrices follow each other in the tensor, one after the other, in their order.
+    """Whether the matrices are contiguous in the tensor, one after the other, in their order.
 
-    Then the last element of the first of as many equal parts as there are matrices is the last of the first matrix.
-    Otherwise an axis of the batch is inside an axis of the matrices, and it is not.
+    Divide the tensor into as many equal parts as there are matrices. The matrices are contiguous if the last element of
+    the first part is the last element of the first matrix. Otherwise a batch axis is inside an axis of the matrices.
     """
     last = law.rows * law.cols * law.taps - 1
     return int(_in_stack(law, np.array([last], np.uint64))[0]) == last
 
 
 def _in_stack(law: OrthogonalStack, at: Indices) -> Indices:
-    """Return the indices in the stack of elements of the tensor."""
+    """Map flat indices in the tensor to flat indices in the stack."""
     found = np.zeros_like(at)
     for size, stride in zip(reversed(law.sizes), reversed(law.strides), strict=True):
         at, along = _divided(at, np.uint64(size))
@@ -34,6 +35,6 @@ def _in_stack(law: OrthogonalStack, at: Indices) -> Indices:
 
 
 def _divided(at: Indices, size: np.uint64) -> tuple[Indices, Indices]:
-    """Return quotients and remainders; a product takes a fraction of the time of another division."""
+    """Return quotients and remainders. The remainder uses a product, which is faster than another division."""
     quotient = at // size
     return quotient, at - quotient * size

@@ -1,16 +1,16 @@
 """The quantile function of the normal distribution, by fixed sequences of IEEE 754 operations.
 
-What makes a normal draw the same on every machine: no libm, no fused multiply-add, and a written order for every sum.
-One random word gives one draw, so the float32 map is a function of 31 bits, and was checked on all of them.
+Normal draws are the same on every machine, because there is no libm, no fused multiply-add, and a fixed order for every
+sum. One random word gives one draw. So the float32 map is a function of 31 bits; it was checked for all 2^31 words.
 
-A word stands for the middle ``v`` of its cell among 2^31, or 2^63, equal cells of (-1, 1), and its draw is the ``z``
-with ``erf(z / sqrt 2) = v``. ``Q = 1 - |v|`` is found from the integer as ``v`` is, so that nothing cancels in the
-tails. Complementing a word changes the sign of ``v``, and so exactly that of ``z``.
+The interval (-1, 1) has 2^31 (for float64 2^63) equal cells. A word selects a cell, and ``v`` is the middle of the
+cell. The draw is the ``z`` with ``erf(z / sqrt 2) = v``. ``Q = 1 - |v|`` is computed from the integer, like ``v``, so
+the tails lose no digits. The complement of a word changes the signs of ``v`` and ``z``, and nothing else.
 
 float32: ``l = log2(Q (2 - Q)) = log2(1 - v^2)`` and ``z = v P(l)``, after M. B. Giles, "Approximating the erfinv
 function" (GPU Computing Gems, Jade edition, 2011). Each polynomial interpolates its function at Chebyshev nodes, with
-coefficients rounded to float32; ``tests/service/generators/philox/test_quantile.py`` derives them again. No
-intermediate value is subnormal, so that flushing them to zero changes nothing.
+coefficients rounded to float32; ``tests/engine/generators/philox/specification/test_quantile.py`` derives them again.
+No intermediate value is subnormal, so flushing subnormal numbers to zero changes nothing.
 
 float64: M. J. Wichura, "Algorithm AS 241: the percentage points of the normal distribution" (Applied Statistics 37,
 1988), PPND16, with a logarithm of our own. Division and square root of IEEE 754 are exact everywhere.
@@ -135,7 +135,7 @@ def unit(high: Words, low: Words) -> Doubles:
 
 
 def signed_quantile(q: Doubles) -> Doubles:
-    """Return the ``z`` with ``Phi(z) = 1/2 + q``, for ``|q| < 0.45``, where ``1/2 - |q|`` is exact enough."""
+    """Return the ``z`` with ``Phi(z) = 1/2 + q``, for ``|q| < 0.45``; there ``1/2 - |q|`` is accurate enough."""
     tail = tail_quantile(log_tail(0.5 - np.abs(q)))
     return np.where(np.abs(q) <= CENTRAL_BOUND, _central(q), np.copysign(tail, q))
 

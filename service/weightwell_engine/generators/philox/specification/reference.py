@@ -1,4 +1,4 @@
-"""The reference: the generator in plain numpy, slow and readable, the specification in code."""
+"""The reference: the specification of the generator in code. It is plain numpy, slow and readable."""
 
 from dataclasses import dataclass
 
@@ -31,7 +31,7 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The law of one tensor, ready to be drawn, any part at a time."""
+    """The law of one tensor, prepared for drawing any part."""
 
     law: Law
     dtype: DType
@@ -77,9 +77,9 @@ class Prepared:
         return encode(elements.astype(carrier_of(self.dtype).name), self.dtype, draw.exponent)
 
     def _matrix(self, law: Orthogonal, number: int = 0) -> Patterns:
-        """Return the bits of the elements of a matrix (rows * cols): those of N(0, gain^2), with Q for variates.
+        """Return the bits of the elements of a matrix (rows * cols): the law N(0, gain^2) with Q as variates.
 
-        Matrix ``number`` of a stack is made of the normals that follow those of the matrices before it.
+        In a stack, each matrix uses the normals after those of the matrices before it.
         """
         standard, size = settle(Normal(0.0, 1.0), carrier_of(self.dtype)), law.rows * law.cols
         normals = self._variates(standard, number * size + np.arange(size, dtype=np.uint64), Stream.GAUSSIAN)
@@ -87,7 +87,7 @@ class Prepared:
         return self._settled(q.ravel(), settle(Normal(0.0, law.gain), self.dtype))
 
     def _is_zero(self, law: Sparse, at: Indices) -> Flags:
-        """Whether elements are among the ``zeros`` smallest of their column, by mask word and then by row."""
+        """Whether elements are among the ``zeros`` smallest of their column, sorted by mask word and then by row."""
         rows, cols = np.divmod(at, np.uint64(law.cols))
         columns, column = np.unique(cols, return_inverse=True)
         grid = np.arange(law.rows, dtype=np.uint64)[:, None] * np.uint64(law.cols) + columns
@@ -142,7 +142,7 @@ def narrow_variates(window: Narrow, high: Words, low: Words) -> Doubles:
 
 
 def _wide(window: Wide, high: Words, low: Words) -> tuple[Words, Words]:
-    """Map 64-bit words into a window: ``origin + (w * width >> 64)``, in arrays of Python's integers."""
+    """Map 64-bit words into a window: ``origin + (w * width >> 64)``, in arrays of Python integers."""
     word = (high.astype(object) << 32) | low.astype(object)
     mapped = window.origin + (word * window.width >> 64)
     return (mapped >> 32).astype(np.uint32), (mapped & 0xFFFFFFFF).astype(np.uint32)

@@ -1,7 +1,7 @@
-"""Windows: the part of the normal distribution that a truncated one keeps, settled exactly, before any draw.
+"""Windows: the interval of probabilities for a truncated normal, computed exactly before any draw.
 
-The probabilities of the bounds are real numbers rounded correctly. They are computed here with 60 decimal digits, and
-not with this machine's libm, so that whoever computes them otherwise, with enough digits, finds the same numbers.
+The probabilities of the bounds are correctly rounded real numbers. They are computed with 60 decimal digits, and not
+with this machine's libm. So any other computation with enough digits gives the same numbers.
 """
 
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from typing import NamedTuple
 _CONTEXT = Context(prec=60, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[])
 _PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899")
 
-# Where the series for the centre gives way to the continued fraction, and how many of its levels give 50 digits.
+# The limit between the series (centre) and the continued fraction (tails), and the number of levels for 50 digits.
 _SPLIT = 4
 _LEVELS = 300
 
 # A window of fewer 2^-32 than this would be drawn with too few different values.
 _NARROW = 1 << 24
-# Where AS 241 leaves its centre: 1/2 - 0.425.
+# The end of AS 241's centre: 1/2 - 0.425.
 _TAIL = Decimal("0.075")
-# A window that begins this many standard deviations out is narrower, for its distance, than float64 can tell.
+# A window this many standard deviations away is too narrow, relative to its distance, for float64.
 _REMOTE = 1 << 26
 
 
@@ -36,8 +36,8 @@ class Wide:
 class Narrow:
     """A window of little probability, drawn in float64 from a ``u`` in (0, 1).
 
-    With ``side`` 0 the probability below the draw is ``1/2 + start + span u``. Otherwise the draw is on the side of
-    that sign, and ``(start + span u) 2^-exponent`` is the probability beyond it.
+    If ``side`` is 0, the probability below the draw is ``1/2 + start + span u``. Otherwise ``side`` is the sign of the
+    draw, and ``(start + span u) 2^-exponent`` is the probability of the tail beyond it.
     """
 
     side: int
@@ -48,14 +48,14 @@ class Narrow:
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A window so far out that its draws are all equal to the bound that is nearer to the mean."""
+    """A window so far from the mean that every draw equals the nearer bound."""
 
 
 Window = Wide | Narrow | Remote
 
 
 class Probability(NamedTuple):
-    """Of a standard normal variable: to lie below a bound, and above it, each to 50 digits or more."""
+    """The probabilities of a standard normal below and above a bound, each to 50 digits or more."""
 
     below: Decimal
     above: Decimal

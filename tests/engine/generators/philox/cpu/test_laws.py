@@ -1,4 +1,4 @@
-"""Any part of any tensor, drawn in any way, is that part of the whole, and what the reference draws."""
+"""Any part of a tensor equals that part of the whole tensor, and of the reference."""
 
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -74,7 +74,7 @@ def rectangles(draw: st.DrawFn) -> Region:
 
 
 @given(law=independent, dtype=dtypes, runs=runs_anywhere, seed=st.integers(0, 2**64 - 1), name=st.text(max_size=9))
-def test_the_kernels_draw_what_the_reference_draws(law: Law, dtype: DType, runs: Runs, seed: int, name: str) -> None:
+def test_the_kernels_equal_the_reference(law: Law, dtype: DType, runs: Runs, seed: int, name: str) -> None:
     expected = np.empty(runs.size, UNSIGNED[dtype.itemsize])
     reference.Prepared(law, dtype, seed, name).fill(runs, expected.data.cast("B"))
     np.testing.assert_array_equal(_draw(law, dtype, runs, seed, name), expected)
@@ -90,7 +90,7 @@ def test_a_long_run_goes_on_where_the_high_half_of_the_counter_changes(start: in
 
 @pytest.mark.parametrize("start", range(5))
 @pytest.mark.parametrize("size", [1, 127, 128, 4096, 4097, 9000])
-def test_no_more_is_written_than_asked_for(start: int, size: int) -> None:
+def test_only_the_requested_elements_are_written(start: int, size: int) -> None:
     for law, name in (Normal(0.0, 1.0), "float32"), (Uniform(0.0, 1.0), "float8_e5m2"), (SPARSE, "bfloat16"):
         dtype = DTYPES[name]
         out, size_of_out = bytearray(b"\xaa" * ((size + 200) * dtype.itemsize)), size * dtype.itemsize
@@ -100,7 +100,7 @@ def test_no_more_is_written_than_asked_for(start: int, size: int) -> None:
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: type(law).__name__)
 @pytest.mark.parametrize("dtype", FLOATS.values(), ids=FLOATS)
-def test_a_whole_tensor_is_what_the_reference_draws(law: Law, dtype: DType) -> None:
+def test_a_whole_tensor_equals_the_reference(law: Law, dtype: DType) -> None:
     expected = np.empty(whole.size, UNSIGNED[dtype.itemsize])
     reference.Prepared(law, dtype, 0, "weight").fill(whole, expected.data.cast("B"))
     np.testing.assert_array_equal(_draw(law, dtype, whole), expected)
@@ -125,7 +125,7 @@ def test_scattered_runs_are_those_of_the_whole(law: Law, dtype: DType, data: st.
 
 
 @given(law=independent, dtype=dtypes, starts=st.lists(st.integers(0, 2**62), min_size=1, max_size=60, unique=True))
-def test_scattered_runs_anywhere_are_what_the_reference_draws(law: Law, dtype: DType, starts: list[int]) -> None:
+def test_scattered_runs_equal_the_reference(law: Law, dtype: DType, starts: list[int]) -> None:
     part = ScatteredRuns(np.array(sorted(starts)), 3)
     expected = np.empty(part.size, UNSIGNED[dtype.itemsize])
     reference.Prepared(law, dtype, 0, "weight").fill(part, expected.data.cast("B"))

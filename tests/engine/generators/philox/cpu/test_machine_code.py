@@ -1,4 +1,4 @@
-"""What the machine may do, and still the same bits come out."""
+"""The bits do not depend on the machine, its cache of machine code, or its compiler options."""
 
 import json
 import os
@@ -171,7 +171,7 @@ def test_a_generator_with_wrong_answers_refuses_to_work(monkeypatch: pytest.Monk
     dtype = DTYPES[answer.dtype]
     with monkeypatch.context() as patch:
         patch.setattr(checked, "KNOWN_ANSWERS", [answer._replace(digest=answer.digest[::-1])])
-        with pytest.raises(GeneratorUnsound, match="Nothing will be drawn with it"):
+        with pytest.raises(GeneratorUnsound, match="The generator is disabled"):
             prepare(answer.law, dtype, 0, "weight")
         assert not checked.is_ready(answer.law, dtype)
     prepare(answer.law, dtype, 0, "weight")
@@ -219,7 +219,9 @@ def _compiles(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> bool:
     return bool(compiled)
 
 
-def test_a_later_process_reads_what_an_earlier_one_compiled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_later_process_loads_the_machine_code_of_an_earlier_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert _compiles(entry(_twice), monkeypatch)
     (file,) = folder.iterdir()
     assert (file.suffix, file.stat().st_mode & 0o777) == (".kernel", 0o644)  # readable for a service of another user

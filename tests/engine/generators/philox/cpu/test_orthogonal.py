@@ -233,7 +233,7 @@ def test_panels_of_columns_can_be_computed_one_by_one() -> None:
     assert not out[:, 128:].any()
 
 
-def test_normals_are_asked_for_once() -> None:
+def test_normals_are_drawn_once() -> None:
     gaussian, asked = normals(200, 150), list[tuple[int, int]]()
 
     def draw(start: int, stop: int) -> Matrix:

@@ -1,4 +1,4 @@
-"""An orthogonal matrix as a law: where its elements are in the tensor, and what they are there."""
+"""An orthogonal matrix as a law: the positions and the values of its elements in the tensor."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -57,14 +57,14 @@ def runs_within(draw: st.DrawFn, law: Orthogonal) -> Runs:
 
 @pytest.mark.parametrize("law", LAWS, ids=str)
 @pytest.mark.parametrize("dtype", FLOATS.values(), ids=FLOATS)
-def test_a_matrix_is_what_the_reference_draws(law: Orthogonal, dtype: DType) -> None:
+def test_a_matrix_equals_the_reference(law: Orthogonal, dtype: DType) -> None:
     expected = _draw(reference.Prepared(law, dtype, 2**64 - 1, "ö").fill, _whole(law), dtype)
     np.testing.assert_array_equal(_draw(prepare(law, dtype, 2**64 - 1, "ö").fill, _whole(law), dtype), expected)
 
 
 @pytest.mark.parametrize("gain", GAINS)
 @pytest.mark.parametrize("dtype", FLOATS.values(), ids=FLOATS)
-def test_a_gain_is_what_the_reference_makes_of_it(gain: float, dtype: DType) -> None:
+def test_a_gain_has_the_effect_that_it_has_in_the_reference(gain: float, dtype: DType) -> None:
     law = Orthogonal(20, 9, gain)
     expected = _draw(reference.Prepared(law, dtype, 0, "weight").fill, _whole(law), dtype)
     np.testing.assert_array_equal(_draw(prepare(law, dtype, 0, "weight").fill, _whole(law), dtype), expected)

@@ -1,4 +1,4 @@
-"""Stacks of orthogonal matrices: what their elements are, wherever the axes of the tensor have them."""
+"""Stacks of orthogonal matrices: the values of their elements, for any order of axes."""
 
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
@@ -75,7 +75,7 @@ def runs_within(draw: st.DrawFn, law: OrthogonalStack) -> Runs:
 
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
 @pytest.mark.parametrize("dtype", FLOATS.values(), ids=FLOATS)
-def test_a_stack_is_what_the_reference_draws(law: OrthogonalStack, dtype: DType) -> None:
+def test_a_stack_equals_the_reference(law: OrthogonalStack, dtype: DType) -> None:
     expected = _filled(reference.Prepared(law, dtype, 2**64 - 1, "ö"), _whole(law), dtype)
     np.testing.assert_array_equal(_draw(law, _whole(law), dtype, seed=2**64 - 1), expected)
 
@@ -170,7 +170,7 @@ def test_a_layout_moves_the_elements_of_torch_s_and_changes_none(shape: tuple[in
 # What it takes -------------------------------------------------------------------------------------------------------
 
 
-def test_of_matrices_that_follow_each_other_only_those_are_drawn_that_are_asked_for() -> None:
+def test_only_the_requested_matrices_of_a_contiguous_stack_are_drawn() -> None:
     law = stack((1000, 64, 64), batch_axis=(0,))
     drawn: list[int] = []
     group = OrthogonalStacks._group

@@ -1,4 +1,4 @@
-"""Lanes do to each of many numbers what numpy does to it."""
+"""Operations on lanes equal those of numpy for each number."""
 
 import operator
 from collections.abc import Callable

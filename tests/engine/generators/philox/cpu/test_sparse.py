@@ -1,4 +1,4 @@
-"""The lowest words of every column are found, whatever the words, and where they are equal the first rows are taken."""
+"""The lowest words of every column are found for any words; among equal words, the first rows count."""
 
 from typing import Any
 

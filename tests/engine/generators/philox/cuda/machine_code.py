@@ -1,4 +1,4 @@
-"""Compile every kernel for a GPU, which need not be there, and print what to know of its code, as JSON.
+"""Compile every kernel for a GPU (none is needed) and print facts about its machine code as JSON.
 
 ``python machine_code.py 90`` is for compute capability 9.0. It is a program, and not a test, because Triton cannot
 compile in the process where it interprets.
@@ -39,7 +39,7 @@ TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
 def programs() -> dict[str, Program]:
-    """Return what the service launches, by a name to tell it by."""
+    """Return the kernels that the service launches, by name."""
     found = {}
     for law, dtype, runs in LAWS:
         prepared = prepare(law, DTYPES[dtype], 0, "weight", torch.device("cpu"))
@@ -70,7 +70,7 @@ class Driver:
         self._target = GPUTarget("cuda", capability, 32)
 
     def get_current_target(self) -> GPUTarget:
-        """Return what to compile for."""
+        """Return the target of the compilation."""
         return self._target
 
     def get_current_device(self) -> int:

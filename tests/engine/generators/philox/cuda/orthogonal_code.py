@@ -1,4 +1,4 @@
-"""Compile the kernels of orthogonal matrices for a GPU, which need not be there, and print their code, as JSON.
+"""Compile the kernels of orthogonal matrices for a GPU (none is needed) and print their code as JSON.
 
 ``python orthogonal_code.py 90`` is for compute capability 9.0. It is a program, and not a test, because Triton cannot
 compile in the process where it interprets.

@@ -1,4 +1,4 @@
-"""The generator on a GPU, drawn by Triton's interpreter: its plans, its chunks, and the whole service around it."""
+"""The GPU generator in Triton's interpreter: its plans, its chunks, and the whole service with it."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -108,7 +108,7 @@ def test_it_is_the_generator_of_the_cpu_by_another_way(gpu: Gpu) -> None:
     assert (ours.name, ours.identity, ours.portable) == (theirs.name, theirs.identity, theirs.portable)
 
 
-def test_its_footprint_is_what_the_two_largest_matrices_take_of_the_gpu(generator: CudaPhiloxGenerator) -> None:
+def test_its_footprint_is_the_gpu_memory_of_the_two_largest_matrices(generator: CudaPhiloxGenerator) -> None:
     sides = [100, 300, 200]
     tensors = {f"m{side}": {"shape": [side, side], "scheme": "orthogonal"} for side in sides}
     plan = planned({"tensors": {**tensors, "w": {"shape": [10**6], "scheme": "normal"}}})
@@ -144,7 +144,7 @@ def test_a_gpu_with_wrong_answers_refuses_to_work(
 ) -> None:
     answer = KNOWN_ANSWERS[0]
     monkeypatch.setattr(cuda_generator, "KNOWN_ANSWERS", [answer._replace(digest=answer.digest[::-1])])
-    with pytest.raises(GeneratorUnsound, match=r"drew float32 elements of Uniform.* Nothing will be drawn with it"):
+    with pytest.raises(GeneratorUnsound, match=r"drew float32 elements of Uniform.* The generator is dis"):
         generator.warm_up()
 
 

@@ -1,4 +1,4 @@
-"""The golden files hold on a GPU, too: here a part of them, since the interpreter is slow, and all of them on a GPU."""
+"""The golden files on a GPU: a part of them here, because the interpreter is slow; all of them on a real GPU."""
 
 import json
 from hashlib import sha256

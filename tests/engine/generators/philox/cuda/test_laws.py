@@ -1,4 +1,4 @@
-"""Any parts of any tensors, drawn on the GPU in any way, are what the CPU draws."""
+"""Any parts of any tensors, drawn by the GPU code, equal those of the CPU."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -101,14 +101,14 @@ def _draw(prepared: Prepared, dtype: DType, runs: Runs) -> Any:
 
 
 @pytest.mark.parametrize("law", LAWS, ids=str)
-def test_a_law_is_what_the_cpu_draws_in_every_dtype(law: Law) -> None:
+def test_a_law_has_the_bits_of_the_cpu_in_every_dtype(law: Law) -> None:
     parts = [(law, dtype, COLUMNS) for dtype in FLOATS.values()]
     parts += [(law, DTYPES["float32"], ODD), (law, DTYPES["bfloat16"], EVEN), (law, DTYPES["float64"], EVEN)]
     assert _drawn(parts, seed=7) == _expected(parts, seed=7)
 
 
 @pytest.mark.parametrize("name", ["float64", "bfloat16"])
-def test_an_orthogonal_kernel_is_what_the_cpu_draws(name: str) -> None:
+def test_an_orthogonal_kernel_has_the_bits_of_the_cpu(name: str) -> None:
     law, dtype = Orthogonal(8, 13, -0.5, taps=5, centre=2), DTYPES[name]
     drawn = prepare(law, dtype, 7, "weight", HERE)
     for runs in (Runs(0, 520, 0, 1), Runs(7, 31, 65, 7), Runs(2, 3, 10, 50)):
@@ -127,7 +127,7 @@ def test_an_orthogonal_kernel_is_what_the_cpu_draws(name: str) -> None:
     ids=["stacked experts", "a dense layer of jax", "kernels with their batch inside"],
 )
 @pytest.mark.parametrize("name", ["float64", "float32", "float8_e5m2"])
-def test_a_stack_of_matrices_is_what_the_cpu_draws(law: OrthogonalStack, name: str) -> None:
+def test_a_stack_of_matrices_has_the_bits_of_the_cpu(law: OrthogonalStack, name: str) -> None:
     dtype = DTYPES[name]
     drawn = prepare(law, dtype, 7, "weight", HERE)
     size = law.count * law.rows * law.cols * law.taps
@@ -144,7 +144,7 @@ def test_integers_are_counted_in_all_their_bits() -> None:
 
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(parts=st.lists(wanted, max_size=4), seed=st.integers(0, 2**64 - 1))
-def test_parts_that_are_drawn_together_are_what_the_cpu_draws(parts: list[Wanted], seed: int) -> None:
+def test_parts_that_are_drawn_together_have_the_bits_of_the_cpu(parts: list[Wanted], seed: int) -> None:
     assert _drawn(parts, seed) == _expected(parts, seed)
 
 

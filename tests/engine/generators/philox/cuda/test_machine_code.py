@@ -1,4 +1,4 @@
-"""What a GPU would run, compiled where there is none: no fused, approximate or flushing operation among it."""
+"""The machine code for a GPU, compiled without one, has no fused, approximate or flushing operations."""
 
 import json
 import os

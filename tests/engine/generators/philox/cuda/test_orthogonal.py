@@ -1,4 +1,4 @@
-"""Orthogonal matrices as a GPU makes them, in Triton's interpreter, which takes a second for every 64 columns."""
+"""Orthogonal matrices by the GPU code, in Triton's interpreter, which takes a second for every 64 columns."""
 
 from collections.abc import Callable
 from typing import Any
@@ -76,7 +76,7 @@ def test_nothing_is_made_of_nothing(shape: Shape) -> None:
     assert haar_(torch.empty(shape)).shape == shape
 
 
-# -- what the device is asked for -------------------------------------------------------------------------------------
+# -- allocations and launches on the device ---------------------------------------------------------------------------
 
 
 class Launches(list[tuple[tuple[int, ...], tuple[Any, ...], dict[str, Any]]]):

@@ -1,4 +1,4 @@
-"""What a GPU would run for an orthogonal matrix, compiled where there is none."""
+"""The machine code of orthogonal matrices for a GPU, compiled without one."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def test_every_operation_is_rounded_to_nearest_and_none_is_fused(capability: str
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
-def test_machine_code_fuses_only_what_divisions_and_square_roots_are_made_of(capability: str, codes: Codes) -> None:
+def test_machine_code_fuses_operations_only_inside_divisions_and_square_roots(capability: str, codes: Codes) -> None:
     fused = {name.split()[0] for name, code in codes[capability].items() if re.search(r"\b[FD]FMA\b", code["sass"])}
     assert fused == {"complete", "invert"}
     assert all(re.search(r"\b[FD]MUL\b", codes[capability][kernel]["sass"]) for kernel in PRODUCTS)

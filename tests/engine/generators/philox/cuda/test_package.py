@@ -1,4 +1,4 @@
-"""The package without Triton, as on a machine that draws on its CPU."""
+"""The package on a machine without Triton."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ except DeviceUnavailable as error:
 """
 
 
-def test_without_triton_the_rest_works_and_this_says_what_to_do() -> None:
+def test_without_triton_the_rest_works_and_the_error_has_advice() -> None:
     program = _WITHOUT_TRITON.format(path=sys.path)
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert "needs Triton" in said

@@ -1,4 +1,4 @@
-"""What is to be drawn is divided into what lanes can draw, and goes where it belongs."""
+"""Segments: runs are divided into groups for lanes, with the right targets."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -47,7 +47,7 @@ def _indices(runs: Runs) -> list[int]:
 
 
 class Recorder:
-    """A kernel that notes what it is launched with."""
+    """A kernel that records its arguments."""
 
     def __init__(self) -> None:
         self.launches: list[tuple[int, np.ndarray[Any, Any]]] = []

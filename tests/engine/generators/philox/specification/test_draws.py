@@ -50,7 +50,7 @@ def test_bounds_that_do_not_bind_leave_a_normal() -> None:
     assert bounded.variate is free.variate is Variate.NORMAL
 
 
-def test_a_narrow_window_is_drawn_in_float64_whatever_the_dtype() -> None:
+def test_a_narrow_window_is_drawn_in_float64_for_every_dtype() -> None:
     assert settle(TruncatedNormal(0.0, 1.0, 3.0, 4.0), DTYPES["bfloat16"]).carrier.name == "float64"
 
 

@@ -71,7 +71,7 @@ def test_scaling_back_float64_is_that_of_ieee_754(value: float, exponent: int) -
 
 
 @given(value=st.floats(-1e6, 1e6), name=st.sampled_from(list(FLOATS)))
-def test_the_interval_holds_what_lies_within_it_and_no_more(value: float, name: str) -> None:
+def test_the_interval_has_the_smallest_and_largest_number_within_it(value: float, name: str) -> None:
     dtype = DTYPES[name]
     low, high = interval(value, value, dtype)
     assert low >= max(value, -dtype.max) or value > dtype.max

@@ -1,4 +1,4 @@
-"""The constants are derived again here, with 40 digits, and the maps compared with mpmath and scipy."""
+"""The constants are derived again with 40 digits, and the maps are compared with mpmath and scipy."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -51,7 +51,7 @@ def test_the_tail_interpolates_the_quantile_function() -> None:
     assert derived == _singles(quantile.TAIL)
 
 
-def test_the_other_constants_are_what_they_are_called() -> None:
+def test_the_other_constants_have_the_values_of_their_names() -> None:
     assert np.float32(np.sqrt(0.5)).view(np.int32) == quantile.SQRT_HALF_32
     assert np.float64(np.sqrt(0.5)).view(np.int64) == quantile.SQRT_HALF_64
     assert float(mpmath.log(2)) == quantile.LN_2

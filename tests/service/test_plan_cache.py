@@ -4,7 +4,7 @@ from weightwell_engine.engine import Engine
 from weightwell_engine.generators.devices import Cpu
 from weightwell_engine.parsing import read_document
 from weightwell_engine.plan import Plan
-from weightwell_service.recent import RecentPlans
+from weightwell_service.plan_cache import PlanCache
 
 ENGINE = Engine(Cpu(), threads=1)
 
@@ -15,7 +15,7 @@ def plan(seed: int, tensors: int = 1) -> Plan:
 
 
 def test_a_plan_is_found_by_its_query_and_by_no_other() -> None:
-    recent = RecentPlans()
+    recent = PlanCache()
     one = plan(1)
     recent.put(b"one", one)
     assert recent.get(b"one") is one
@@ -23,7 +23,7 @@ def test_a_plan_is_found_by_its_query_and_by_no_other() -> None:
 
 
 def test_the_least_recently_used_plans_make_room() -> None:
-    recent = RecentPlans(nbytes=3 * 3000)  # a plan of one tensor is 2000 and its header
+    recent = PlanCache(nbytes=3 * 3000)  # a plan of one tensor is 2000 and its header
     for query in (b"a", b"b", b"c"):
         recent.put(query, plan(1))
     assert recent.get(b"a") is not None
@@ -34,7 +34,7 @@ def test_the_least_recently_used_plans_make_room() -> None:
 
 
 def test_a_plan_that_is_put_again_takes_its_room_once() -> None:
-    recent = RecentPlans(nbytes=3 * 3000)
+    recent = PlanCache(nbytes=3 * 3000)
     for _ in range(100):
         recent.put(b"a", plan(1))
     recent.put(b"b", plan(2))
@@ -43,7 +43,7 @@ def test_a_plan_that_is_put_again_takes_its_room_once() -> None:
 
 
 def test_a_plan_larger_than_all_room_is_not_kept() -> None:
-    recent = RecentPlans(nbytes=5000)
+    recent = PlanCache(nbytes=5000)
     recent.put(b"small", plan(1))
     recent.put(b"large", plan(1, tensors=10))
     assert recent.get(b"large") is None

@@ -1,4 +1,4 @@
-"""Turns: which unit of work comes next, where many clients and their requests share a few threads."""
+"""Scheduler: shares a few threads fairly between many clients."""
 
 import time
 from collections import OrderedDict, deque
@@ -12,24 +12,24 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 Job = Generator[None, None, T]
-"""Work in units: each step draws one, and what the generator returns is the result."""
+"""Work in units: each step of the generator does one unit, and its return value is the result."""
 
-# While small requests wait, every so many turns one is given to a large request all the same.
+# While small requests wait, one in this many turns still goes to a large request.
 _LARGE_EVERY = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Requester:
-    """One request of a client, for whom jobs are done; ``small`` if all of them together take a few units."""
+    """One request of a client; ``small`` if all its jobs together take a few units."""
 
     client: str
     small: bool
 
 
-class Turns:
-    """Threads that do jobs unit by unit: small requests first, then in turn over clients, and over their requests.
+class Scheduler:
+    """Threads that do jobs unit by unit: small requests first, then round robin over clients and over their requests.
 
-    Jobs of one request begin in the order in which they were submitted. Any thread may call the methods.
+    Jobs of one request start in the order of submission. Any thread may call the methods.
     """
 
     def __init__(self, threads: int, name: str, *, clock: Callable[[], float] = time.monotonic):
@@ -43,7 +43,7 @@ class Turns:
         self._progress = 0.0
 
     def submit(self, job: Job[T], requester: Requester) -> Future[T]:
-        """Queue a job; return its future, which can be cancelled until the job has begun."""
+        """Queue a job; return its future, which can be cancelled until the job starts."""
         work = _Work(job, Future())
         with self._lock:
             if self._jobs == 0:
@@ -54,16 +54,16 @@ class Turns:
         return work.future
 
     def waited(self) -> float:
-        """Return for how many seconds no unit has ended; 0 if there is no work."""
+        """Return the seconds since the last unit ended; 0 if there is no work."""
         with self._lock:
             return self._clock() - self._progress if self._jobs else 0.0
 
     def shutdown(self) -> None:
-        """Begin nothing more."""
+        """Start no more work."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _take_turn(self) -> None:
-        """Do one unit of the job whose turn it is."""
+        """Do one unit of the next job."""
         with self._lock:
             requester, work = self._next()
         ended = work.step()
@@ -110,21 +110,21 @@ class _Work:
 
 
 class _Round:
-    """Jobs by client and by request, both in the order of their next turns."""
+    """Jobs by client and by request, both in round-robin order."""
 
     def __init__(self) -> None:
         self.clients: OrderedDict[str, OrderedDict[Requester, deque[_Work]]] = OrderedDict()
 
     def add(self, requester: Requester, work: _Work) -> None:
-        """Queue a job behind those of the same request."""
+        """Queue a job after the others of the same request."""
         self._jobs(requester).append(work)
 
     def put_back(self, requester: Requester, work: _Work) -> None:
-        """Queue a job that has begun before those of the same request."""
+        """Queue a started job before the others of the same request."""
         self._jobs(requester).appendleft(work)
 
     def take(self) -> tuple[Requester, _Work]:
-        """Return the job whose turn it is; its client, and of that client its request, come last from then on."""
+        """Return the next job, and move its client, and its request within the client, to the end of the order."""
         client, requests = self.clients.popitem(last=False)
         requester, jobs = requests.popitem(last=False)
         work = jobs.popleft()

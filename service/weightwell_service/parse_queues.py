@@ -1,6 +1,7 @@
-"""Lanes in which long specs are read: one at a time in each, so that short ones do not wait for much longer ones.
+"""Queues ("lanes") for parsing long specs, by size: short specs do not wait for much longer ones.
 
-Reading is Python and holds the GIL, so more threads would read no faster, and hold up the event loop.
+Each lane parses one spec at a time. Parsing holds the GIL, so more threads would not be faster, and would delay the
+event loop.
 """
 
 from asyncio import Lock, get_running_loop, timeout
@@ -12,15 +13,15 @@ from weightwell_engine.exceptions import Busy
 
 T = TypeVar("T")
 
-# Lanes by the bytes of JSON that they read at most, and how many requests may wait in each: 64 MiB of bodies.
+# For each lane, the most bytes of JSON in a spec and the most waiting requests: 64 MiB of bodies.
 _LANES = ((2**16, 256), (2**20, 64), (None, 4))
 
-# Seconds that a request may wait for its turn.
+# The most seconds that a request waits in the queue.
 _PATIENCE = 30.0
 
 
 class Lane:
-    """One thread that reads specs, in the order in which they came.
+    """One thread that parses specs in the order of arrival.
 
     At most ``most`` requests wait for their turn, each for at most ``patience`` seconds.
     """
@@ -33,19 +34,20 @@ class Lane:
         self._patience = patience
 
     async def run(self, read: Callable[[], T], departed: Callable[[], Awaitable[bool]]) -> T:
-        """Return the result of ``read``, called in the lane's thread when its turn comes.
+        """Call ``read`` in the lane's thread, after the requests before it, and return its result.
 
-        It is not called if the client has ``departed`` by then. Raises ``Busy`` for that, if too many requests wait
-        already, and if the turn does not come in time.
+        Raises ``Busy`` without a call if the client has ``departed``, if the queue is full, or after ``patience``.
         """
         if self._waiting >= self._most:
-            raise Busy(f"{self._most} requests with long specs wait to be read; try again")
+            raise Busy(f"{self._most} requests with long specs are waiting; try again")
         self._waiting += 1
         try:
             async with timeout(self._patience):
                 await self._turn.acquire()
         except TimeoutError:
-            raise Busy(f"the spec was not read within {self._patience:g} s, as others came before; try again") from None
+            raise Busy(
+                f"the spec was not read within {self._patience:g} s, because other requests came first; try again"
+            ) from None
         finally:
             self._waiting -= 1
         try:
@@ -56,7 +58,7 @@ class Lane:
             self._turn.release()
 
     def shutdown(self) -> None:
-        """Begin nothing more."""
+        """Start no more work."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
@@ -71,6 +73,6 @@ class Lanes:
         return next(lane for limit, lane in self._lanes if limit is None or nbytes <= limit)
 
     def shutdown(self) -> None:
-        """Begin nothing more."""
+        """Start no more work."""
         for _, lane in self._lanes:
             lane.shutdown()

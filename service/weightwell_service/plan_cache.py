@@ -1,16 +1,16 @@
-"""Recent plans: a file that is read by ranges, or asked for again and again, is planned once."""
+"""A cache of plans: several ranges of a file, or repeated requests, are planned once."""
 
 from collections import OrderedDict
 from threading import Lock
 
 from weightwell_engine.plan import Plan
 
-# Bytes that a planned tensor takes in memory, about; its part of the header comes on top.
+# Approximate bytes of a planned tensor in memory, without its part of the header.
 _TENSOR = 1000
 
 
-class RecentPlans:
-    """Plans by the query that asked for them: as many of the last ones as fit in ``nbytes``, by estimate.
+class PlanCache:
+    """A cache of plans by query, with the most recently used ones that fit into ``nbytes``, by estimate.
 
     Any number of threads may use it.
     """
@@ -30,7 +30,7 @@ class RecentPlans:
             return self._plans[query][0]
 
     def put(self, query: bytes, plan: Plan) -> None:
-        """Keep a plan, and forget the least recently used ones that no longer fit."""
+        """Add a plan, and evict the least recently used ones that no longer fit."""
         nbytes = len(query) + plan_nbytes(plan)
         if nbytes > self._limit:
             return
@@ -44,5 +44,5 @@ class RecentPlans:
 
 
 def plan_nbytes(plan: Plan) -> int:
-    """Return about how many bytes a plan takes in memory."""
+    """Estimate the bytes of a plan in memory."""
     return len(plan.header) + _TENSOR * (len(plan.tensors) + 1)

@@ -5,7 +5,7 @@ from threading import Event
 import pytest
 
 from weightwell_engine.exceptions import Busy
-from weightwell_service.reading import Lane, Lanes
+from weightwell_service.parse_queues import Lane, Lanes
 
 
 async def present() -> bool:
@@ -17,7 +17,7 @@ async def departed() -> bool:
 
 
 class Reader:
-    """Specs that are read when they are told to be; ``read`` holds their names in the order of reading."""
+    """Specs that are parsed when the test says so; ``read`` has their names in the order of parsing."""
 
     def __init__(self) -> None:
         self.read: list[str] = []
@@ -64,7 +64,7 @@ def test_more_requests_than_may_wait_are_refused_at_once() -> None:
         first = await occupied(lane, reader)
         second = asyncio.create_task(lane.run(reader.short(), present))
         await asyncio.sleep(0)
-        with pytest.raises(Busy, match="1 requests with long specs wait to be read; try again"):
+        with pytest.raises(Busy, match="1 requests with long specs are waiting; try again"):
             await lane.run(reader.short("refused"), present)
         reader.released.set()
         await asyncio.gather(first, second)

@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from weightwell_service.turns import Requester, Turns
+from weightwell_service.scheduler import Requester, Scheduler
 
 PATIENCE = 30.0
 
@@ -33,7 +33,7 @@ def last(log: list[str], name: str) -> int:
 
 
 @contextmanager
-def held(turns: Turns) -> Iterator[None]:
+def held(turns: Scheduler) -> Iterator[None]:
     """Keep the only thread from beginning anything until the end of the context."""
     begun, go = threading.Event(), threading.Event()
 
@@ -51,17 +51,17 @@ def held(turns: Turns) -> Iterator[None]:
 
 
 @pytest.fixture
-def turns() -> Iterator[Turns]:
-    turns = Turns(1, "draw")
+def turns() -> Iterator[Scheduler]:
+    turns = Scheduler(1, "draw")
     yield turns
     turns.shutdown()
 
 
-def test_a_job_returns_what_its_generator_returns(turns: Turns) -> None:
+def test_a_job_returns_the_value_of_its_generator(turns: Scheduler) -> None:
     assert turns.submit(job([], "a", 3), Requester("client", small=False)).result(PATIENCE) == "a"
 
 
-def test_a_job_that_fails_fails_its_future_and_nothing_else(turns: Turns) -> None:
+def test_a_job_that_fails_fails_its_future_and_nothing_else(turns: Scheduler) -> None:
     def failing() -> Generator[None, None, None]:
         yield
         raise ZeroDivisionError
@@ -72,7 +72,7 @@ def test_a_job_that_fails_fails_its_future_and_nothing_else(turns: Turns) -> Non
     assert turns.submit(job([], "next"), requester).result(PATIENCE) == "next"
 
 
-def test_a_small_request_comes_before_64_large_ones_that_wait(turns: Turns) -> None:
+def test_a_small_request_comes_before_64_large_ones_that_wait(turns: Scheduler) -> None:
     log: list[str] = []
     with held(turns):
         large = [turns.submit(job(log, "large", 5), Requester(f"client {n}", small=False)) for n in range(64)]
@@ -82,7 +82,7 @@ def test_a_small_request_comes_before_64_large_ones_that_wait(turns: Turns) -> N
     assert [each.result(PATIENCE) for each in large] == 64 * ["large"]
 
 
-def test_large_requests_go_on_while_small_ones_come_without_end(turns: Turns) -> None:
+def test_large_requests_go_on_while_small_ones_come_without_end(turns: Scheduler) -> None:
     log: list[str] = []
     with held(turns):
         for number in range(100):
@@ -92,7 +92,7 @@ def test_large_requests_go_on_while_small_ones_come_without_end(turns: Turns) ->
     assert last(log, "large") < 5 * 8
 
 
-def test_a_client_with_200_requests_has_the_turns_of_a_client_with_one(turns: Turns) -> None:
+def test_a_client_with_200_requests_has_the_turns_of_a_client_with_one(turns: Scheduler) -> None:
     log: list[str] = []
     with held(turns):
         for _ in range(200):
@@ -102,7 +102,7 @@ def test_a_client_with_200_requests_has_the_turns_of_a_client_with_one(turns: Tu
     assert log[: last(log, "one")].count("many") <= 51
 
 
-def test_requests_of_a_client_take_turns(turns: Turns) -> None:
+def test_requests_of_a_client_take_turns(turns: Scheduler) -> None:
     log: list[str] = []
     with held(turns):
         done = [turns.submit(job(log, name, 3), Requester("client", small=False)) for name in "abc"]
@@ -110,7 +110,7 @@ def test_requests_of_a_client_take_turns(turns: Turns) -> None:
     assert "".join(log) == "abcabcabc"
 
 
-def test_jobs_of_a_request_come_in_their_order(turns: Turns) -> None:
+def test_jobs_of_a_request_come_in_their_order(turns: Scheduler) -> None:
     log: list[str] = []
     requester = Requester("client", small=False)
     with held(turns):
@@ -119,7 +119,7 @@ def test_jobs_of_a_request_come_in_their_order(turns: Turns) -> None:
     assert "".join(log) == "aaabbbccc"
 
 
-def test_a_job_that_is_cancelled_before_its_turn_is_not_begun(turns: Turns) -> None:
+def test_a_job_that_is_cancelled_before_its_turn_is_not_begun(turns: Scheduler) -> None:
     log: list[str] = []
     requester = Requester("client", small=False)
     with held(turns):
@@ -131,7 +131,7 @@ def test_a_job_that_is_cancelled_before_its_turn_is_not_begun(turns: Turns) -> N
 
 def test_threads_that_are_stuck_are_seen_by_the_clock() -> None:
     clock = Clock()
-    turns = Turns(1, "draw", clock=clock)
+    turns = Scheduler(1, "draw", clock=clock)
     clock.now = 100.0
     assert turns.waited() == 0
     with held(turns):
