@@ -186,8 +186,8 @@ def _verb(verbs: Any, run: Any) -> argparse.ArgumentParser:
 
 def _url_argument(parser: argparse.ArgumentParser, *, default: str | None) -> None:
     """Add ``--url``, which may come before or after the subcommand."""
-    told = f"address of the server (default: $WEIGHTWELL_URL, or {DEFAULT_URL})"
-    parser.add_argument("--url", default=default, help=told)
+    text = f"address of the server (default: $WEIGHTWELL_URL, or {DEFAULT_URL})"
+    parser.add_argument("--url", default=default, help=text)
 
 
 def _gain_arguments(parser: argparse.ArgumentParser) -> None:

@@ -25,7 +25,7 @@ REMEMBERED = 2**14
 Stream = tuple[int | str, str | None]
 
 _CURE = (
-    "Give each tensor a name=, each module a prefix=, or each a seed= of its own. If these numbers are meant, ignore "
+    "Give each tensor a name=, each module a prefix=, or each its own seed=. If these numbers are intended, ignore "
     "weightwell.RepeatedStreamWarning"
 )
 

@@ -79,9 +79,9 @@ class InvalidSpecs(WeightwellError, ValueError):
 
     def __init__(self, errors: Sequence[InvalidSpec]):
         self.errors = tuple(errors[:MOST_ERRORS])
-        told = "; ".join(error.detail for error in self.errors)
+        listed = "; ".join(error.detail for error in self.errors)
         more = len(errors) - len(self.errors)
-        super().__init__(f"{told}; and {more} more" if more else told)
+        super().__init__(f"{listed}; and {more} more" if more else listed)
 
 
 class MalformedDocument(WeightwellError, ValueError):

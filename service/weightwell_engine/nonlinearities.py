@@ -1,6 +1,6 @@
 """The gains that torch recommends: ``torch.nn.init.calculate_gain`` as a table.
 
-torch's authors chose each value for a reason of its own. Only the values of piecewise linear functions follow from a
+torch's authors chose each value for a different reason. Only the values of piecewise linear functions follow from a
 formula. ``quadrature`` computes the effect of a nonlinearity on the scale of a normal input. docs/gains.md compares the
 two.
 """

@@ -55,7 +55,7 @@ class PlannedTensor:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The elements ``start ... stop - 1`` of the region of a tensor that is in the file."""
+    """A range of elements of a planned tensor: ``start ... stop - 1``, counted within its region in the file."""
 
     tensor: PlannedTensor
     start: int

@@ -158,7 +158,7 @@ async def _from_body(request: Request, service: Service, make: Callable[[Spec], 
 
 
 async def _body(request: Request, limit: int, count: Callable[[int], None]) -> bytes:
-    """Read a request's body up to a limit; raise ``TooLarge`` or ``UnsupportedEncoding``, and what ``count`` raises."""
+    """Read a request's body up to a limit; raise ``TooLarge``, ``UnsupportedEncoding`` or an error of ``count``."""
     if (encoding := request.headers.get("content-encoding", "identity").lower()) != "identity":
         raise UnsupportedEncoding(encoding)
     body = bytearray()

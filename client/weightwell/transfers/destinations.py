@@ -70,7 +70,7 @@ class Document(Destination, Generic[T]):
         self._results: list[T] = []
 
     def head(self, total: int, _etag: str | None, _tag: str | None) -> Iterator[memoryview]:
-        """Yield the buffers of all of it."""
+        """Yield the buffers of the whole document."""
         if total > MAX_DOCUMENT:
             raise UnexpectedResponse(f"expected a JSON document of at most {MAX_DOCUMENT} bytes, got {total}")
         body = yield from collected(total)

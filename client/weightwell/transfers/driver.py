@@ -1,4 +1,4 @@
-"""Drivers: they run the flows of a transfer, each over a connection of its own, in threads or in tasks."""
+"""Drivers: they run the flows of a transfer in threads or in tasks. Each flow has its own connection."""
 
 import socket
 import threading
@@ -224,6 +224,6 @@ def _shut(response: httpx.Response) -> None:
     stream = response.extensions.get("network_stream")
     sock = stream.get_extra_info("socket") if stream is not None else None
     if isinstance(sock, socket.socket):
-        with suppress(OSError):  # it may have ended by itself
+        with suppress(OSError):  # it may have ended already
             # SSLSocket.shutdown would remove the TLS state while another thread reads.
             socket.socket.shutdown(sock, socket.SHUT_RDWR)

@@ -9,7 +9,7 @@ step            the driver                                              result
 ``Ask``         sends the request                                       the response; its body has not been read
 a memoryview    reads the next bytes of the body into it                the number of bytes; 0 at the end
 ``Pause``       sleeps                                                  None
-a list          runs each flow in it over a connection of its own       None
+a list          runs each flow in it over a separate connection         None
 ==============  ======================================================  ==========================================
 
 A driver throws transport errors into the flow. The flow then yields a ``Pause`` and tries again, or raises the error
