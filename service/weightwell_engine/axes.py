@@ -1,6 +1,7 @@
 """Axes: which axes of a weight's shape are inputs, outputs, a batch of independent weights, or the receptive field."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Literal, TypedDict
 
@@ -36,6 +37,7 @@ class Axes:
     transposed: bool = False
 
     @classmethod
+    @lru_cache(4096)  # a scheme, its fans and its description ask for the same
     def of(
         cls,
         shape: Shape,

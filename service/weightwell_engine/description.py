@@ -1,7 +1,8 @@
 """Descriptions: the content of a file, tensor by tensor, as ``/plan`` returns it. Nothing is drawn."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Annotated, Any
 
@@ -105,37 +106,49 @@ def _unused(places: Sequence[int]) -> str | None:
 
 
 def _tensor(tensor: TensorSpec, planned: PlannedTensor) -> TensorDescription:
-    law = planned.law
-    mean, std = law.mean_std(prod(tensor.shape))
-    fans = SCHEMES[tensor.scheme].fans(tensor.shape, tensor.parameters)
+    parameters = tuple(sorted(tensor.parameters.items()))
     return TensorDescription(
-        shape=tensor.shape,
+        **_shared(tensor.scheme, tensor.shape, parameters, str(parameters), planned.law),
         slice=tensor.slice_text,
         dtype=tensor.dtype,
         seed=tensor.exact_seed,
-        scheme=tensor.scheme,
-        parameters=dict(sorted(tensor.parameters.items())),
         rule=tensor.rule,
-        law={"kind": law.kind, **_numbers(law), "words": words(tensor, law)},
-        mean=mean,
-        std=std,
-        fan_in=fans.given_in,
-        fan_out=fans.given_out,
         data_offsets=(planned.offset, planned.offset + planned.nbytes),
         nbytes=planned.nbytes,
     )
+
+
+# Layers of a model are alike. The parameters are there as text as well, because -0.0 equals 0.0 and differs in JSON.
+@lru_cache(4096)
+def _shared(
+    scheme: str, shape: tuple[int, ...], parameters: tuple[tuple[str, Parameter], ...], _parameters_text: str, law: Law
+) -> dict[str, Any]:
+    """Return the fields that are the same in all tensors of a scheme, shape, parameters and law."""
+    given = dict(parameters)
+    mean, std = law.mean_std(prod(shape))
+    fans = SCHEMES[scheme].fans(shape, given)
+    return {
+        "shape": shape,
+        "scheme": scheme,
+        "parameters": given,
+        "law": {"kind": law.kind, **_numbers(law), "words": _words(scheme, shape, given, law)},
+        "mean": mean,
+        "std": std,
+        "fan_in": fans.given_in,
+        "fan_out": fans.given_out,
+    }
 
 
 def _numbers(law: Law) -> dict[str, Any]:
     return {name: getattr(law, name) for name in law.__slots__}
 
 
-def words(tensor: TensorSpec, law: Law) -> str:
+def _words(scheme: str, shape: tuple[int, ...], parameters: Mapping[str, Parameter], law: Law) -> str:
     """Return the law of a tensor as a phrase, with the roles of its axes unless they are ``[out, in]``."""
-    size = prod(tensor.shape)
+    size = prod(shape)
     if not size:
         return "no elements"
-    axes = SCHEMES[tensor.scheme].axes(tensor.shape, tensor.parameters)
+    axes = SCHEMES[scheme].axes(shape, parameters)
     if axes is None or axes.parts == ("out", "in"):
         return law.words(size)
     return f"{law.words(size)}; axes are [{', '.join(axes.parts)}]"

@@ -140,12 +140,12 @@ class Scheme:
 
     def _divided(self, parameters: Mapping[str, Parameter]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the options about axes and fans, and the scheme's own parameters."""
-        options = OPTIONS.get(self.needs, {})
-        own = {each.name for each in self.parameters} - options.keys()
-        return (
-            {name: value for name, value in parameters.items() if name in options},
-            {name: value for name, value in parameters.items() if name in own},
-        )
+        options: dict[str, Any] = {}
+        own: dict[str, Any] = {}
+        known = OPTIONS.get(self.needs, {})
+        for name, value in parameters.items():
+            (options if name in known else own)[name] = value
+        return options, own
 
     def _check_ndim(self, shape: Shape, *, batch: int) -> None:
         low, high = self.ndim

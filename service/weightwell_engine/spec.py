@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 Parameter = float | int | str | bool | tuple[int, ...]
 
@@ -60,7 +61,7 @@ class TensorSpec:
         return None if self.slice is None else ",".join(f"{start}:{stop}" for start, stop in self.slice)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Spec:
     """One file: tensors, in the order of the request, and the generator.
 
@@ -75,6 +76,10 @@ class Spec:
 
     def canonical(self) -> str:
         """Return the canonical JSON of this spec. Post it to ``/init`` to get the same file again."""
+        return self._canonical
+
+    @cached_property
+    def _canonical(self) -> str:
         tensors: dict[str, object] = {tensor.name: tensor.canonical() for tensor in self.tensors}
         tensors |= {alias: {"alias": target} for alias, target in self.aliases}
         return _TO_JSON.encode({"generator": self.generator, "tensors": tensors})

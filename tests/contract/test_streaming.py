@@ -465,6 +465,8 @@ def test_what_is_there_at_the_start_is_not_looked_through_for_garbage(probing: P
     with probing() as (client, _):
         assert client.get("/health/ready").status_code == 200
         assert gc.get_freeze_count() > 10_000
+        assert gc.get_threshold()[0] == 50_000
+    assert gc.get_threshold()[0] < 50_000
 
 
 def test_requests_at_once_are_answered_as_each_alone(http: httpx.Client) -> None:

@@ -12,7 +12,7 @@ shapes = st.lists(st.integers(1, 4), min_size=2, max_size=6).map(tuple)
 
 
 def axes_of(shape: Shape, **names: object) -> Axes:
-    axes = Axes.of(shape, **names)  # type: ignore[arg-type]
+    axes = Axes.of(shape, **names)
     assert axes is not None
     return axes
 

@@ -1,6 +1,7 @@
 import json
 from contextlib import suppress
 from typing import Any, get_args
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from weightwell_engine.description import FileDescription, describe
 from weightwell_engine.exceptions import InvalidSpec, InvalidSpecs
 from weightwell_engine.generators.devices import Cpu
 from weightwell_engine.generators.torch import TorchGenerator
+from weightwell_engine.laws import Normal
 from weightwell_engine.parsing import read_document
 from weightwell_engine.plan import UNLIMITED, make_plan
 from weightwell_engine.schemes import SCHEMES
@@ -30,6 +32,23 @@ def described(**fields: Any) -> dict[str, Any]:
 def tensor(**fields: Any) -> dict[str, Any]:
     found: dict[str, Any] = described(**fields)["tensors"]["weight"]
     return found
+
+
+def test_tensors_that_are_alike_are_described_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Mock(return_value="as the first")
+    monkeypatch.setattr(Normal, "words", made)
+    alike = {"shape": [3, 1021], "scheme": "normal", "std": 0.765}
+    tensors = described(tensors={str(seed): {**alike, "seed": seed} for seed in range(50)})["tensors"]
+    assert made.call_count == 1
+    assert {each["law"]["words"] for each in tensors.values()} == {"as the first"}
+    assert [tensors[str(seed)]["seed"] for seed in range(50)] == list(range(50))
+
+
+def test_tensors_of_zero_and_of_minus_zero_are_not_alike() -> None:
+    values = {"plus": 0.0, "minus": -0.0}
+    tensors = described(tensors={name: {"shape": [7], "scheme": "constant", "val": values[name]} for name in values})
+    signs = {name: str(tensor["parameters"]["val"]) for name, tensor in tensors["tensors"].items()}
+    assert signs == {"plus": "0.0", "minus": "-0.0"}
 
 
 def test_a_tensor_is_described_in_numbers_and_in_words() -> None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from weightwell_engine.exceptions import InvalidSpec, InvalidSpecs, TooLarge
 from weightwell_engine.parsing import read_document
-from weightwell_engine.spec import Spec
+from weightwell_engine.plan import UNLIMITED, make_plan
+from weightwell_engine.spec import Spec, TensorSpec
 from weightwell_service.links import MAX_URL, address, link, pack, unpack
 from weightwell_service.queries import read_query
 
@@ -206,6 +207,14 @@ def test_a_manifest_that_is_too_long_for_a_url_is_compressed_no_further_than_to_
     with mock.patch("weightwell_service.links.zlib.compressobj", return_value=Deflater()):
         assert many(20_000, "philox")[0] is None
     assert len(compressed) == 1
+
+
+def test_the_canonical_text_of_a_spec_is_made_once_for_its_plan_and_its_address() -> None:
+    asked = spec(models(1))
+    with mock.patch.object(TensorSpec, "canonical", autospec=True, side_effect=TensorSpec.canonical) as made:
+        make_plan(asked, "philox", portable=True, max_bytes=UNLIMITED)
+        address(asked)
+    assert made.call_count == len(asked.tensors)
 
 
 def test_no_address_has_more_json_than_a_server_reads() -> None:
