@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weightwell_service import problems
-from weightwell_service.server import connections, make_server
+from weightwell_service.server import connections, make_server, protocol
 from weightwell_service.server.connections import Connections
 from weightwell_service.server.protocol import MAX_HEAD
 from weightwell_service.settings import Settings
@@ -570,6 +570,35 @@ async def test_a_disconnect_is_noticed_after_any_further_bytes() -> None:
         while bench.server.server_state.tasks:
             await asyncio.sleep(0.001)
         assert bench.app.left.is_set()
+
+
+@on_a_loop
+async def test_a_client_whose_requests_are_not_read_is_looked_at_between_the_sweeps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended, looks = False, 0
+
+    def peer_ended(_: object) -> bool:
+        nonlocal looks
+        looks += 1
+        return ended
+
+    monkeypatch.setattr(protocol, "_peer_ended", peer_ended)
+    monkeypatch.setattr(protocol, "_FIRST_LOOK", 0.001)
+    monkeypatch.setattr(protocol, "_PAUSED_LOOK", 0.001)
+    bench = Bench()
+    wire = await bench.ask(GET.replace(b"echo", b"wait") + GET * 3000)
+    monkeypatch.setattr(wire.protocol.flow, "resume_reading", lambda: None)  # as for an app that does not receive
+    wire.protocol.data_received(GET)
+    assert wire.paused
+    while looks < 3:
+        await asyncio.sleep(0)
+    assert not wire.written
+    ended = True
+    while wire.written.count(b"102 Processing") < 2:
+        await asyncio.sleep(0)
+    wire.protocol.connection_lost(ConnectionResetError())
+    await bench.settle()
 
 
 @on_a_loop

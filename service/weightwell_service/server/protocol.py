@@ -53,6 +53,9 @@ _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
 # Seconds between two probes of a client that has closed its sending side: the first, and the longest.
 _FIRST_LOOK, _LAST_LOOK = 0.1, 1.0
 
+# Seconds between two looks whether a client has closed its sending side, while nothing is read from it.
+_PAUSED_LOOK = 0.3
+
 
 class LimitedProtocol(HttpToolsProtocol):
     """One connection."""
@@ -73,7 +76,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._lingering = False
         self._dropped = 0
         self._ended = False  # the client sends no more
-        self._looking = False  # whether a client that sends no more still reads
+        self._looking = False  # whether the client has gone, while it is not read from, or has ended
         self._last = False  # nothing is answered after the request that is being answered
 
     # The connection ----------------------------------------------------------------------------------------------
@@ -105,7 +108,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self.loop.call_later(_FIRST_LOOK, self._look, _FIRST_LOOK)
 
     def _look(self, delay: float) -> None:
-        """Probe whether a client that has closed its sending side still reads.
+        """Probe whether a client has closed its sending side, and if so, whether it still reads.
 
         A closed and a half-closed connection look the same until the server sends something. So send an interim
         response, which HTTP/1.1 clients must ignore. If the connection is closed, the answer is a reset, and the next
@@ -113,6 +116,11 @@ class LimitedProtocol(HttpToolsProtocol):
         """
         if self.transport.is_closing() or not self._cycles:
             self._looking = False
+            return
+        if not self._ended and not _peer_ended(self.transport):
+            self._looking = self.flow.read_paused
+            if self._looking:
+                self.loop.call_later(_PAUSED_LOOK, self._look, _FIRST_LOOK)
             return
         cycle = self._cycles[0]
         if not cycle.response_started:
@@ -165,6 +173,7 @@ class LimitedProtocol(HttpToolsProtocol):
                 self._feed(part)
         if len(self._ahead) > _MAX_AHEAD:
             self.flow.pause_reading()
+            self._begin_to_look()
 
     def _feed(self, part: bytes) -> None:
         self._idle_nbytes += len(part)
@@ -390,8 +399,6 @@ class LimitedProtocol(HttpToolsProtocol):
         """Close the connection if its client is too slow; return the phase of a closed connection, else None."""
         phase, serial, moved = self._progress()
         rate = self._watch.overdue(phase, serial, moved, now, self._shared.deadlines)
-        if self.flow.read_paused and self._cycles and not self._looking and _peer_ended(self.transport):
-            self._begin_to_look()
         if rate is None or phase is None:
             return None
         self._close_slow(phase, rate)
