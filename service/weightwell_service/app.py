@@ -33,7 +33,8 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
     Raises ``DeviceUnavailable`` if the configured device is not there.
     """
     engine = engine or make_engine(settings)
-    budget = MemoryBudget(settings.max_resident_bytes, patience=settings.queue_timeout)
+    for_bodies = max(settings.max_total_request_bytes, settings.max_request_bytes)
+    budget = MemoryBudget(settings.max_resident_bytes, for_bodies=for_bodies, patience=settings.queue_timeout)
     resources = DrawingResources(budget, settings.threads, settings.drawing_timeout, settings.max_responses)
 
     @asynccontextmanager

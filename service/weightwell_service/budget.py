@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from math import ceil
+from math import ceil, inf
 from threading import RLock
 from weakref import finalize
 
@@ -25,15 +25,24 @@ class MemoryBudget:
     """At most ``limit`` bytes are held at a time: an eighth of them for chunks, the rest for everything else.
 
     Requests wait for memory in the order of their arrival, for at most ``patience`` seconds. They wait in one event
-    loop. Any thread may release memory.
+    loop. Any thread may release memory. Request bodies have at most ``for_bodies`` bytes.
     """
 
-    def __init__(self, limit: int, *, patience: float = 30.0, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        limit: int,
+        *,
+        for_bodies: float = inf,
+        patience: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         self.limit = limit
+        self.for_bodies = for_bodies
         self.for_chunks = limit // _CHUNKS
         self.for_rest = limit - self.for_chunks
         self.chunks = 0
         self.rest = 0
+        self.bodies = 0
         self._lock = RLock()  # reentrant, as a finalizer may run at any time
         self._matrices: set[Matrices] = set()
         # An active drawing has priority over new ones: it will end and release the memory that they wait for.
@@ -80,18 +89,22 @@ class MemoryBudget:
         finalize(owner, self.give, nbytes).atexit = False
 
     @contextmanager
-    def growing(self) -> Iterator[Callable[[int], None]]:
-        """Yield a function that counts bytes until the end of the context; it raises ``Busy`` for too many."""
+    def body(self) -> Iterator[Callable[[int], None]]:
+        """Yield a function that counts bytes of a request body until the end of the context; it raises ``Busy``."""
         held = 0
 
         def more(nbytes: int) -> None:
             nonlocal held
+            if self.bodies + nbytes > self.for_bodies:
+                raise Busy("the memory for request bodies is in use by other requests; try again")
             self.take(nbytes)
+            self.bodies += nbytes
             held += nbytes
 
         try:
             yield more
         finally:
+            self.bodies -= held
             self.give(held)
 
     def take(self, nbytes: int) -> None:

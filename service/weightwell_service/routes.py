@@ -150,7 +150,7 @@ async def plan_from_body(request: Request) -> Response:
 
 async def _from_body(request: Request, service: Service, make: Callable[[Spec], T]) -> T:
     """Parse the spec of a body and return the result of a function of it. A long body does not delay other requests."""
-    with service.resources.budget.growing() as count:
+    with service.resources.budget.body() as count:
         body = await _body(request, service.settings.max_request_bytes, count)
         if len(body) > _SHORT or b"tensors" in body:
             return await service.lanes.of(len(body)).run(lambda: make(read_document(body)), request.is_disconnected)

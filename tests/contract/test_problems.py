@@ -98,9 +98,11 @@ MATRIX = {"shape": "30,30", "scheme": "orthogonal", "generator": "torch"}
 
 def _busy(app: FastAPI, http: httpx.Client) -> httpx.Response:
     budget = app.state.service.resources.budget
-    with budget.growing() as count:
-        count(budget.for_rest)
+    budget.take(budget.for_rest)
+    try:
         return http.get("/init", params=MATRIX)
+    finally:
+        budget.give(budget.for_rest)
 
 
 def _failing(error: WeightwellError) -> Callable[[FastAPI, httpx.Client], httpx.Response]:

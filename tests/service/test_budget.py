@@ -304,10 +304,24 @@ def test_a_plan_counts_for_its_lifetime() -> None:
 
 def test_a_body_counts_as_it_grows() -> None:
     budget = MemoryBudget(800)
-    with budget.growing() as count, budget.growing() as other:
+    with budget.body() as count, budget.body() as other:
         count(500)
         other(200)
         with pytest.raises(Busy):
             count(1)
         assert budget.rest == 700
     assert budget.rest == 0
+
+
+def test_bodies_share_a_limit_of_their_own() -> None:
+    budget = MemoryBudget(8000, for_bodies=1000)
+    with budget.body() as other:
+        with budget.body() as count:
+            count(700)
+            other(200)
+            with pytest.raises(Busy, match="for request bodies"):
+                other(101)
+            budget.take(3000)
+            count(100)
+        other(800)
+    assert (budget.bodies, budget.rest) == (0, 3000)

@@ -364,19 +364,6 @@ def test_a_lack_of_file_descriptors_is_said_once_a_minute(
     assert caplog.text.count("no file descriptor is free") == 2
 
 
-@on_a_loop
-async def test_bodies_share_a_budget() -> None:
-    bench = Bench(max_total_request_bytes=1000, max_request_bytes=1000)
-    first = await bench.ask(post(800), bytes(700))
-    second = await bench.ask(post(800), bytes(700))
-    assert second.statuses() == [503]
-    first.protocol.data_received(bytes(100))
-    await bench.settle()
-    assert first.statuses() == [200]
-    third = await bench.ask(post(800), bytes(800))
-    assert third.statuses() == [200]
-
-
 # Refusals ------------------------------------------------------------------------------------------------------------
 
 HEAD = b"GET / HTTP/1.1\r\nHost: a\r\n"

@@ -1,4 +1,4 @@
-"""Connections: their limit, their shared memory for bodies, and a check of each once a second."""
+"""Connections: their limit, and a check of each once a second."""
 
 import errno
 import logging
@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from weightwell_engine.exceptions import Busy
 from weightwell_service.server.deadlines import Deadlines, Phase
 from weightwell_service.settings import Settings
 
@@ -56,8 +55,6 @@ class Connections:
             )
         self.quiet: dict[Connection, None] = {}
         self._clock = clock
-        self._max_bodies = max(settings.max_total_request_bytes, settings.max_request_bytes)
-        self._bodies = 0
         self._closed_quiet = 0
         self._turned_away = 0
         self._said = -_REPEAT
@@ -74,16 +71,6 @@ class Connections:
             self._closed_quiet += 1
             oldest.abort()
         self.quiet[connection] = None
-
-    def hold(self, nbytes: int) -> None:
-        """Reserve memory for a part of a body; raise ``Busy`` if there is none."""
-        if self._bodies + nbytes > self._max_bodies:
-            raise Busy("the memory for request bodies is in use by other requests; try again")
-        self._bodies += nbytes
-
-    def release(self, nbytes: int) -> None:
-        """Give memory back."""
-        self._bodies -= nbytes
 
     def sweep(self, connections: Iterable[Connection]) -> None:
         """Check every connection, and log the closed ones."""

@@ -270,28 +270,16 @@ class LimitedProtocol(HttpToolsProtocol):
     # Answering -----------------------------------------------------------------------------------------------------
 
     async def _call(self, scope: Any, receive: Any, send: Any) -> None:
-        """Call the application and count the bytes of bodies. A disconnect is not logged as an error."""
+        """Call the application and count the bytes that it sends. A disconnect is not logged as an error."""
         if not self._cycles or self._cycles[0].scope is not scope:
             return  # refused since
         cycle = self._cycles[0]
-        held = 0
-
-        async def receive_counted() -> Any:
-            nonlocal held
-            message = await receive()
-            if nbytes := len(message.get("body", b"")):
-                self._shared.hold(nbytes)
-                held += nbytes
-            return message
 
         async def send_counted(message: Any) -> None:
-            nonlocal held
             if message["type"] != "http.response.start":
                 await send(message)
                 self._sent += len(message.get("body", b""))
                 return
-            self._shared.release(held)
-            held = 0
             if scope["client"] is not self.client:
                 self._client_of(scope)
             if not cycle.more_body:
@@ -305,14 +293,12 @@ class LimitedProtocol(HttpToolsProtocol):
             cycle.keep_alive = True
 
         try:
-            await self._application(scope, receive_counted if cycle.more_body or cycle.body else receive, send_counted)
+            await self._application(scope, receive, send_counted)
         except ClientDisconnect:
             if self._refusal is None:
                 log.info("%s left before the end of its body: %s", self._client_of(scope), request_line(scope))
         except asyncio.CancelledError:
             self._stop(cycle)
-        finally:
-            self._shared.release(held)
 
     def _client_of(self, scope: Any) -> str:
         """Return the client's address for the log. An invalid forwarded address is replaced in the scope."""
