@@ -18,16 +18,21 @@ class Engine:
     """Plans and opens files on one device. Any number of threads may use it at once.
 
     ``threads``: the number of threads that will draw at once. ``generators``: ready generators by name; the others are
-    created when they are first used. On a CPU only ``generator=torch`` imports torch. ``torch``: whether
-    ``generator=torch`` is allowed.
+    created when they are first used. On a CPU only ``generator=torch`` imports torch. ``without_torch``: why
+    ``generator=torch`` is not allowed; None if it is.
     """
 
     def __init__(
-        self, device: Device, *, threads: int, generators: Mapping[str, Generator] | None = None, torch: bool = True
+        self,
+        device: Device,
+        *,
+        threads: int,
+        generators: Mapping[str, Generator] | None = None,
+        without_torch: str | None = None,
     ):
         self.device = device
         self.threads = threads
-        self._torch = torch
+        self._without_torch = without_torch
         self._lock = Lock()
         self._generators = dict(generators or {})
 
@@ -53,10 +58,8 @@ class Engine:
         """Return the reason why a generator is not available, or None."""
         if name != "torch":
             return None
-        if not self._torch:
-            return "is switched off on this server (WEIGHTWELL_TORCH_GENERATOR=off)"
         installed = name in self._generators or find_spec(name)
-        return None if installed else "needs torch, which is not installed"
+        return self._without_torch or (None if installed else "needs torch, which is not installed")
 
     def plan(self, spec: Spec, *, max_bytes: int = UNLIMITED) -> Plan:
         """Return the plan of a spec: every law, offset and size, before a number is drawn.

@@ -23,8 +23,9 @@ _SWITCH_INTERVAL = 0.0005
 
 def make_engine(settings: Settings) -> Engine:
     """Return the engine of a deployment; raise ``DeviceUnavailable`` if the configured device is not there."""
-    torch = settings.torch_generator == "on"
-    return Engine(find_device(settings.device), threads=settings.threads, torch=torch)
+    off = "is switched off on this server (WEIGHTWELL_TORCH_GENERATOR=off)"
+    without_torch = off if settings.torch_generator == "off" else None
+    return Engine(find_device(settings.device), threads=settings.threads, without_torch=without_torch)
 
 
 def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:

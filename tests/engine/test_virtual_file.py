@@ -156,9 +156,9 @@ def test_memory_that_is_missing_while_a_file_is_drawn_is_busy(monkeypatch: pytes
 
 
 def test_a_generator_that_is_switched_off_is_refused() -> None:
-    engine = Engine(Cpu(), threads=1, torch=False)
+    engine = Engine(Cpu(), threads=1, without_torch="is off here")
     assert [generator.name for generator in engine.generators()] == ["philox"]
-    with pytest.raises(UnsupportedSpec, match="switched off on this server"):
+    with pytest.raises(UnsupportedSpec, match="generator=torch is off here; use generator=philox"):
         engine.generator("torch")
 
 
