@@ -1,4 +1,4 @@
-"""What clients that misbehave cost: every line attacks a fresh service, and is met or missed.
+"""What clients that misbehave cost, and bad servers: every line attacks a fresh service, and is met or missed.
 
     python -m benchmarks.soak            # all lines
     python -m benchmarks.soak trailers   # those with this word in their name
@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks import soak_drawing as drawing
+from benchmarks import soak_specs as specs
 from benchmarks.http import free_port, running
 from benchmarks.measure import table
 
@@ -337,6 +338,14 @@ LINES = [
     Line("torch's sampler, after its clients left", "over 400 s", "1 s", drawing.abandoned),
     Line("16 matrices at once", "6 of 16 served", "16 served", drawing.matrices),
     Line("a matrix next to a slow reader of another", "hours", "30 s", drawing.slow_reader_of_a_matrix),
+    Line("/plan of a manifest of 105,000 tensors", "37.7 s of CPU", "2.5 times /init", specs.plan),
+    Line("a manifest behind three large ones", "76 s", "5 s", specs.behind_three),
+    Line("a manifest behind five whose senders left", "144 s", "5 s", specs.behind_departed),
+    Line("40 HEADs of manifest URLs, /health/ready", "16 s", "p99 500 ms", specs.heads),
+    Line("55 kB of unknown parameters", "58 ms", "20 ms", specs.fields),
+    Line("our client and a torch file, CPU", "4 to 6 times a plain GET", "1.5 times", specs.torch_file),
+    Line("our client and bad servers, memory", "2,700 MB, or a hang", "+64 MiB, 40 s", specs.bad_servers),
+    Line("4 KiB of a .part overwritten, resumed", "saved as good", "found", specs.damaged_part),
 ]
 
 
