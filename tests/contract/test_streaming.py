@@ -373,7 +373,7 @@ def test_memory_that_the_machine_does_not_have_is_busy(probing: Probing, monkeyp
         planning = client.get("/init", params={**SHORT, "seed": "1"})
     for refused in (drawing, planning):
         assert refused.status_code == 503
-        assert "this machine has no memory" in refused.json()["detail"]
+        assert "this machine is out of memory" in refused.json()["detail"]
 
 
 def test_a_generator_that_is_switched_off_is_nowhere(serve: Serve) -> None:
