@@ -12,10 +12,10 @@ from typing import Any
 
 from weightwell.exceptions import InvalidFile, UnexpectedResponse
 from weightwell.schemes import DEFAULTS, SCHEMES
-from weightwell.slices import Bounds, text_of
+from weightwell.slices import Bounds, bounds_of, text_of
 
-# Fields of a tensor or a rule that are not parameters of a scheme.
-_OTHERS = {"shape", "slice", "dtype", "seed", "scheme", "module", "match", "regex"}
+# What the fields of a tensor or a rule hold besides the parameters of a scheme.
+_OTHERS = {"shape", "slice", "stream", "parts", "dtype", "seed", "scheme", "module", "match", "regex"}
 
 # The spellings of a boolean in a query.
 _WORDS = {
@@ -74,10 +74,39 @@ def spec_of(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
     return spec
 
 
-def drawn(shape: tuple[int, ...], bounds: Bounds | None, **fields: object) -> dict[str, object]:
-    """Return a tensor's entry in the spec of a file: shape, slice (None for the whole tensor) and other fields."""
+def drawn(
+    shape: tuple[int, ...], bounds: Bounds | None, *, stream: str | None = None, **fields: object
+) -> dict[str, object]:
+    """Return what a file says of a tensor: its shape, its slice, None where that is all of it, and other fields.
+
+    ``stream`` is None where it is the tensor's own name.
+    """
     part = bounds is not None and bounds != tuple((0, size) for size in shape)
-    return {"shape": [*shape], "slice": text_of(bounds) if part and bounds else None, **given(**fields)}
+    return {
+        "shape": [*shape],
+        "slice": text_of(bounds) if part and bounds else None,
+        "stream": stream,
+        **given(**fields),
+    }
+
+
+def part_mismatches(fields: Mapping[str, Any], name: str, got: object) -> Iterator[Mismatch]:
+    """Yield in what the ``parts`` of a tensor in a file are not those of the tensor's ``fields`` in a manifest."""
+    path, asked = f"tensors.{name}.parts", fields.get("parts") or []
+    there = got if isinstance(got, list) else [] if got is None else [got]
+    if len(asked) != len(there):
+        yield Mismatch(path, asked, got)
+        return
+    for place, (part, each) in enumerate(zip(asked, there, strict=True)):
+        text = text_of(bounds_of(part["slice"], tuple(fields["shape"])))
+        stream = own_stream(part, f"{fields.get('stream') or name}[{text}]")
+        yield from mismatches({"slice": text, "stream": stream, **recipe_of(part)}, each, f"{path}.{place}")
+
+
+def own_stream(fields: Mapping[str, Any], name: str) -> str | None:
+    """Return the stream in the fields of a tensor or a part; None if it is the one that it has anyway."""
+    stream: str | None = fields.get("stream")
+    return None if stream == name else stream
 
 
 def recipe_of(fields: Mapping[str, Any]) -> dict[str, object]:

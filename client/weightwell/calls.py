@@ -1,7 +1,7 @@
 """Calls: each method of the clients as a request, a destination and a function for the result, without I/O."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -240,13 +240,18 @@ def plan(spec: TensorSpec | ManifestSpec, address: Callable[[str], str]) -> Call
 
 
 def _planned(answer: Any) -> dict[str, Any]:
-    """Return the spec of a plan, in the form of a file's metadata."""
-    fields = ("alias", "shape", "slice", "dtype", "seed", "scheme")
+    """Return the spec that a plan is of, in the form that the metadata of a file has."""
     tensors = {
-        name: {field: tensor.get(field) for field in fields} | tensor.get("parameters", {})
+        name: {**_flat(tensor), "parts": [_flat(part) for part in tensor.get("parts") or ()]}
         for name, tensor in answer["tensors"].items()
     }
     return {"generator": answer["generator"]["name"], "tensors": tensors}
+
+
+def _flat(planned: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a tensor or a part, with those of its scheme, as the metadata of a file has them."""
+    fields = ("alias", "shape", "slice", "stream", "dtype", "seed", "scheme")
+    return {**{field: planned.get(field) for field in fields}, **planned.get("parameters", {})}
 
 
 def _parameter(answer: Any) -> dict[str, Any]:

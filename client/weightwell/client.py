@@ -159,6 +159,7 @@ class Client:
         name: str | None = None,
         generator: GeneratorName | str | None = None,
         slice: SliceLike | None = None,  # noqa: A002 - the field's name
+        stream: str | None = None,
         framework: FrameworkName | None = None,
         device: object = None,
         **parameters: Any,
@@ -178,6 +179,8 @@ class Client:
         ``name``: the name of the tensor; ``weight`` by default.
         ``generator``: ``"philox"`` or ``"torch"``; the default of the server if None.
         ``slice``: the part to draw, as slices of numpy: ``np.s_[0:128]`` or ``"0:128,:"``.
+        ``stream``: the name that the random numbers are derived from instead of ``name``: that of another tensor, for a
+        copy of it.
         ``framework``: ``"torch"`` or ``"numpy"``; ``device``: the device to which torch moves the tensor.
         """
         spec = TensorSpec.of(
@@ -188,6 +191,7 @@ class Client:
             name=name,
             generator=generator,
             slice=slice,
+            stream=stream,
             **parameters,
         )
         return self._call(calls.init(spec, framework, device))

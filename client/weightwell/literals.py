@@ -89,6 +89,7 @@ class TensorFields(Parameters, total=False):
     name: str | None
     generator: GeneratorName | str | None
     slice: SliceLike | None
+    stream: str | None
 
 
 class FileFields(TensorFields, total=False):

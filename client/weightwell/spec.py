@@ -6,7 +6,18 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, Protocol, SupportsIndex
 
-from weightwell.answers import Mismatch, OneOf, Recipes, drawn, mismatches, raise_first, recipe_of, spec_of
+from weightwell.answers import (
+    Mismatch,
+    OneOf,
+    Recipes,
+    drawn,
+    mismatches,
+    own_stream,
+    part_mismatches,
+    raise_first,
+    recipe_of,
+    spec_of,
+)
 from weightwell.dtypes import BY_CODE, DType, dtype_of
 from weightwell.exceptions import InvalidFile
 from weightwell.literals import SeedLike
@@ -54,7 +65,10 @@ class FileSpec(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One tensor: the fields of ``/init``. ``bounds`` are those of its slice, None for the whole tensor."""
+    """One tensor: the fields of ``/init``. ``bounds`` are those of its slice, None for the whole tensor.
+
+    ``stream`` is the name that the random words are derived from, None for the tensor's own.
+    """
 
     shape: tuple[int, ...]
     scheme: str
@@ -64,6 +78,7 @@ class TensorSpec:
     generator: str | None
     bounds: Bounds | None
     parameters: Mapping[str, Any]
+    stream: str | None = None
 
     @classmethod
     def of(
@@ -76,6 +91,7 @@ class TensorSpec:
         name: str | None = None,
         generator: str | None = None,
         slice: SliceLike | None = None,  # noqa: A002 - the field's name
+        stream: str | None = None,
         **parameters: Any,
     ) -> "TensorSpec":
         """Read the arguments of ``Client.init``; raise TypeError or ValueError for one that cannot be sent."""
@@ -89,6 +105,7 @@ class TensorSpec:
             generator=generator,
             bounds=None if slice is None else bounds_of(slice, sizes),
             parameters={key: plain_of(value) for key, value in parameters.items()},
+            stream=stream,
         )
 
     @property
@@ -120,6 +137,7 @@ class TensorSpec:
             name=self.name,
             generator=self.generator,
             slice=None if self.bounds is None else text_of(self.bounds),
+            stream=self.stream,
             **self.parameters,
         )
 
@@ -135,8 +153,10 @@ class TensorSpec:
         if [*tensors] != [name]:
             yield Mismatch("name", name, ", ".join(tensors))
             return
-        asked = drawn(self.shape, self.bounds, dtype=self.dtype.name, seed=self.seed)
+        stream = own_stream({"stream": self.stream}, name)
+        asked = drawn(self.shape, self.bounds, stream=stream, dtype=self.dtype.name, seed=self.seed)
         yield from mismatches({**asked, **recipe_of({**self.parameters, "scheme": self.scheme})}, tensors[name])
+        yield from part_mismatches({}, name, tensors[name].get("parts"))
         yield from mismatches({"generator": self.generator or DEFAULT_GENERATOR}, spec)
 
     def check(self, entries: Mapping[str, Entry]) -> int:
@@ -223,19 +243,21 @@ class ManifestSpec:
             return
         rules = self._rules()
         for name, fields in asked.items():
-            yield from mismatches(self._asked(fields), tensors[name], f"tensors.{name}")
+            yield from mismatches(self._asked(name, fields), tensors[name], f"tensors.{name}")
+            yield from part_mismatches(fields, name, tensors[name].get("parts"))
             if rules is not None and _needs_rule(fields):
                 yield from rules.mismatches(tensors[name], f"tensors.{name}")
         yield from mismatches({"generator": self.document.get("generator", DEFAULT_GENERATOR)}, spec)
 
-    def _asked(self, fields: Mapping[str, Any]) -> dict[str, object]:
-        """Return the values that a tensor with these fields must have in the answer."""
+    def _asked(self, name: str, fields: Mapping[str, Any]) -> dict[str, object]:
+        """Return what must hold of a tensor that was described by these fields, besides its parts."""
         if "alias" in fields:
             return dict(fields)
         shape = tuple(fields["shape"])
         bounds = bounds_of(fields["slice"], shape) if "slice" in fields else None
         dtype = _dtype(fields, self.document)
-        asked = drawn(shape, bounds, dtype=dtype and dtype.name, seed=self._seed(fields))
+        stream = own_stream(fields, name)
+        asked = drawn(shape, bounds, stream=stream, dtype=dtype and dtype.name, seed=self._seed(fields))
         left_open = _needs_rule(fields) or fields["scheme"] == RESET_PARAMETERS
         return asked if left_open else {**asked, **recipe_of(fields)}
 

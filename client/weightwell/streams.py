@@ -111,8 +111,24 @@ def _draws(spec: Mapping[str, Any], module: Any, layer: bool) -> Iterator[tuple[
         digest = hashlib.sha256(json.dumps(laws).encode()).hexdigest()
         yield (next(iter(drawn.values()))["seed"], None), Draw((len(drawn),), digest, filled, layer)
         return
-    for name, each in drawn.items():
-        yield (each["seed"], name), Draw(tuple(each["shape"]), _law(each), filled, layer)
+    for name, each in spec["tensors"].items():
+        for stream, part in _parts(name, each):
+            if _is_random(part):
+                yield (each["seed"], stream), Draw(tuple(part["shape"]), _law(part), filled, layer)
+
+
+def _parts(name: str, tensor: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield a tensor and its parts, as tensors, each with its stream.
+
+    A stream that the spec names is drawn again on purpose, so tensors and parts that have one are left out.
+    """
+    if "alias" in tensor or "stream" in tensor:
+        return
+    yield name, tensor
+    for part in tensor.get("parts", ()):
+        if "stream" not in part:
+            bounds = [tuple(map(int, pair.split(":"))) for pair in part["slice"].split(",")]
+            yield f"{name}[{part['slice']}]", {**part, "shape": [stop - start for start, stop in bounds]}
 
 
 def _is_random(tensor: Mapping[str, Any]) -> bool:
@@ -121,7 +137,7 @@ def _is_random(tensor: Mapping[str, Any]) -> bool:
 
 def _law(tensor: Mapping[str, Any]) -> str:
     """Return the scheme of a tensor with its parameters."""
-    others = {"shape", "scheme", "dtype", "seed", "slice"}
+    others = {"shape", "scheme", "dtype", "seed", "slice", "parts"}
     parameters = ", ".join(f"{key}={tensor[key]}" for key in sorted(tensor) if key not in others)
     return f"{tensor['scheme']}({parameters})"
 

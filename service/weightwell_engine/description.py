@@ -13,7 +13,11 @@ from weightwell_engine.generators import Generator
 from weightwell_engine.laws import KINDS, Law
 from weightwell_engine.plan import Plan, PlannedTensor
 from weightwell_engine.schemes import SCHEMES
-from weightwell_engine.spec import Parameter, Spec, TensorSpec
+from weightwell_engine.spec import Parameter, PartSpec, Spec, TensorSpec, text_of
+
+# Parts of a tensor that its words tell of.
+_MOST_PARTS = 3
+
 
 LawDescription = Annotated[
     dict[str, Any],
@@ -28,11 +32,30 @@ LawDescription = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
+class PartDescription:
+    """A part of a tensor, described as a tensor is.
+
+    ``slice``: in the whole tensor. ``stream``: the name that the random words are derived from, if the spec gives one;
+    by default it is that of the part, such as ``weight[0:1,0:784]``.
+    """
+
+    slice: str
+    scheme: str
+    parameters: dict[str, Parameter]
+    stream: str | None
+    law: LawDescription
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True, slots=True)
 class TensorDescription:
     """One tensor of a file.
 
-    ``rule``: path of the rule that gave the scheme, such as ``rules.0`` or ``preset.2``.
-    ``law``: the distribution: its ``kind``, its parameters, and both as a phrase in ``words``.
+    ``stream``: the name that the random words are derived from, if that is not the tensor's own.
+    ``parts``: the parts, over the law of the tensor itself, which ``law``, ``mean`` and ``std`` describe.
+    ``rule``: path of the rule that the scheme comes from, such as ``rules.0`` or ``preset.2``.
+    ``law``: its ``kind``, its numbers, and ``words`` for both.
     ``mean``, ``std``: of an element, before it is rounded to the dtype.
     ``fan_in``, ``fan_out``: as the scheme counts them; None if they do not follow from the shape.
     ``data_offsets``: the start and end of its bytes, counted from the end of the file's header.
@@ -43,8 +66,10 @@ class TensorDescription:
     slice: str | None
     dtype: str
     seed: int | str
+    stream: str | None
     scheme: str
     parameters: dict[str, Parameter]
+    parts: tuple[PartDescription, ...] | None
     rule: str | None
     law: LawDescription
     mean: float
@@ -106,16 +131,42 @@ def _unused(places: Sequence[int]) -> str | None:
 
 
 def _tensor(tensor: TensorSpec, planned: PlannedTensor) -> TensorDescription:
-    parameters = tuple(sorted(tensor.parameters.items()))
+    alike = _alike(tensor, planned.law)
+    if tensor.parts:
+        alike = {**alike, "law": {**alike["law"], "words": alike["law"]["words"] + _over(tensor, planned)}}
     return TensorDescription(
-        **_shared(tensor.scheme, tensor.shape, parameters, str(parameters), planned.law),
+        **alike,
         slice=tensor.slice_text,
         dtype=tensor.dtype,
         seed=tensor.exact_seed,
+        stream=tensor.stream,
+        parts=tuple(map(_part, tensor.parts, planned.parts)) or None,
         rule=tensor.rule,
         data_offsets=(planned.offset, planned.offset + planned.nbytes),
         nbytes=planned.nbytes,
     )
+
+
+def _part(part: PartSpec, planned: PlannedTensor) -> PartDescription:
+    alike = _alike(part, planned.law)
+    fields = {name: alike[name] for name in ("scheme", "parameters", "law", "mean", "std")}
+    return PartDescription(slice=text_of(part.bounds), stream=part.stream, **fields)
+
+
+def _over(tensor: TensorSpec, planned: PlannedTensor) -> str:
+    """Return the words about the parts of a tensor."""
+    listed = [
+        f"; over it [{text_of(part.bounds)}]: {_alike(part, each.law)['law']['words']}"
+        for part, each in zip(tensor.parts[:_MOST_PARTS], planned.parts, strict=False)
+    ]
+    more = len(tensor.parts) - len(listed)
+    return "".join(listed) + (f"; and {more} more parts" if more > 0 else "")
+
+
+def _alike(spec: TensorSpec | PartSpec, law: Law) -> dict[str, Any]:
+    """Return the fields that depend on the scheme, the shape, the parameters and the law alone."""
+    parameters = tuple(sorted(spec.parameters.items()))
+    return _shared(spec.scheme, spec.shape, parameters, str(parameters), law)
 
 
 # Layers of a model are alike. The parameters are there as text as well, because -0.0 equals 0.0 and differs in JSON.
@@ -123,7 +174,6 @@ def _tensor(tensor: TensorSpec, planned: PlannedTensor) -> TensorDescription:
 def _shared(
     scheme: str, shape: tuple[int, ...], parameters: tuple[tuple[str, Parameter], ...], _parameters_text: str, law: Law
 ) -> dict[str, Any]:
-    """Return the fields that are the same in all tensors of a scheme, shape, parameters and law."""
     given = dict(parameters)
     mean, std = law.mean_std(prod(shape))
     fans = SCHEMES[scheme].fans(shape, given)
@@ -131,7 +181,7 @@ def _shared(
         "shape": shape,
         "scheme": scheme,
         "parameters": given,
-        "law": {"kind": law.kind, **_numbers(law), "words": _words(scheme, shape, given, law)},
+        "law": {"kind": law.kind, **_numbers(law), "words": words(scheme, shape, given, law)},
         "mean": mean,
         "std": std,
         "fan_in": fans.given_in,
@@ -143,7 +193,7 @@ def _numbers(law: Law) -> dict[str, Any]:
     return {name: getattr(law, name) for name in law.__slots__}
 
 
-def _words(scheme: str, shape: tuple[int, ...], parameters: Mapping[str, Parameter], law: Law) -> str:
+def words(scheme: str, shape: tuple[int, ...], parameters: Mapping[str, Parameter], law: Law) -> str:
     """Return the law of a tensor as a phrase, with the roles of its axes unless they are ``[out, in]``."""
     size = prod(shape)
     if not size:

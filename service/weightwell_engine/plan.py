@@ -12,10 +12,10 @@ from functools import lru_cache
 from weightwell_engine.dtypes import DTYPES, DType
 from weightwell_engine.exceptions import InvalidSpec, TooLarge
 from weightwell_engine.laws import Constant, Lattice, Law
-from weightwell_engine.regions import Part, Region
+from weightwell_engine.regions import Part, Region, ravel
 from weightwell_engine.safetensors import Entry, header, layout
 from weightwell_engine.schemes import SCHEMES
-from weightwell_engine.spec import METADATA, Parameter, Spec, TensorSpec
+from weightwell_engine.spec import METADATA, Parameter, PartSpec, Spec, TensorSpec, name_of_part
 
 # The longest header, in bytes, that the safetensors library reads (its MAX_HEADER_SIZE).
 _MAX_HEADER = 100_000_000
@@ -31,7 +31,11 @@ _MAX_COUNT = 2**63 - 1
 class PlannedTensor:
     """One tensor of a file: name, seed, law, and the region that is in the file.
 
-    ``order`` is its index in the spec. ``offset`` is the index of its first byte in the file's data.
+    ``order`` is its index among the tensors of the spec, and ``offset`` that of its first byte in the file's data.
+    ``stream`` is the name that its random words are derived from, if that is not its own. ``parts`` replace some of its
+    elements, each those of the parts before it, and ``overlays`` say where, for those parts that have elements in the
+    file. A part is planned as a tensor of its own, which has the ``order`` of its tensor; its ``layer`` counts the
+    parts of the tensor from 1.
     """
 
     name: str
@@ -41,6 +45,10 @@ class PlannedTensor:
     region: Region
     order: int
     offset: int = 0
+    stream: str | None = None
+    parts: tuple["PlannedTensor", ...] = ()
+    overlays: tuple["Overlay", ...] = ()
+    layer: int = 0
 
     @property
     def size(self) -> int:
@@ -51,6 +59,52 @@ class PlannedTensor:
     def nbytes(self) -> int:
         """Number of bytes in the file."""
         return self.size * self.dtype.itemsize
+
+    @property
+    def stream_name(self) -> str:
+        """The name that the random words are derived from."""
+        return self.name if self.stream is None else self.stream
+
+    @property
+    def layers(self) -> tuple["PlannedTensor", ...]:
+        """The tensor and those of its parts that have elements in the file, in the order in which they are drawn."""
+        return (self, *(overlay.tensor for overlay in self.overlays))
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """A part of a tensor in the file: the ``tensor`` that it is, and where its elements are.
+
+    The region of the part that is in the file is ``box`` of the region of its tensor that is in the file. ``first`` and
+    ``last`` are the flat indices in the latter of its first and its last element.
+    """
+
+    tensor: PlannedTensor
+    box: Region
+    first: int
+    last: int
+
+    @classmethod
+    def of(cls, tensor: PlannedTensor, box: Region) -> "Overlay":
+        """Return the overlay of a part that is at ``box``, which is not empty."""
+        first, last = (ravel(corner, box.shape) for corner in (box.starts, tuple(stop - 1 for stop in box.stops)))
+        return cls(tensor, box, first, last)
+
+    def piece(self, start: int, stop: int) -> "Piece":
+        """Return the elements of the part that are among the elements ``start ... stop - 1`` of the tensor."""
+        return Piece(self.tensor, self.box.rank(start), self.box.rank(stop))
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A part of a tensor, as far as it is in a piece of the tensor.
+
+    Its elements ``piece.start ... piece.stop - 1`` are those of ``box`` with the same numbers; ``box`` is a region of
+    the tensor's region in the file.
+    """
+
+    piece: "Piece"
+    box: Region
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +119,23 @@ class Piece:
     def nbytes(self) -> int:
         """Number of bytes."""
         return (self.stop - self.start) * self.tensor.dtype.itemsize
+
+    def layers(self) -> tuple[bool, list[Layer]]:
+        """Return whether the tensor's own elements have to be drawn, and the parts that are drawn over them, in order.
+
+        What is before a part that has all elements of the piece need not be drawn.
+        """
+        base, layers = True, list[Layer]()
+        for overlay in self.tensor.overlays:
+            if overlay.last < self.start or overlay.first >= self.stop:
+                continue
+            piece = overlay.piece(self.start, self.stop)
+            size = piece.stop - piece.start
+            if size == self.stop - self.start:
+                base, layers = False, []
+            if size:
+                layers.append(Layer(piece, overlay.box))
+        return base, layers
 
     def parts(self, out: memoryview) -> Iterator[tuple[Part, memoryview]]:
         """Yield parts of the whole tensor that make up the piece, each with its place in ``out``."""
@@ -131,6 +202,18 @@ def errors_of_tensor(name: str, *, several: bool) -> Iterator[None]:
         raise error.within(f"tensors.{name}") from None
 
 
+@contextmanager
+def errors_of_layer(tensor: PlannedTensor, layer: PlannedTensor, *, several: bool) -> Iterator[None]:
+    """Put the names of a tensor and of its part before the field of an ``InvalidSpec``."""
+    with errors_of_tensor(tensor.name, several=several or layer.layer > 0):
+        try:
+            yield
+        except InvalidSpec as error:
+            if not layer.layer:
+                raise
+            raise error.within(f"parts.{layer.layer - 1}") from None
+
+
 def make_plan(spec: Spec, identity: str, *, portable: bool, max_bytes: int) -> Plan:
     """Return the plan of a spec for the generator of an ``identity``, with ``portable`` laws or torch's.
 
@@ -138,15 +221,15 @@ def make_plan(spec: Spec, identity: str, *, portable: bool, max_bytes: int) -> P
     several, and ``TooLarge`` for a file with more than ``max_bytes`` of data.
     """
     several = len(spec.tensors) > 1
-    settled: dict[str, tuple[int, TensorSpec, Law, Region]] = {}
+    settled: dict[str, tuple[int, TensorSpec, Law, Region, tuple[PlannedTensor, ...]]] = {}
     for order, tensor in enumerate(spec.tensors):
-        parameters = tuple(sorted(tensor.parameters.items()))
         try:
-            law = _law(tensor.scheme, tensor.shape, tensor.dtype, parameters, str(parameters), portable=portable)
-            settled[tensor.name] = order, tensor, law, _region(tensor)
+            law, region = _law_of(tensor, tensor.shape, tensor.dtype, portable=portable), _region(tensor)
+            parts = _parts(order, tensor, region, portable=portable) if tensor.parts else ()
+            settled[tensor.name] = order, tensor, law, region, parts
         except InvalidSpec as error:
-            raise error.within(f"tensors.{tensor.name}") if several else error from None
-    placed = layout(Entry(name, DTYPES[t.dtype], region.extent) for name, (_, t, _, region) in settled.items())
+            raise error.within(f"tensors.{tensor.name}") if several or tensor.parts else error from None
+    placed = layout(Entry(name, DTYPES[t.dtype], region.extent) for name, (_, t, _, region, _) in settled.items())
     data_nbytes = sum(entry.nbytes for entry, _ in placed)
     check_size(data_nbytes, max_bytes)
     # transformers and others load only files whose metadata names a format; "pt" is the layout of torch.
@@ -176,8 +259,48 @@ def check_size(nbytes: int, max_bytes: int) -> None:
         )
 
 
-def _planned(order: int, tensor: TensorSpec, law: Law, region: Region, offset: int) -> PlannedTensor:
-    return PlannedTensor(tensor.name, tensor.seed, DTYPES[tensor.dtype], law, region, order, offset)
+def _planned(
+    order: int, tensor: TensorSpec, law: Law, region: Region, parts: tuple[PlannedTensor, ...], offset: int
+) -> PlannedTensor:
+    overlays = tuple(
+        Overlay.of(planned, _rectangle(tensor, part).meet(region).within(region))
+        for planned, part in zip(parts, tensor.parts, strict=True)
+        if planned.size
+    )
+    return PlannedTensor(
+        tensor.name, tensor.seed, DTYPES[tensor.dtype], law, region, order, offset, tensor.stream, parts, overlays
+    )
+
+
+def _parts(order: int, tensor: TensorSpec, region: Region, *, portable: bool) -> tuple[PlannedTensor, ...]:
+    """Return the parts of a tensor, of which a region is in the file."""
+    parts = []
+    for place, part in enumerate(tensor.parts):
+        try:
+            law = _law_of(part, part.shape, tensor.dtype, portable=portable)
+        except InvalidSpec as error:
+            raise error.within(f"parts.{place}") from None
+        planned = PlannedTensor(
+            name=name_of_part(tensor.stream_name, part.bounds),
+            seed=tensor.seed,
+            dtype=DTYPES[tensor.dtype],
+            law=law,
+            region=_rectangle(tensor, part).meet(region).within(_rectangle(tensor, part)),
+            order=order,
+            stream=part.stream,
+            layer=1 + place,
+        )
+        parts.append(planned)
+    return tuple(parts)
+
+
+def _rectangle(tensor: TensorSpec, part: PartSpec) -> Region:
+    return Region(tensor.shape, *zip(*part.bounds, strict=True))
+
+
+def _law_of(spec: TensorSpec | PartSpec, shape: tuple[int, ...], dtype: str, *, portable: bool) -> Law:
+    parameters = tuple(sorted(spec.parameters.items()))
+    return _law(spec.scheme, shape, dtype, parameters, str(parameters), portable=portable)
 
 
 # A cache, since layers of a model are alike. The key has the parameters as text too, because -0.0 equals 0.0 but is

@@ -63,6 +63,19 @@ def indices(part: Part) -> NDArray[np.int64]:
     return (part.starts[:, None] + np.arange(part.length, dtype=np.int64)).ravel()
 
 
+def is_single(part: Part) -> bool:
+    """Whether a part is a single run."""
+    return isinstance(part, Runs) and part.count == 1
+
+
+def ravel(index: tuple[int, ...], shape: tuple[int, ...]) -> int:
+    """Return the flat index of an element of a tensor of the given shape."""
+    flat = 0
+    for here, size in zip(index, shape, strict=True):
+        flat = flat * size + here
+    return flat
+
+
 @dataclass(frozen=True, slots=True)
 class Region:
     """The rectangle ``[starts[d], stops[d])`` in every dimension ``d`` of a tensor of the given ``shape``."""
@@ -127,6 +140,47 @@ class Region:
         for run in range(whole, end, _LISTED):
             yield ScatteredRuns(first + _offsets(outer, run, min(run + _LISTED, end)), length)
         yield from self.runs(end * length, stop)
+
+    def rank(self, index: int) -> int:
+        """Return how many elements of the region have a flat index of the whole tensor that is below ``index``."""
+        rank, stride, inner = 0, prod(self.shape), self.size
+        for length, start, stop in zip(self.shape, self.starts, self.stops, strict=True):
+            stride, inner = stride // length, inner // (stop - start)
+            here, index = divmod(index, stride)
+            if here >= stop:
+                return rank + (stop - start) * inner
+            if here < start:
+                return rank
+            rank += (here - start) * inner
+        return rank + index
+
+    def meet(self, other: "Region") -> "Region":
+        """Return the elements that are in this region and in another of the same tensor."""
+        starts = tuple(map(max, self.starts, other.starts))
+        stops = tuple(map(min, self.stops, other.stops))
+        return Region(self.shape, starts, tuple(map(max, starts, stops)))
+
+    def within(self, outer: "Region") -> "Region":
+        """Return the same elements as a region of ``outer``, which has them all."""
+        starts = tuple(map(sub, self.starts, outer.starts))
+        return Region(outer.extent, starts, tuple(map(sub, self.stops, outer.starts)))
+
+    def blocks(self, start: int, stop: int, size: int) -> Iterator[tuple[int, Part]]:
+        """Yield the elements ``start ... stop - 1`` as ``parts`` does, each part with the number of its first element.
+
+        Parts that are not a single run have at most ``size`` elements.
+        """
+        for part in self.parts(start, stop):
+            end = start + part.size
+            if is_single(part):
+                yield start, part
+            else:
+                for begin in range(start, end, size):
+                    at = begin
+                    for each in self.parts(begin, min(begin + size, end)):
+                        yield at, each
+                        at += each.size
+            start = end
 
     def work(self, start: int, stop: int) -> tuple[int, int]:
         """Estimate the number of parts in ``start ... stop - 1``, and their cost as a number of elements of a long run.

@@ -44,5 +44,6 @@ class PlanCache:
 
 
 def plan_nbytes(plan: Plan) -> int:
-    """Estimate the bytes of a plan in memory."""
-    return len(plan.header) + _TENSOR * (len(plan.tensors) + 1)
+    """Return about how many bytes a plan takes in memory."""
+    parts = sum(len(tensor.parts) for tensor in plan.tensors if tensor.parts)
+    return len(plan.header) + _TENSOR * (len(plan.tensors) + 2 * parts + 1)

@@ -223,3 +223,88 @@ def test_a_tensor_that_is_left_to_its_module_may_have_a_dtype_of_its_own() -> No
     made = {"n": {"shape": [], "scheme": "zeros", "dtype": "int64", "seed": 0}}
     assert list(spec.mismatches({"generator": "philox", "tensors": made})) == []
     assert spec.check({"n": Entry("I64", (), 0, 8)}) == 8
+
+
+# Streams and parts ---------------------------------------------------------------------------------------------------
+
+COMPOSED: dict[str, Any] = {
+    "shape": (6, 3),
+    "scheme": "normal",
+    "stream": "v",
+    "parts": [
+        {"slice": "0:2", "scheme": "zeros"},
+        {"slice": np.s_[:, 1:], "scheme": "he_normal", "mode": "FAN_OUT", "stream": "x"},
+    ],
+}
+AS_DRAWN: dict[str, Any] = {
+    "shape": [6, 3],
+    "scheme": "normal",
+    "mean": 0.0,
+    "std": 1.0,
+    "dtype": "float32",
+    "seed": 0,
+    "stream": "v",
+    "parts": [
+        {"slice": "0:2,0:3", "scheme": "zeros"},
+        {
+            "slice": "0:6,1:3",
+            "scheme": "kaiming_normal",
+            "a": 0.0,
+            "groups": 1,
+            "mode": "fan_out",
+            "nonlinearity": "leaky_relu",
+            "transposed": False,
+            "stream": "x",
+        },
+    ],
+}
+
+
+def composed_mismatches(asked: dict[str, Any], got: dict[str, Any]) -> list[str]:
+    spec = ManifestSpec.of(Manifest({"w": asked}).document())
+    return [found.field for found in spec.mismatches({"generator": "philox", "tensors": {"w": got}})]
+
+
+@pytest.mark.parametrize(
+    ("asked", "got"),
+    [
+        ({}, {}),
+        ({"stream": "w"}, {"stream": None}),
+        ({"stream": None, "parts": None}, {"stream": None, "parts": None}),
+        ({"parts": []}, {"parts": []}),
+        (
+            {"parts": [{"slice": "1:2", "scheme": "zeros", "stream": "v[1:2,0:3]"}]},
+            {"parts": [{"slice": "1:2,0:3", "scheme": "zeros"}]},
+        ),
+    ],
+)
+def test_parts_may_be_written_in_other_words(asked: dict[str, Any], got: dict[str, Any]) -> None:
+    assert composed_mismatches({**COMPOSED, **asked}, {**AS_DRAWN, **got}) == []
+
+
+FIRST, SECOND = AS_DRAWN["parts"]
+
+
+@pytest.mark.parametrize(
+    ("got", "field"),
+    [
+        ({"stream": None}, "stream"),
+        ({"parts": None}, "parts"),
+        ({"parts": [FIRST]}, "parts"),
+        ({"parts": [SECOND, FIRST]}, "parts.0.slice"),
+        ({"parts": [FIRST, {**SECOND, "mode": "fan_in"}]}, "parts.1.mode"),
+        ({"parts": [FIRST, {**SECOND, "stream": "y"}]}, "parts.1.stream"),
+        ({"parts": [{**FIRST, "scheme": "ones"}, SECOND]}, "parts.0.scheme"),
+        ({"parts": [FIRST, "part"]}, "parts.1"),
+    ],
+)
+def test_a_file_of_other_parts_is_refused(got: dict[str, Any], field: str) -> None:
+    assert composed_mismatches(COMPOSED, {**AS_DRAWN, **got})[0] == f"tensors.w.{field}"
+
+
+def test_a_file_with_parts_is_not_one_without() -> None:
+    plain = {"shape": (6, 3), "scheme": "normal", "stream": "v"}
+    assert composed_mismatches(plain, AS_DRAWN) == ["tensors.w.parts"]
+    single = TensorSpec.of((6, 3), "normal", name="w", stream="v")
+    got = {"generator": "philox", "tensors": {"w": AS_DRAWN}}
+    assert [found.field for found in single.mismatches(got)] == ["tensors.w.parts"]

@@ -44,6 +44,10 @@ REPEATED: dict[str, tuple[Act, Act]] = {
         lambda c: c.init_state_dict(manifest(a={"shape": 3})),
         lambda c: c.init(4, "normal", name="a", seed=1),
     ),
+    "a part": (
+        lambda c: c.init_state_dict(manifest(a={"shape": 4, "parts": [{"slice": "0:2", "scheme": "uniform"}]})),
+        lambda c: c.init(2, "normal", name="a[0:2]", seed=1),
+    ),
     "a file": (
         lambda c: c.save("file", 3, "normal"),
         lambda c: c.save("file", manifest(weight={"shape": 5, "seed": 0})),
@@ -108,6 +112,23 @@ LAWFUL: dict[str, tuple[Act, Act]] = {
     "the same in torch": (
         lambda c: c.init((4, 4), "normal", generator="torch"),
         lambda c: c.init((4, 4), "normal", generator="torch", slice="0:1"),
+    ),
+    "a stream that is named": (
+        lambda c: c.init((4, 4), "normal"),
+        lambda c: c.init((5, 4), "normal", name="copy", stream="weight"),
+    ),
+    "parts of a tensor that is named": (
+        lambda c: c.init_state_dict(manifest(a={"shape": (4, 4), "parts": [{"slice": "0:2", "scheme": "uniform"}]})),
+        lambda c: c.init_state_dict(
+            manifest(
+                b={"shape": (5, 4), "stream": "a", "parts": [{"slice": "0:2", "scheme": "normal"}]},
+                c={"shape": 3, "parts": [{"slice": "0:2", "scheme": "normal", "stream": "a[0:2,0:4]"}]},
+            )
+        ),
+    ),
+    "a part of constants": (
+        lambda c: c.init_state_dict(manifest(a={"shape": 4, "parts": [{"slice": "0:2", "scheme": "ones"}]})),
+        lambda c: c.init(3, "normal", name="a[0:2]", seed=1),
     ),
     "an alias": (
         lambda c: c.init_state_dict(Manifest({"a": {"shape": 3, "scheme": "normal"}, "b": {"alias": "a"}})),

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -163,3 +164,53 @@ def test_a_manifest_of_every_kind_of_tensor_is_accepted(client: weightwell.Clien
 def test_every_gain_is_accepted(client: weightwell.Client, nonlinearity: str, param: Any, source: Any) -> None:
     assert client.gain(nonlinearity, param, source=source) > 0
     assert client.gains(source=source)
+
+
+# Streams and parts ---------------------------------------------------------------------------------------------------
+
+COMPOSED = weightwell.Manifest(
+    {
+        "w": {
+            "shape": (6, 4),
+            "scheme": "normal",
+            "parts": [{"slice": "0:1", "scheme": "zeros"}, {"slice": np.s_[2:, 1:], "scheme": "orthogonal"}],
+        },
+        "copy": {"shape": (6, 4), "scheme": "normal", "stream": "w", "dtype": "float64"},
+        "own": {"shape": (6, 4), "stream": "own", "parts": [{"slice": "0:2", "scheme": "uniform"}]},
+    },
+    rules=[{"match": "own", "scheme": "normal"}],
+    seed=3,
+)
+
+
+def test_parts_and_streams_are_drawn_planned_and_verified(client: weightwell.Client, tmp_path: Any) -> None:
+    state = client.init_state_dict(COMPOSED, framework="numpy")
+    part = client.init((4, 3), "orthogonal", seed=3, name="w[2:6,1:4]", framework="numpy")
+    assert not state["w"][0].any()
+    np.testing.assert_array_equal(state["w"][2:, 1:], part)
+    copy = client.init((6, 4), "normal", seed=3, name="x", stream="w", dtype="float64", framework="numpy")
+    np.testing.assert_array_equal(state["copy"], copy)
+    plan = client.plan(COMPOSED)
+    assert plan.url
+    assert plan.tensors["w"]["parts"][1]["law"]["kind"] == "orthogonal"
+    assert client.plan((6, 4), "normal", stream="w", name="x").tensors["x"]["stream"] == "w"
+    path = tmp_path / "composed.safetensors"
+    client.save(path, COMPOSED)
+    assert client.verify(path).same
+
+
+def test_a_manifest_of_one_tensor_with_parts_has_a_url(client: weightwell.Client, tmp_path: Any) -> None:
+    parts = [{"slice": "0:1", "scheme": "zeros"}]
+    manifest = weightwell.Manifest({"w": {"shape": (6, 4), "scheme": "normal", "parts": parts}})
+    url = client.plan(manifest).url
+    client.save(tmp_path / "w", manifest)
+    assert url
+    assert httpx.get(url).content == (tmp_path / "w").read_bytes()
+
+
+def test_a_shard_of_a_tensor_with_parts_is_that_of_the_whole(client: weightwell.Client) -> None:
+    whole = client.init_state_dict(COMPOSED, framework="numpy")
+    for rank in range(4):
+        shard = client.init_state_dict(COMPOSED.shard(rank, 4), framework="numpy")
+        for name, tensor in shard.items():
+            np.testing.assert_array_equal(tensor, whole[name][2 * rank : 2 * rank + 2])

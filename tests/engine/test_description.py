@@ -57,8 +57,10 @@ def test_a_tensor_is_described_in_numbers_and_in_words() -> None:
         "slice": "0:256,0:784",
         "dtype": "bfloat16",
         "seed": str(2**60),
+        "stream": None,
         "scheme": "xavier_uniform",
         "parameters": {"gain": 1.0, "groups": 1, "transposed": False},
+        "parts": None,
         "rule": None,
         "law": {
             "kind": "uniform",

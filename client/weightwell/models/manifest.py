@@ -6,7 +6,7 @@ rules, schemes and presets.
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,13 +27,15 @@ Dimension = int | Callable[[str], int | None]
 class Manifest:
     """The tensors of one file. You can read and edit the fields until you send it.
 
-    ``tensors``: the fields of each tensor, by name. ``shape`` is required. ``dtype`` and ``seed`` replace the defaults
-    below. ``slice`` is a part of the tensor. ``scheme`` comes with its parameters; without it, a rule applies.
-    ``module`` is the type of the tensor's module. A tied tensor has only ``alias``, the name of the other tensor.
-    ``rules``: a tensor without a scheme takes the first rule that matches its name or its module. A rule has ``match``
-    (a glob), ``regex`` or ``module``: ``{"match": "*.bias", "scheme": "zeros"}``.
-    ``preset``: the name of further rules, after ``rules``: ``"torch"``, or ``{"name": "gpt2", "layers": 12}``.
-    ``seed``, ``dtype``: the defaults of all tensors.
+    ``tensors``: by name, what is known of each: a ``shape``; where it differs from the rest, ``dtype`` and ``seed``;
+    ``slice`` for a slice of it; a ``scheme`` with its parameters, or else a rule's; ``module``, the type that it
+    belongs to; ``stream``, the name that its random numbers are derived from, if that is not its own; ``parts``, a list
+    of slices of the whole tensor with schemes of their own, such as ``[{"slice": "0:1", "scheme": "zeros"}]``; or
+    nothing but ``alias``, the name of the tensor that it is tied to.
+    ``rules``: of those whose ``match`` (a glob), ``regex`` or ``module`` meet a tensor without a scheme, the first
+    holds: ``{"match": "*.bias", "scheme": "zeros"}``.
+    ``preset``: rules by name, after the own ones: ``"torch"``, or ``{"name": "gpt2", "layers": 12}``.
+    ``seed``, ``dtype``: of all tensors that do not say otherwise.
     ``generator``: ``"philox"`` or ``"torch"``; the server's default if None.
 
     Raises TypeError or ValueError, with the tensor's name, for invalid fields.
@@ -178,10 +180,28 @@ def _tensor(given: Mapping[str, Any]) -> Fields:
     plain = {key: _READ.get(key, plain_of)(value) for key, value in given.items() if value is not None}
     if "slice" in plain:
         plain["slice"] = text_of(bounds_of(plain["slice"], shape))
+    if "parts" in plain:
+        plain["parts"] = _parts(plain["parts"], shape)
     return {**plain, "shape": list(shape)}
 
 
-# Conversions of fields to JSON. All other fields are numbers or text.
+def _parts(given: Any, shape: tuple[int, ...]) -> list[Fields]:
+    """Return the parts of a tensor of this shape as JSON has them."""
+    if isinstance(given, str | Mapping) or not isinstance(given, Sequence):
+        raise TypeError(f'parts come in a list, such as [{{"slice": "0:1", "scheme": "zeros"}}], got {given!r:.80}')
+    parts = []
+    for place, part in enumerate(given):
+        if not isinstance(part, Mapping) or "slice" not in part:
+            raise ValueError(f'parts.{place} must be like {{"slice": "0:1", "scheme": "zeros"}}, got {part!r:.80}')
+        try:
+            text = text_of(bounds_of(part["slice"], shape))
+            parts.append({**{key: plain_of(value) for key, value in part.items() if value is not None}, "slice": text})
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"parts.{place}: {error}") from None
+    return parts
+
+
+# How a field becomes JSON, where it is not what numbers of other libraries become.
 _READ: dict[str, Callable[[Any], Any]] = {"dtype": lambda dtype: dtype_of(dtype).name, "seed": seed_of}
 
 

@@ -73,6 +73,7 @@ class TorchGenerator:
         """Raise ``UnsupportedSpec`` if torch has no kernel, if its sampler would not end, and for several seeds."""
         for tensor in plan.tensors:
             with errors_of_tensor(tensor.name, several=len(plan.tensors) > 1):
+                _check_composed(tensor)
                 self._check(tensor, seed=plan.tensors[0].seed)
 
     def _check(self, tensor: PlannedTensor, *, seed: int) -> None:
@@ -348,6 +349,21 @@ class _Stoppable(TorchFunctionMode):
             self._go_on()
             self._stopped = False
         return func(*args, **(kwargs or {}))
+
+
+def _check_composed(tensor: PlannedTensor) -> None:
+    """Refuse parts, and a stream: torch draws one tensor after the other from a generator that has no names."""
+    if tensor.stream is not None:
+        raise UnsupportedSpec("stream", got=tensor.stream, expected="absent", detail=_NO_STREAM)
+    if tensor.parts:
+        raise UnsupportedSpec("parts", got=len(tensor.parts), expected="absent", detail=_NO_PARTS)
+
+
+_NO_STREAM = (
+    "generator=torch draws all tensors in order from one generator, so a stream changes nothing; leave stream out, or "
+    "use generator=philox"
+)
+_NO_PARTS = "generator=torch draws whole tensors, without parts; give the parts as tensors, or use generator=philox"
 
 
 def _is_in_order(plan: Plan) -> bool:

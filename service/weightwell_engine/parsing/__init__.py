@@ -17,7 +17,18 @@ from weightwell_engine.parsing.fields import (
     MAX_SEED,
     MAX_SIZE,
 )
-from weightwell_engine.parsing.models import ENTRIES, RULES, SINGLES, Alias, Entry, Manifest, Model, schema_of, validate
+from weightwell_engine.parsing.models import (
+    ENTRIES,
+    PARTS,
+    RULES,
+    SINGLES,
+    Alias,
+    Entry,
+    Manifest,
+    Model,
+    schema_of,
+    validate,
+)
 from weightwell_engine.parsing.reading import read_document, read_fields, read_text_fields
 
 __all__ = [
@@ -29,6 +40,7 @@ __all__ = [
     "MAX_NAME",
     "MAX_SEED",
     "MAX_SIZE",
+    "PARTS",
     "RULES",
     "SINGLES",
     "Alias",

@@ -12,6 +12,7 @@ from weightwell_engine.modules import own_fields
 from weightwell_engine.parsing.fields import DEFAULT_DTYPE, DEFAULT_SEED, read_name
 from weightwell_engine.parsing.models import (
     ENTRIES,
+    PARTS,
     PRESET_PARAMETERS,
     RESET_PARAMETERS,
     RULES,
@@ -28,10 +29,12 @@ from weightwell_engine.parsing.rules import Condition, Matcher
 from weightwell_engine.parsing.scales import scale_of
 from weightwell_engine.presets import PRESETS
 from weightwell_engine.schemes import ALIASES, FIXED
-from weightwell_engine.spec import METADATA, Parameter, Spec, TensorSpec
+from weightwell_engine.spec import METADATA, Bounds, Parameter, PartSpec, Spec, TensorSpec, name_of_part
 
 # Stop collecting errors here: finding more takes time, and nobody reads them.
 _MAX_ERRORS = 1000
+
+Slice = tuple[tuple[int, int | None], ...]  # None is the end of the dimension
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -243,7 +246,8 @@ class Recipes:
 
 
 def _tensor(name: str, model: Tensor, recipe: Recipe, dtype: str, seed: int) -> TensorSpec:
-    """Return the spec of a tensor; ``dtype`` and ``seed`` are the defaults."""
+    """Return the spec of a tensor, with default ``dtype`` and ``seed``."""
+    given = model.parts if isinstance(model, Entry) else None
     return TensorSpec(
         name=name,
         shape=model.shape,
@@ -251,19 +255,53 @@ def _tensor(name: str, model: Tensor, recipe: Recipe, dtype: str, seed: int) -> 
         seed=model.seed if model.seed is not None else recipe.seed if recipe.seed is not None else seed,
         scheme=recipe.scheme,
         parameters=recipe.parameters,
-        slice=_bounds(model.slice, model.shape),
+        slice=_slice(model.slice, model.shape),
+        stream=None if model.stream == name else model.stream,
+        parts=_parts(given, model.shape, model.stream or name) if given else (),
         rule=recipe.rule,
     )
 
 
-def _bounds(
-    given: tuple[tuple[int, int | None], ...] | None, shape: tuple[int, ...]
-) -> tuple[tuple[int, int], ...] | None:
-    """Return the start and stop of a slice in every dimension, or None for the whole tensor."""
-    if given is None:
-        return None
+def _slice(given: Slice | None, shape: tuple[int, ...]) -> Bounds | None:
+    """Return where a slice starts and stops in every dimension, or None for the whole tensor."""
+    bounds = None if given is None else _bounds(given, shape)
+    return None if bounds == tuple((0, size) for size in shape) else bounds
+
+
+def _bounds(given: Slice, shape: tuple[int, ...]) -> Bounds:
+    """Return where a slice starts and stops in every dimension."""
     if len(given) > len(shape):
         raise InvalidSpec("slice", got=len(given), expected=f"at most {len(shape)} dimensions, as the shape has")
     padded = given + ((0, None),) * (len(shape) - len(given))
-    bounds = tuple((start, size if stop is None else stop) for (start, stop), size in zip(padded, shape, strict=True))
-    return None if bounds == tuple((0, size) for size in shape) else bounds
+    return tuple((start, size if stop is None else stop) for (start, stop), size in zip(padded, shape, strict=True))
+
+
+# Reading parts -------------------------------------------------------------------------------------------------------
+
+
+def _parts(given: Sequence[Any], shape: tuple[int, ...], stream: str) -> tuple[PartSpec, ...]:
+    """Return the parts of a tensor whose random words are derived from the name ``stream``."""
+    errors: list[InvalidSpec] = []
+    parts = _each("parts", enumerate(given), lambda _, fields: _part(fields, shape, stream), errors)
+    _raise_any(errors)
+    return tuple(parts.values())
+
+
+def _part(fields: object, shape: tuple[int, ...], stream: str) -> PartSpec:
+    if not isinstance(fields, dict):
+        raise InvalidSpec("part", got=fields, expected='an object such as {"slice": "0:1", "scheme": "zeros"}')
+    if fields.get("scheme") == RESET_PARAMETERS:
+        expected, hint = "the name of a scheme; /schemes lists them", "give the part the scheme that its module has"
+        raise InvalidSpec("scheme", got=RESET_PARAMETERS, expected=expected, hint=hint)
+    model = validate(of_scheme(fields, PARTS), fields)
+    bounds = _bounds(model.slice, shape)
+    for dimension, ((start, stop), size) in enumerate(zip(bounds, shape, strict=True)):
+        if not start <= stop <= size or (start == stop and 0 not in shape):
+            signs = "<=" if 0 in shape else "<"
+            expected = f"start {signs} stop <= {size} in dimension {dimension}"
+            raise InvalidSpec("slice", got=f"{start}:{stop}", expected=expected, hint=_SLICE_OF_PART)
+    own = None if model.stream == name_of_part(stream, bounds) else model.stream
+    return PartSpec(bounds, *scheme_of(model), own)
+
+
+_SLICE_OF_PART = "the slice of a part is one of the whole tensor, such as 0:1 for the first row"

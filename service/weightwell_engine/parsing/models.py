@@ -32,7 +32,7 @@ from weightwell_engine.parsing.fields import (
 from weightwell_engine.parsing.rules import MAX_RULES
 from weightwell_engine.presets import PRESETS
 from weightwell_engine.schemes import ALIASES, SCHEMES, AxisList, SchemeParameter
-from weightwell_engine.spec import GENERATORS, Parameter
+from weightwell_engine.spec import GENERATORS, MAX_PARTS, Parameter
 
 # Used in place of a scheme. It means the default initialization of the tensor's module.
 RESET_PARAMETERS = "reset_parameters"
@@ -56,6 +56,9 @@ class Tensor(Model):
     slice: Annotated[Slice | None, Field(description="start:stop in every dimension; fans stay the whole tensor's")] = (
         None
     )
+    stream: Annotated[
+        Name | None, Field(description="name that the random words are derived from; the tensor's own by default")
+    ] = None
 
 
 class Single(Tensor):
@@ -68,7 +71,20 @@ class Single(Tensor):
 class Entry(Tensor):
     """A tensor of a manifest; without a scheme it takes that of the first rule that matches."""
 
-    module: Annotated[ModuleName | None, Field(description="name of the type of the tensor's module")] = None
+    module: Annotated[ModuleName | None, Field(description="name of the type of module that it belongs to")] = None
+    parts: Annotated[
+        list[Any] | None,
+        Field(description="slices with schemes of their own, in order: later ones cover earlier", max_length=MAX_PARTS),
+    ] = None
+
+
+class Part(Model):
+    """A part of a tensor of a manifest, drawn as a tensor of its own that has the shape of the part."""
+
+    slice: Annotated[Slice, Field(description="start:stop in every dimension of the whole tensor")]
+    stream: Annotated[
+        Name | None, Field(description="name that the random words are derived from; NAME[start:stop,...] by default")
+    ] = None
 
 
 class Alias(Model):
@@ -144,6 +160,7 @@ _RESET_DOC = "Initialize as the tensor's own module of torch.nn does, by its res
 SINGLES = _models(Single)
 ENTRIES = {**_models(Entry), RESET_PARAMETERS: _with_scheme(Entry, [RESET_PARAMETERS], _RESET_DOC)}
 RULES = {**_models(Rule), RESET_PARAMETERS: _with_scheme(Rule, [RESET_PARAMETERS], _RESET_DOC)}
+PARTS = _models(Part)
 PRESET_PARAMETERS = {
     name: create_model(f"Preset_{name}", __base__=Model, **_fields(preset.parameters))
     for name, preset in PRESETS.items()
@@ -219,6 +236,9 @@ def _invalid(error: Any, model: type[BaseModel]) -> InvalidSpec:
             meaning = model.model_fields[field].description
             detail = f"{field} is missing: {meaning}" if meaning else f"{field} is missing"
             return InvalidSpec(field, got=None, expected="given", detail=detail)
+        case "too_long":
+            expected = f"a list of at most {error['ctx']['max_length']} items"
+            return InvalidSpec(field, got=error["input"], expected=expected)
         case "value_error":
             return InvalidSpec(field, got=error["input"], expected=str(error["ctx"]["error"]))
         case "literal_error":

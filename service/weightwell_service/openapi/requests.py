@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from weightwell_engine.parsing import ENTRIES, RULES, SINGLES, Alias, Entry, Manifest
+from weightwell_engine.parsing import ENTRIES, PARTS, RULES, SINGLES, Alias, Entry, Manifest
 from weightwell_engine.schemes import ALIASES
 from weightwell_service.links import MAX_URL, pack
 from weightwell_service.problems import Problem
@@ -161,11 +161,15 @@ def any_of(models: Iterable[type[BaseModel]]) -> Schema:
 
 def components() -> Schema:
     """Return the models of all requests, and of a problem, by name."""
-    models: list[type[BaseModel]] = [*SINGLES.values(), *ENTRIES.values(), *RULES.values(), Entry, Alias, Manifest]
-    models.append(Problem)
+    models: list[type[BaseModel]] = [*SINGLES.values(), *ENTRIES.values(), *RULES.values(), *PARTS.values()]
+    models += [Entry, Alias, Manifest, Problem]
     _, made = models_json_schema([(model, "validation") for model in models], ref_template=REF)
     named: Schema = made["$defs"]
     properties = named[Manifest.__name__]["properties"]
     properties["tensors"]["additionalProperties"] = any_of([*ENTRIES.values(), Entry, Alias])
     properties["rules"]["items"] = any_of(RULES.values())
+    entries: list[type[BaseModel]] = [*ENTRIES.values(), Entry]
+    for entry in entries:
+        parts, _ = named[entry.__name__]["properties"]["parts"]["anyOf"]
+        parts["items"] = any_of(PARTS.values())
     return named

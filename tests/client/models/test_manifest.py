@@ -45,6 +45,30 @@ def test_values_of_any_library_become_json() -> None:
     assert json.dumps(manifest.document()["preset"]) == '{"name": "gpt2", "layers": 12}'
 
 
+def test_the_slices_of_parts_are_written_out() -> None:
+    parts = [{"slice": np.s_[2:], "scheme": "constant", "val": np.float32(2)}, {"slice": ":,1:2", "scheme": "ones"}]
+    [sent] = Manifest({"w": {"shape": (4, 3), "scheme": "zeros", "parts": parts}}).document()["tensors"].values()
+    assert sent["parts"] == [
+        {"slice": "2:4,0:3", "scheme": "constant", "val": 2.0},
+        {"slice": "0:4,1:2", "scheme": "ones"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"slice": "0:1", "scheme": "zeros"}, "parts come in a list"),
+        ("0:1", "parts come in a list"),
+        (["0:1"], "tensors.w: parts.0 must be like"),
+        ([{"scheme": "zeros"}], "tensors.w: parts.0 must be like"),
+        ([{"slice": ":", "scheme": "zeros"}, {"slice": "0:1,:,:", "scheme": "zeros"}], "parts.1: slice must have"),
+    ],
+)
+def test_parts_that_cannot_be_sent_are_refused(parts: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        Manifest({"w": {"shape": (4, 3), "scheme": "zeros", "parts": parts}})
+
+
 def test_a_seed_may_be_given_in_decimal_digits() -> None:
     text = '{"seed": "18446744073709551615", "tensors": {"w": {"shape": [3], "seed": "7"}}}'
     manifest = Manifest.from_json(text)

@@ -9,9 +9,11 @@ from weightwell_engine.generators import Drawing
 from weightwell_engine.generators.philox.specification.draws import require_numbered_rows
 from weightwell_engine.generators.philox.specification.keys import VERSION
 from weightwell_engine.laws import Orthogonal, OrthogonalStack, Sparse
-from weightwell_engine.plan import Piece, Plan, PlannedTensor, errors_of_tensor
+from weightwell_engine.plan import Layer, Piece, Plan, PlannedTensor, errors_of_layer
 
 T = TypeVar("T")
+K = TypeVar("K")
+V = TypeVar("V")
 
 # Prepared laws that are cached for a file: chunks come in order, so few are in use at once.
 _KEPT, _KEPT_MATRICES = 256, 2
@@ -20,7 +22,10 @@ _KEPT, _KEPT_MATRICES = 256, 2
 # to 4 bytes, and for one of 8 bytes.
 _TENSOR, _CALL, _ELEMENT, _DOUBLE = 20_000, 9_000, 4, 12
 
-# The most bytes for each column of a sparse matrix: its limit, and whether that is known.
+# Nanoseconds to find out that a part has no elements in a piece, about.
+_SKIPPED = 100
+
+# Bytes that are kept of a sparse matrix for each column, at the most: its limit, and whether that is known.
 _COLUMN = 9
 
 
@@ -34,9 +39,10 @@ class PhiloxGenerator(ABC):
     def check(self, plan: Plan) -> None:
         """Raise ``UnsupportedSpec`` for a sparse matrix with too many rows for the mask."""
         for tensor in plan.tensors:
-            if isinstance(tensor.law, Sparse):
-                with errors_of_tensor(tensor.name, several=len(plan.tensors) > 1):
-                    require_numbered_rows(tensor.law)
+            for layer in tensor.layers:
+                if isinstance(layer.law, Sparse):
+                    with errors_of_layer(tensor, layer, several=len(plan.tensors) > 1):
+                        require_numbered_rows(layer.law)
 
     def instant(self, plan: Plan) -> bool:
         """Return False: drawing may wait for a device or for the compiler."""
@@ -44,21 +50,47 @@ class PhiloxGenerator(ABC):
         return False
 
     def footprint(self, plan: Plan) -> int:
-        """Return the bytes of the largest matrices, for as many as are cached at once."""
-        return sum(sorted(self.resident(tensor) for tensor in plan.tensors)[-_KEPT_MATRICES:])
+        """Return the bytes that are kept of the largest matrices, as many as are kept at once."""
+        return sum(sorted(self._all(self.resident, tensor) for tensor in plan.tensors)[-_KEPT_MATRICES:])
 
     def kept(self, plan: Plan) -> int:
-        """Return the bytes of the footprint that stay allocated between chunks."""
-        kept = sum(sorted(map(self._kept, plan.tensors))[-_KEPT_MATRICES:])
+        """Return the bytes of the footprint that are kept between chunks."""
+        kept = sum(sorted(self._all(self._kept, tensor) for tensor in plan.tensors)[-_KEPT_MATRICES:])
         return min(kept, self.footprint(plan))
 
+    @staticmethod
+    def _all(nbytes: Callable[[PlannedTensor], int], tensor: PlannedTensor) -> int:
+        """Return the bytes of a tensor and of all its parts."""
+        return sum(map(nbytes, tensor.layers)) if tensor.overlays else nbytes(tensor)
+
     def cost(self, piece: Piece) -> int:
-        """Estimate the time to draw a piece in one CPU thread, in nanoseconds."""
+        """Return about how many nanoseconds one thread of a CPU takes to draw a piece."""
+        if not piece.tensor.overlays:
+            return self._cost(piece)
+        base, layers = piece.layers()
+        parts = sum(self._cost(layer.piece) + self._placing(layer) for layer in layers)
+        return (self._cost(piece) if base else 0) + len(piece.tensor.overlays) * _SKIPPED + parts
+
+    @staticmethod
+    def _placing(layer: Layer) -> int:
+        """Return the nanoseconds of bringing the elements of a part to their places in its tensor, about."""
+        calls, elements = layer.box.work(layer.piece.start, layer.piece.stop)
+        return calls * _CALL + elements
+
+    @staticmethod
+    def _cost(piece: Piece) -> int:
         calls, elements = piece.tensor.region.work(piece.start, piece.stop)
         return _TENSOR + calls * _CALL + elements * (_ELEMENT if piece.tensor.dtype.itemsize <= 4 else _DOUBLE)
 
     def before(self, piece: Piece) -> int:
-        """Estimate the time to draw a whole matrix, in nanoseconds; 0 for independent elements."""
+        """Return the nanoseconds of whole matrices, about; 0 for elements, each of which is drawn by itself."""
+        if not piece.tensor.overlays:
+            return self._before(piece)
+        base, layers = piece.layers()
+        return (self._before(piece) if base else 0) + sum(self._before(layer.piece) for layer in layers)
+
+    @staticmethod
+    def _before(piece: Piece) -> int:
         match piece.tensor.law:
             case Orthogonal(rows, cols):
                 return rows * cols * min(rows, cols) // 10
@@ -95,24 +127,34 @@ class Laws(Generic[T]):
     def __init__(self, prepare: Callable[[PlannedTensor], T]):
         self._prepare = prepare
         self._lock = Lock()
-        # The key is the order of the tensor in its spec; the least recently used law comes first.
-        self._elements: dict[int, T] = {}
-        self._matrices: dict[int, T] = {}
+        # By the order of the tensor in its spec, and for elements by its layer; the least recently used comes first.
+        self._elements: dict[tuple[int, int], T] = {}
+        # A tensor and its parts are kept together: a chunk may have elements of all of them.
+        self._matrices: dict[int, dict[int, T]] = {}
 
     def of(self, tensor: PlannedTensor) -> T:
-        """Return the law of a tensor, prepared."""
-        kept, most = (self._matrices, _KEPT_MATRICES) if is_matrix(tensor) else (self._elements, _KEPT)
+        """Return the law of a tensor, or of a part of one, prepared."""
         with self._lock:
-            law = kept.pop(tensor.order) if tensor.order in kept else self._prepare(tensor)
-            kept[tensor.order] = law  # after all others
-            if len(kept) > most:
-                del kept[next(iter(kept))]
-            return law
+            if is_matrix(tensor):
+                matrices = _latest(self._matrices, tensor.order, dict, _KEPT_MATRICES)
+                if tensor.layer not in matrices:
+                    matrices[tensor.layer] = self._prepare(tensor)
+                return matrices[tensor.layer]
+            return _latest(self._elements, (tensor.order, tensor.layer), lambda: self._prepare(tensor), _KEPT)
 
     def clear(self) -> None:
         """Release all laws. A thread that draws with a law keeps it until it is done."""
         # Without the lock, which may be held for seconds. An active call of ``of`` keeps the old dict.
         self._elements, self._matrices = {}, {}
+
+
+def _latest(kept: dict[K, V], key: K, make: Callable[[], V], most: int) -> V:
+    """Return what is kept under a key, or else make it; let go of the least recently used if there are too many."""
+    value = kept.pop(key) if key in kept else make()
+    kept[key] = value  # after all others
+    if len(kept) > most:
+        del kept[next(iter(kept))]
+    return value
 
 
 def is_matrix(tensor: PlannedTensor) -> bool:

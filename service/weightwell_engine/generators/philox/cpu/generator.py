@@ -26,11 +26,11 @@ class CpuPhiloxGenerator(PhiloxGenerator):
 
     def instant(self, plan: Plan) -> bool:
         """Return whether every kernel that the plan needs is ready, and no matrix has to be generated whole."""
-        if not self._warm or any(is_matrix(tensor) for tensor in plan.tensors):
+        if not self._warm or any(is_matrix(layer) for tensor in plan.tensors for layer in tensor.layers):
             return False
         from weightwell_engine.generators.philox.cpu.checked import is_ready
 
-        return all(is_ready(tensor.law, tensor.dtype) for tensor in plan.tensors)
+        return all(is_ready(layer.law, layer.dtype) for tensor in plan.tensors for layer in tensor.layers)
 
     def allocate(self, nbytes: int) -> memoryview:
         """Return uninitialized memory, aligned to a cache line."""

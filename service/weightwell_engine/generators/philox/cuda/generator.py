@@ -86,7 +86,7 @@ class CudaDrawing:
         self._laws.clear()
 
     def _prepare(self, tensor: PlannedTensor) -> cuda.Prepared:
-        return cuda.prepare(tensor.law, tensor.dtype, tensor.seed, tensor.name, self._gpu.place)
+        return cuda.prepare(tensor.law, tensor.dtype, tensor.seed, tensor.stream_name, self._gpu.place)
 
     def _parts(self, pieces: Sequence[Piece]) -> Iterator[cuda.Part]:
         """Yield the parts of pieces: a law, the indices of its elements, and the number of bytes before them."""

@@ -1,6 +1,8 @@
 """The reference: the specification of the generator in code. It is plain numpy, slow and readable."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +26,9 @@ from weightwell_engine.generators.philox.specification.quantile import (
 from weightwell_engine.generators.philox.specification.truncation import Narrow, Wide
 from weightwell_engine.generators.philox.specification.words import Indices, Words, words
 from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, OrthogonalStack, Sparse
-from weightwell_engine.regions import Part, indices
+from weightwell_engine.regions import Part as Elements
+from weightwell_engine.regions import indices
+from weightwell_engine.spec import Bounds
 
 Flags = NDArray[np.bool_]
 
@@ -38,7 +42,7 @@ class Prepared:
     seed: int
     name: str
 
-    def fill(self, part: Part, out: memoryview) -> None:
+    def fill(self, part: Elements, out: memoryview) -> None:
         """Write the elements of ``part``, little-endian, into ``out``: ``part.size * dtype.itemsize`` bytes."""
         target = np.frombuffer(out, UNSIGNED[self.dtype.itemsize])
         target[:] = self.patterns(indices(part).view(np.uint64))
@@ -97,6 +101,34 @@ class Prepared:
 
     def _words(self, stream: Stream, at: Indices) -> Words:
         return words(derive_key(self.seed, self.name, stream), at)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a tensor: a law for a rectangle, and the name that its random words are derived from."""
+
+    law: Law
+    bounds: Bounds
+    name: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the part."""
+        return tuple(stop - start for start, stop in self.bounds)
+
+
+def tensor(whole: Prepared, shape: tuple[int, ...], parts: Iterable[Part]) -> Patterns:
+    """Return the bits of the elements of a tensor of this shape that has parts, each over those before it."""
+    elements = _all(whole, shape)
+    for part in parts:
+        of_its_own = Prepared(part.law, whole.dtype, whole.seed, part.name)
+        elements[tuple(slice(*bounds) for bounds in part.bounds)] = _all(of_its_own, part.shape)
+    return elements
+
+
+def _all(prepared: Prepared, shape: tuple[int, ...]) -> Patterns:
+    elements: Patterns = prepared.patterns(np.arange(prod(shape), dtype=np.uint64)).reshape(shape)
+    return elements.astype(UNSIGNED[prepared.dtype.itemsize])
 
 
 def on_lattice(law: Lattice, at: Indices) -> Flags:
