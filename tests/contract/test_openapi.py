@@ -61,7 +61,7 @@ def test_every_field_is_a_query_parameter_with_a_description(document: dict[str,
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
 def test_a_scheme_has_a_body_with_its_own_parameters_and_no_other(document: dict[str, Any], scheme: Scheme) -> None:
     schema = document["components"]["schemas"][SINGLES[scheme.name].__name__]
-    common = {"shape", "dtype", "seed", "slice", "name", "generator", "scheme"}
+    common = {"shape", "dtype", "seed", "slice", "stream", "name", "generator", "scheme"}
     assert set(schema["properties"]) == common | {parameter.name for parameter in scheme.parameters}
     assert schema["additionalProperties"] is False
     bodies = document["paths"]["/init"]["post"]["requestBody"]["content"]["application/json"]["schema"]["anyOf"]

@@ -1,7 +1,8 @@
 // The philox generator a second time, from the text of docs/generator.md and docs/orthogonal.md alone: slow, small, and
 // without dependencies.
 //
-// Reads one JSON object a line, {law, dtype, seed, name, runs}, and answers each with the SHA-256 of the elements.
+// Reads one JSON object a line, {law, dtype, seed, name, runs}, and answers each with the SHA-256 of the elements. For a
+// tensor with parts the object is {law, dtype, seed, name, shape, parts}, with {slice, law, stream} for each part.
 
 import { createHash } from "node:crypto";
 import { createInterface } from "node:readline";
@@ -520,14 +521,37 @@ function elements({ law, dtype, seed, name }) {
   return independent(law, dtype, seed, name);
 }
 
+// A tensor with parts. The element of an index is that of the last part that has it, or else of the tensor's own law.
+function composed({ shape, parts, ...request }) {
+  const own = elements(request);
+  const layers = parts.map(({ slice, law, stream = `${request.name}[${slice}]` }) => {
+    const bounds = slice.split(",").map((pair) => pair.split(":").map(Number));
+    return { bounds, element: elements({ ...request, law, name: stream }) };
+  });
+  return (index) => {
+    const position = [];
+    let rest = Number(index);
+    for (let axis = shape.length - 1; axis >= 0; axis--) {
+      position[axis] = rest % shape[axis];
+      rest = Math.floor(rest / shape[axis]);
+    }
+    for (const { bounds, element } of layers.toReversed()) {
+      if (bounds.some(([start, stop], axis) => position[axis] < start || position[axis] >= stop)) continue;
+      return element(BigInt(bounds.reduce((at, [start, stop], axis) => at * (stop - start) + position[axis] - start, 0)));
+    }
+    return own(index);
+  };
+}
+
 function digest(request) {
-  const element = elements(request);
+  const element = request.parts ? composed(request) : elements(request);
   const size = formats[request.dtype].width / 8;
-  const { length, count } = request.runs;
+  const whole = request.parts && { first: 0, length: request.shape.reduce((a, b) => a * b), stride: 0, count: 1 };
+  const { first, length, stride, count } = request.runs ?? whole;
   const bytes = Buffer.alloc(length * count * size);
   const write = { 1: "writeUInt8", 2: "writeUInt16LE", 4: "writeUInt32LE", 8: "writeBigUInt64LE" }[size];
   for (let j = 0, at = 0; j < count; j++) {
-    const start = BigInt(request.runs.first) + BigInt(j) * BigInt(request.runs.stride);
+    const start = BigInt(first) + BigInt(j) * BigInt(stride);
     for (let i = 0; i < length; i++, at += size) {
       const bits = element(start + BigInt(i));
       bytes[write](size === 8 ? bits : Number(bits), at);

@@ -3,7 +3,9 @@
 import json
 import shutil
 import subprocess
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,9 +15,11 @@ LONGEST = 1 << 16
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node on the PATH")
-@pytest.mark.parametrize("file", ["philox-v1.json", "philox-v1-orthogonal.json", "philox-v1-axes.json"])
+@pytest.mark.parametrize(
+    "file", ["philox-v1.json", "philox-v1-orthogonal.json", "philox-v1-axes.json", "parts-v1.json"]
+)
 def test_a_second_implementation_draws_the_golden_bytes(file: str) -> None:
-    cases = [case for case in json.loads((GOLDEN / file).read_text("utf-8")) if case["runs"]["length"] <= LONGEST]
+    cases = [case for case in json.loads((GOLDEN / file).read_text("utf-8")) if _length(case) <= LONGEST]
     node = subprocess.run(
         ["node", Path(__file__).with_name("philox.mjs")],
         input="\n".join(map(json.dumps, cases)),
@@ -24,3 +28,8 @@ def test_a_second_implementation_draws_the_golden_bytes(file: str) -> None:
         check=True,
     )
     assert node.stdout.split() == [case["sha256"] for case in cases]
+
+
+def _length(case: dict[str, Any]) -> int:
+    length: int = case["runs"]["length"] if "runs" in case else prod(case["shape"])
+    return length
