@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from weightwell_engine.dtypes import DTYPES, FLOATS
+from weightwell_engine.engine import Engine
 from weightwell_engine.generators.gpu import Gpu
 from weightwell_engine.generators.philox import cuda
 from weightwell_engine.generators.philox.cpu.checked import prepare
@@ -27,6 +29,7 @@ from weightwell_engine.laws import (
     TruncatedNormal,
     Uniform,
 )
+from weightwell_engine.parsing import read_document
 from weightwell_engine.regions import Runs
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -34,6 +37,7 @@ KINDS: dict[str, type[Any]] = {law.kind: law for law in get_args(Law)}
 CASES: list[dict[str, Any]] = [
     case for file in GOLDEN.glob("philox-v1*.json") for case in json.loads(file.read_text("utf-8"))
 ]
+COMPOSED: list[dict[str, Any]] = json.loads((GOLDEN / "parts-v1.json").read_text("utf-8"))
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,14 @@ def test_every_golden_digest_is_drawn(kind: str, gpu: Gpu) -> None:
     assert cases
     got = [sha256(drawn([golden(case)], gpu)[0]).hexdigest() for case in cases]
     assert got == [case["sha256"] for case in cases]
+
+
+@pytest.mark.parametrize("case", COMPOSED, ids=lambda case: f"{case['name']} {case['dtype']}")
+def test_every_golden_digest_of_a_tensor_with_parts_is_drawn(case: dict[str, Any], gpu: Gpu) -> None:
+    engine = Engine(gpu, threads=1)
+    plan = engine.plan(read_document(json.dumps({"tensors": case["tensor"]}).encode()))
+    with closing(engine.open(plan)) as file:
+        assert sha256(file.read(len(plan.header), plan.nbytes)).hexdigest() == case["sha256"]
 
 
 def test_a_service_would_start(gpu: Gpu) -> None:

@@ -13,6 +13,7 @@ from weightwell_engine.dtypes import DTYPES, FLOATS
 from weightwell_engine.generators import Drawing
 from weightwell_engine.generators.gpu import Gpu
 from weightwell_engine.generators.philox import cuda
+from weightwell_engine.generators.philox.cuda.overlays import Over, write_over
 from weightwell_engine.generators.philox.generator import Laws, PhiloxGenerator
 from weightwell_engine.generators.philox.specification.known_answers import KNOWN_ANSWERS, NAME, SEED
 from weightwell_engine.laws import Law, Normal, TruncatedNormal, Uniform
@@ -79,7 +80,13 @@ class CudaDrawing:
     def fill(self, pieces: Sequence[Piece], out: memoryview) -> None:
         """Write the elements of pieces, one piece after the other, into ``out``, which is host memory."""
         with self._gpu.queue():
-            _draw(self._gpu, list(self._parts(pieces)), out)
+            over: list[Over] = []
+            parts = list(self._parts(pieces, over))
+            memory = torch.empty(len(out), dtype=torch.uint8, device=self._gpu.place)
+            cuda.fill(parts, memory)
+            if over:
+                write_over(over, memory, self._drawn)
+            self._gpu.fetch(memory, out)
 
     def close(self) -> None:
         """Release the prepared laws."""
@@ -88,14 +95,27 @@ class CudaDrawing:
     def _prepare(self, tensor: PlannedTensor) -> cuda.Prepared:
         return cuda.prepare(tensor.law, tensor.dtype, tensor.seed, tensor.stream_name, self._gpu.place)
 
-    def _parts(self, pieces: Sequence[Piece]) -> Iterator[cuda.Part]:
-        """Yield the parts of pieces: a law, the indices of its elements, and the number of bytes before them."""
+    def _parts(self, pieces: Sequence[Piece], over: list[Over]) -> Iterator[cuda.Part]:
+        """Yield what pieces are made of: a law, which of its elements, and how many bytes come before them.
+
+        Parts of tensors, which are written over that, are added to ``over``.
+        """
         offset = 0
         for piece in pieces:
-            prepared = self._laws.of(piece.tensor)
-            for runs in piece.tensor.region.runs(piece.start, piece.stop):
-                yield prepared, runs, offset
-                offset += runs.size * piece.tensor.dtype.itemsize
+            base = True
+            if piece.tensor.overlays:
+                base, layers = piece.layers()
+                over += (Over(layer, piece.start, offset) for layer in layers)
+            if base:
+                yield from self._drawn(piece, offset)
+            offset += piece.nbytes
+
+    def _drawn(self, piece: Piece, offset: int) -> Iterator[cuda.Part]:
+        """Yield what a piece without its overlays is made of."""
+        prepared = self._laws.of(piece.tensor)
+        for runs in piece.tensor.region.runs(piece.start, piece.stop):
+            yield prepared, runs, offset
+            offset += runs.size * piece.tensor.dtype.itemsize
 
 
 def _draw(gpu: Gpu, parts: Sequence[cuda.Part], out: memoryview) -> None:

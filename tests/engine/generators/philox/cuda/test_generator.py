@@ -21,6 +21,7 @@ from weightwell_engine.generators.gpu import Gpu
 from weightwell_engine.generators.philox import cuda
 from weightwell_engine.generators.philox.cpu.generator import CpuPhiloxGenerator
 from weightwell_engine.generators.philox.cuda import generator as cuda_generator
+from weightwell_engine.generators.philox.cuda import overlays
 from weightwell_engine.generators.philox.cuda.generator import CudaPhiloxGenerator
 from weightwell_engine.generators.philox.specification.known_answers import KNOWN_ANSWERS
 from weightwell_engine.parsing import read_document
@@ -98,6 +99,68 @@ def test_what_is_prepared_is_kept_for_the_next_chunk(
         for _ in range(2):
             draw(PLAN, drawing, 0, PLAN.data_nbytes)
             assert len(prepared) == len(PLAN.tensors) - 1  # one is empty
+
+
+# Parts ---------------------------------------------------------------------------------------------------------------
+
+PARTS: dict[str, Any] = {
+    "seed": 4,
+    "tensors": {
+        "embed": {"shape": [50, 30], "scheme": "normal", "parts": [{"slice": "7:8", "scheme": "zeros"}]},
+        "qkv": {
+            "shape": [20, 96],
+            "scheme": "zeros",
+            "dtype": "bfloat16",
+            "parts": [
+                {"slice": ":,0:32", "scheme": "orthogonal"},
+                {"slice": ":,30:60", "scheme": "eye"},
+                {"slice": "3:,60:", "scheme": "sparse", "sparsity": 0.5},
+            ],
+        },
+        "conv": {
+            "shape": [9, 8, 3, 3],
+            "scheme": "uniform",
+            "dtype": "float64",
+            "slice": "1:,2:,:,:",
+            "parts": [{"slice": ":,:,1:,:2", "scheme": "normal"}, {"slice": ":,3:5,:,0:1", "scheme": "ones"}],
+        },
+        "byte": {
+            "shape": [333],
+            "scheme": "ones",
+            "dtype": "float8_e5m2",
+            "parts": [{"slice": "1:301", "scheme": "normal"}, {"slice": "300:303", "scheme": "uniform"}],
+        },
+        "covered": {"shape": [40], "scheme": "normal", "parts": [{"slice": ":", "scheme": "uniform"}]},
+        "copy": {"shape": [40], "scheme": "normal", "stream": "embed"},
+    },
+}
+
+
+@pytest.mark.parametrize("cuts", [[], [1, 6001, 9000, 12345]], ids=["whole", "cut"])
+def test_tensors_with_parts_have_the_bytes_of_the_cpu(generator: CudaPhiloxGenerator, cuts: list[int]) -> None:
+    plan = planned(PARTS)
+    with closing(VirtualFile(plan, CpuPhiloxGenerator(1))) as drawing:
+        expected = bytes(draw(plan, drawing, 0, plan.data_nbytes))
+    with closing(VirtualFile(plan, generator)) as drawing:
+        spans = pairwise([0, *cuts, plan.data_nbytes])
+        assert b"".join(bytes(draw(plan, drawing, *span)) for span in spans) == expected
+
+
+def test_parts_over_each_other_take_no_more_memory_than_the_chunk(
+    generator: CudaPhiloxGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = [{"slice": f"{i}:", "scheme": "normal"} for i in range(1, 6)]
+    plan = planned({"tensors": {"w": {"shape": [1024], "scheme": "zeros", "parts": parts}}})
+    taken: list[int] = []
+
+    def fill(parts: list[cuda.Part], memory: torch.Tensor) -> None:
+        taken.append(memory.numel())
+        cuda.fill(parts, memory)
+
+    monkeypatch.setattr(overlays, "fill", fill)
+    with closing(VirtualFile(plan, generator)) as drawing:
+        draw(plan, drawing, 0, plan.data_nbytes)
+    assert taken == [4096] * 5
 
 
 # What it says of itself ----------------------------------------------------------------------------------------------
