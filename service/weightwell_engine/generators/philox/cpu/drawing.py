@@ -72,15 +72,20 @@ class CpuDrawing:
         """Write a part over elements of its tensor, of which those from ``start`` on are in ``out``."""
         size = layer.piece.tensor.dtype.itemsize
         elements = np.frombuffer(out, UNSIGNED[size])
+        scratch: Patterns | None = None  # one for all blocks: new memory takes as long as drawing to it
         for first, at in layer.box.blocks(layer.piece.start, layer.piece.stop, _BLOCK):
             drawn = replace(layer.piece, start=first, stop=first + at.size)
             if isinstance(at, Runs) and at.count == 1:
                 begin = (at.first - start) * size
                 self._fill(drawn, out[begin : begin + drawn.nbytes])
             else:
-                scratch = np.empty(at.size, elements.dtype)
-                self._fill(drawn, scratch.data.cast("B"))
-                _place(scratch, at, elements, start)
+                scratch = (
+                    np.empty(min(_BLOCK, layer.piece.stop - layer.piece.start), elements.dtype)
+                    if scratch is None
+                    else scratch
+                )
+                self._fill(drawn, scratch[: at.size].data.cast("B"))
+                _place(scratch[: at.size], at, elements, start)
 
     def close(self) -> None:
         """Release the prepared laws, and start no more blocks of a matrix."""
