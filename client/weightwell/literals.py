@@ -20,6 +20,7 @@ SchemeName = Literal[
     "eye",
     "identity",
     "dirac",
+    "values",
     "uniform",
     "normal",
     "trunc_normal",
@@ -59,6 +60,8 @@ class Parameters(TypedDict, total=False):
     """The parameters of all schemes; the server refuses those that a scheme does not have."""
 
     val: SupportsFloat
+    values: Any
+    dims: Sequence[SupportsIndex] | None
     gain: SupportsFloat
     a: SupportsFloat
     b: SupportsFloat

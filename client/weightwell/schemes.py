@@ -15,6 +15,7 @@ DEFAULTS: Mapping[str, Mapping[str, Default]] = {
     "eye": {},
     "identity": {"gain": 1.0},
     "dirac": {"groups": 1},
+    "values": {"dims": None},
     "uniform": {"a": 0.0, "b": 1.0},
     "normal": {"mean": 0.0, "std": 1.0},
     "trunc_normal": {"mean": 0.0, "std": 1.0, "a": -2.0, "b": 2.0},

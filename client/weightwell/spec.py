@@ -104,7 +104,7 @@ class TensorSpec:
             name=name,
             generator=generator,
             bounds=None if slice is None else bounds_of(slice, sizes),
-            parameters={key: plain_of(value) for key, value in parameters.items()},
+            parameters={key: parameter_of(key, value) for key, value in parameters.items()},
             stream=stream,
         )
 
@@ -338,6 +338,14 @@ def integer_of(field: str, value: object) -> int:
     except TypeError:
         pass
     raise TypeError(f"{field} takes integers, got {value!r}")
+
+
+def parameter_of(name: str, value: Any) -> Any:
+    """Return a parameter of a scheme as JSON has it: ``values`` of any shape as a list, others as ``plain_of``."""
+    if name != "values" or isinstance(value, str):
+        return plain_of(value)
+    flat = value.reshape(-1).tolist() if hasattr(value, "reshape") else value
+    return [plain_of(each) for each in flat] if isinstance(flat, Sequence) else flat
 
 
 def plain_of(value: Any) -> Any:

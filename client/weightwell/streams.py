@@ -15,8 +15,8 @@ from weakref import ref
 
 from weightwell.cautions import RepeatedStreamWarning, caution
 
-# Schemes without random numbers.
-FIXED = frozenset({"constant", "ones", "zeros", "eye", "identity", "dirac"})
+# Schemes that draw nothing at random.
+FIXED = frozenset({"constant", "ones", "zeros", "eye", "identity", "dirac", "values"})
 
 # The number of latest streams that a client remembers; they take a few megabytes.
 REMEMBERED = 2**14

@@ -8,7 +8,7 @@ Each law has these attributes and methods: ``kind``, ``is_deterministic``,
 """
 
 from dataclasses import dataclass
-from math import prod, sqrt
+from math import fsum, prod, sqrt
 from typing import ClassVar, get_args
 
 from weightwell_engine import moments
@@ -141,6 +141,40 @@ class Lattice:
 
 
 @dataclass(frozen=True, slots=True)
+class Values:
+    """Given numbers, each of which may be at many places.
+
+    The tensor is a view of an array of ``values``: its element with the index ``(x[0], x[1], ...)`` in axes of
+    ``sizes`` is ``values[x[0] * strides[0] + x[1] * strides[1] + ...]``. Every value is at equally many places.
+    """
+
+    kind: ClassVar[str] = "values"
+    is_deterministic: ClassVar[bool] = True
+
+    values: tuple[float, ...]
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def mean_std(self, _size: int) -> tuple[float, float]:
+        """Return mean and standard deviation of an element picked at random."""
+        largest, count = max(map(abs, self.values)) or 1.0, len(self.values)
+        mean = fsum(value / largest for value in self.values) / count
+        variance = fsum((value / largest - mean) ** 2 for value in self.values) / count
+        return mean * largest, sqrt(variance) * largest
+
+    def words(self, size: int) -> str:
+        """Return the law of a tensor of ``size`` elements as a phrase; numbers have three digits."""
+        count = len(self.values)
+        numbers = "1 given number" if count == 1 else f"{count} given numbers"
+        times = f", each at {size // count} places" if size > count else ""
+        return f"{numbers} in [{min(self.values):.3g}, {max(self.values):.3g}]{times}"
+
+    def extremes(self) -> Extremes:
+        """Return the numbers that the dtype must hold."""
+        return (("values", max(self.values, key=abs)),)
+
+
+@dataclass(frozen=True, slots=True)
 class Sparse:
     """A ``(rows, cols)`` matrix of N(0, std^2). In every column, ``zeros`` randomly chosen elements are zero."""
 
@@ -243,6 +277,6 @@ class OrthogonalStack:
         return self.each.extremes()
 
 
-Law = Constant | Uniform | Normal | TruncatedNormal | Lattice | Sparse | Orthogonal | OrthogonalStack
+Law = Constant | Uniform | Normal | TruncatedNormal | Lattice | Values | Sparse | Orthogonal | OrthogonalStack
 
 KINDS: tuple[str, ...] = tuple(law.kind for law in get_args(Law))

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from weightwell_engine.dtypes import DTYPES, DType
 from weightwell_engine.exceptions import InvalidSpec, TooLarge
-from weightwell_engine.laws import Constant, Lattice, Law
+from weightwell_engine.laws import Constant, Lattice, Law, Values
 from weightwell_engine.regions import Part, Region, ravel
 from weightwell_engine.safetensors import Entry, header, layout
 from weightwell_engine.schemes import SCHEMES
@@ -300,11 +300,17 @@ def _rectangle(tensor: TensorSpec, part: PartSpec) -> Region:
 
 def _law_of(spec: TensorSpec | PartSpec, shape: tuple[int, ...], dtype: str, *, portable: bool) -> Law:
     parameters = tuple(sorted(spec.parameters.items()))
+    if spec.scheme in _NOT_KEPT:
+        return _law.__wrapped__(spec.scheme, shape, dtype, parameters, "", portable=portable)
     return _law(spec.scheme, shape, dtype, parameters, str(parameters), portable=portable)
 
 
-# A cache, since layers of a model are alike. The key has the parameters as text too, because -0.0 equals 0.0 but is
-# drawn with its sign.
+# Laws of these schemes are as long as their specs, so that they are not kept.
+_NOT_KEPT = {"values"}
+
+
+# Layers of a model are alike, and files of one layer differ in their seeds. The parameters are there as text as well,
+# because -0.0 equals 0.0 and is drawn with its sign.
 @lru_cache(4096)
 def _law(
     scheme: str,
@@ -356,8 +362,10 @@ def _check_representable(parameters: Mapping[str, Parameter], law: Law, dtype: D
 
 def _check_whole(law: Law, dtype: DType) -> None:
     """Refuse a law whose numbers are not all integers."""
-    if not isinstance(law, Constant | Lattice):
+    if not isinstance(law, Constant | Lattice | Values):
         expected = "a floating-point type, as this scheme draws fractions"
         raise InvalidSpec("dtype", got=dtype.name, expected=expected)
-    if not law.value.is_integer():
-        raise InvalidSpec("dtype", got=dtype.name, expected=f"a type that holds {law.value!r}, which is not an integer")
+    for value in law.values if isinstance(law, Values) else (law.value,):
+        if not value.is_integer():
+            expected = f"a type that holds {value!r}, which is not an integer"
+            raise InvalidSpec("dtype", got=dtype.name, expected=expected)

@@ -30,6 +30,7 @@ from weightwell_engine.laws import (
     Sparse,
     TruncatedNormal,
     Uniform,
+    Values,
 )
 from weightwell_engine.nonlinearities import calculate_gain, nonlinearity
 from weightwell_engine.spec import Parameter
@@ -202,6 +203,9 @@ def scheme(
     return register
 
 
+Numbers = tuple[float, ...]
+"""Annotation of a parameter that is a list of numbers."""
+
 AxisList = Shape | None
 """Annotation of a parameter that is one axis or a list of axes."""
 
@@ -330,6 +334,28 @@ def _centre(index: Shape, kernel: Shape) -> int:
     for position, size in zip(index, kernel, strict=True):
         flat = flat * size + position
     return flat
+
+
+@scheme(formula="values[i], i the index of the element in an array of dims, broadcast to the shape")
+def values(
+    shape: Shape,
+    *,
+    values: Annotated[Numbers, Doc("the numbers, in row-major order of an array of dims")],
+    dims: Annotated[
+        Shape | None, Doc("the sizes of the array, broadcast to the shape as numpy does; the shape")
+    ] = None,
+) -> Law:
+    """Fill with given numbers, such as a small table that a model computes; they are repeated along missing axes."""
+    sizes = shape if dims is None else dims
+    padded = (1,) * (len(shape) - len(sizes)) + sizes
+    if len(sizes) > len(shape) or any(size not in (1, whole) for size, whole in zip(padded, shape, strict=True)):
+        expected = f"sizes that broadcast to the shape {list(shape)}: from the last on, each is that of the shape or 1"
+        raise InvalidSpec("dims", got=list(sizes), expected=expected)
+    if prod(sizes) != len(values):
+        expected = f"{prod(sizes)} numbers, as many as {'the shape' if dims is None else 'dims'} says"
+        raise InvalidSpec("values", got=f"{len(values)} numbers", expected=expected)
+    strides = tuple(0 if size == 1 else prod(padded[axis + 1 :]) for axis, size in enumerate(padded))
+    return Values(values, shape, strides)
 
 
 # The schemes above draw nothing: their numbers follow from the index alone.

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-Parameter = float | int | str | bool | tuple[int, ...]
+Parameter = float | int | str | bool | tuple[int, ...] | tuple[float, ...]
 
 # The generators that a spec can name, the default first.
 GENERATORS = ("philox", "torch")

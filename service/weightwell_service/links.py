@@ -79,8 +79,15 @@ def _flat(spec: Spec) -> dict[str, str]:
     """Return the single tensor of a spec as text fields of a query."""
     [tensor] = spec.tensors
     fields = {**tensor.canonical(), "shape": ",".join(map(str, tensor.shape))}
-    texts = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in fields.items()}
+    texts = {key: _text(value) for key, value in fields.items()}
     return {**texts, "name": tensor.name, "generator": spec.generator}
+
+
+def _text(value: object) -> str:
+    """Return a field as it stands in a query: a list is separated by commas."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def pack(text: str) -> str:

@@ -3,9 +3,13 @@
 from collections import OrderedDict
 from threading import Lock
 
+from weightwell_engine.laws import Values
 from weightwell_engine.plan import Plan
 
-# Approximate bytes of a planned tensor in memory, without its part of the header.
+# Bytes that a planned tensor takes in memory, about; its part of the header comes on top.
+# Bytes that a given number takes, about: a Python float in a tuple.
+_VALUE = 32
+
 _TENSOR = 1000
 
 
@@ -46,4 +50,5 @@ class PlanCache:
 def plan_nbytes(plan: Plan) -> int:
     """Return about how many bytes a plan takes in memory."""
     parts = sum(len(tensor.parts) for tensor in plan.tensors if tensor.parts)
-    return len(plan.header) + _TENSOR * (len(plan.tensors) + 2 * parts + 1)
+    values = sum(_VALUE * len(each.law.values) for each in plan.tensors if isinstance(each.law, Values))
+    return len(plan.header) + _TENSOR * (len(plan.tensors) + 2 * parts + 1) + values

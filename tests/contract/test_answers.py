@@ -82,6 +82,8 @@ GIVEN: dict[str, Any] = {
     "distribution": "uniform",
     "sparsity": 0.5,
     "val": 2**60,
+    "values": np.array([1.5, 2.0]),
+    "dims": [np.int64(2)],
     "layout": "torch",
     "in_axis": np.int64(1),
     "out_axis": -3,
@@ -100,6 +102,7 @@ def test_every_scheme_with_all_its_parameters_is_accepted(
     shape = DIMENSIONS.get(scheme, (6, 4, 2))
     client.init(shape, scheme, framework=framework, **parameters)
     needed = {each.name: GIVEN[each.name] for each in SCHEMES[ALIASES[scheme]].parameters if each.default is ...}
+    needed |= {"dims": (2,)} if scheme == "values" else {}
     client.init(shape, scheme, framework=framework, slice="1:3", seed=2**64 - 1, name="x" * 1000, **needed)
 
 

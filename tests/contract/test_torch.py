@@ -52,6 +52,11 @@ CASES: dict[str, tuple[Parameters, ...]] = {
     "eye": ({},),
     "identity": MATRICES,
     "dirac": ({}, {"groups": 2}, {"groups": 3}),
+    "values": (
+        {"values": "448", "dims": ""},
+        {"values": "0.1,-0.0,3", "dims": "3"},
+        {"values": "1e-30", "dims": "1,1"},
+    ),
     "uniform": ({}, {"a": -0.3, "b": 0.7}, {"a": 2, "b": 2}, {"a": 1, "b": 0}),
     "normal": ({}, {"mean": 3, "std": 0.02}, {"std": 0}, {"std": -1}),
     "trunc_normal": ({}, {"std": 0.02}, {"mean": 5, "a": 0, "b": 1}, {"std": 3, "a": 1, "b": 9}, {"std": 0, "mean": 7}),
@@ -155,7 +160,16 @@ def _with_generator(scheme: str) -> Callable[..., Any]:
     return lambda tensor, generator, **parameters: fill(tensor, **parameters, generator=generator)
 
 
+def _values(tensor: Tensor, generator: torch.Generator, *, values: str, dims: str) -> None:
+    del generator
+    numbers = torch.tensor(list(map(float, values.split(","))), dtype=torch.float64)
+    # A number of a narrow dtype is rounded by way of float32, as torch's fill_ does.
+    carrier = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+    tensor.copy_(numbers.reshape([int(size) for size in dims.split(",") if size]).to(carrier))
+
+
 BEYOND_TORCH: dict[str, Callable[..., Any]] = {
+    "values": _values,
     "identity": _identity,
     "truncated_normal": _truncated_normal,
     "variance_scaling": _variance_scaling,

@@ -28,12 +28,14 @@ from weightwell_engine.laws import (
     Sparse,
     TruncatedNormal,
     Uniform,
+    Values,
 )
 from weightwell_engine.parsing import read_document
 from weightwell_engine.regions import Runs
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-KINDS: dict[str, type[Any]] = {law.kind: law for law in get_args(Law)}
+# Given numbers are written by the host.
+KINDS: dict[str, type[Any]] = {law.kind: law for law in get_args(Law) if law is not Values}
 CASES: list[dict[str, Any]] = [
     case for file in GOLDEN.glob("philox-v1*.json") for case in json.loads(file.read_text("utf-8"))
 ]

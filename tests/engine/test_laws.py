@@ -16,6 +16,7 @@ from weightwell_engine.laws import (
     Sparse,
     TruncatedNormal,
     Uniform,
+    Values,
 )
 
 CLASSES: tuple[Any, ...] = get_args(Law)
@@ -28,8 +29,8 @@ def test_every_law_has_a_kind_of_its_own() -> None:
     assert len(set(KINDS)) == len(CLASSES)
 
 
-def test_constants_and_lattices_alone_need_no_random_numbers() -> None:
-    assert [each for each in CLASSES if each.is_deterministic] == [Constant, Lattice]
+def test_constants_lattices_and_values_alone_need_no_random_numbers() -> None:
+    assert [each for each in CLASSES if each.is_deterministic] == [Constant, Lattice, Values]
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,8 @@ def test_constants_and_lattices_alone_need_no_random_numbers() -> None:
         (Normal(0.0, 0.02), 3, "normal with mean 0 and std 0.02"),
         (TruncatedNormal(0.0, 0.02, -2.0, 2.0), 3, "normal with mean 0 and std 0.02, truncated to [-2, 2]"),
         (Lattice(1.0, 0, (12, 5), (1, 3)), 12, "1 at 3 of 12 places, 0 at the others"),
+        (Values((0.5,), (), ()), 1, "1 given number in [0.5, 0.5]"),
+        (Values((0.5, -1.0), (3, 2), (0, 1)), 6, "2 given numbers in [-1, 0.5], each at 3 places"),
         (Sparse(8, 3, 6, 0.1), 24, "normal with std 0.1, but 6 of the 8 elements of every column are 0"),
         (Orthogonal(4, 16, 2.0), 64, "2 times a random orthogonal matrix of 4 x 16"),
         (Orthogonal(4, 4, 1.0, 9, 4), 144, "1 times a random orthogonal matrix of 4 x 4 in the middle of the kernel"),
@@ -58,6 +61,8 @@ def test_a_law_is_said_in_words(law: Law, size: int, text: str) -> None:
         (Normal(1.0, 0.5), 5, (1.0, 0.5)),
         (Uniform(-1.0, 3.0), 5, (1.0, 4 / math.sqrt(12))),
         (Lattice(2.0, 0, (16, 5), (1, 4)), 16, (0.5, math.sqrt(0.75))),
+        (Values((1.0, 3.0), (2, 5), (1, 0)), 10, (2.0, 1.0)),
+        (Values((1e308, -1e308, 0.0, 0.0), (4,), (1,)), 4, (0.0, 1e308 * math.sqrt(0.5))),
         (Lattice(2.0, 0, (0, 1), (1, 0)), 0, (0.0, 0.0)),
         (Sparse(8, 3, 6, 0.1), 24, (0.0, 0.05)),
         (Orthogonal(4, 16, -2.0), 64, (0.0, 0.5)),

@@ -400,6 +400,21 @@ function lattice(law, dtype) {
   return (index) => (points.has(Number(index)) ? bits : 0n);
 }
 
+// Where the element of an index is in what a tensor is a view of.
+function inView({ sizes, strides }, index) {
+  let [rest, at] = [Number(index), 0];
+  for (let axis = sizes.length - 1; axis >= 0; axis--) {
+    at += (rest % sizes[axis]) * strides[axis];
+    rest = Math.floor(rest / sizes[axis]);
+  }
+  return at;
+}
+
+function given(law, dtype) {
+  const bits = law.values.map((value) => constant(value, formats[dtype]));
+  return (index) => bits[inView(law, index)];
+}
+
 function sparse(law, dtype, seed, name) {
   const normal = independent({ kind: "normal", mean: 0, std: law.std }, dtype, seed, name);
   const word = words(seed, name, "mask");
@@ -499,14 +514,7 @@ function orthogonal(law, dtype, seed, name) {
 // The elements of a stack, in a tensor whose axes are in another order.
 function orthogonalStack(law, dtype, seed, name) {
   const element = orthogonal(law, dtype, seed, name);
-  return (index) => {
-    let [rest, at] = [Number(index), 0];
-    for (let axis = law.sizes.length - 1; axis >= 0; axis--) {
-      at += (rest % law.sizes[axis]) * law.strides[axis];
-      rest = Math.floor(rest / law.sizes[axis]);
-    }
-    return element(at);
-  };
+  return (index) => element(inView(law, index));
 }
 
 function elements({ law, dtype, seed, name }) {
@@ -515,6 +523,7 @@ function elements({ law, dtype, seed, name }) {
     return () => bits;
   }
   if (law.kind === "lattice") return lattice(law, dtype);
+  if (law.kind === "values") return given(law, dtype);
   if (law.kind === "sparse") return sparse(law, dtype, seed, name);
   if (law.kind === "orthogonal") return orthogonal(law, dtype, seed, name);
   if (law.kind === "orthogonal_stack") return orthogonalStack(law, dtype, seed, name);

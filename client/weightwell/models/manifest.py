@@ -15,7 +15,7 @@ from weightwell.dtypes import dtype_of
 from weightwell.literals import SeedLike
 from weightwell.models.recipes import Fields, Preset, Recipe, Rules
 from weightwell.slices import bounds_of, chunk, text_of
-from weightwell.spec import plain_of, seed_of, sizes_of
+from weightwell.spec import parameter_of, plain_of, seed_of, sizes_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -177,7 +177,7 @@ def _tensor(given: Mapping[str, Any]) -> Fields:
     if "shape" not in given:
         raise ValueError("a tensor needs a shape, such as [512, 784], or alias, the name of the tensor it is tied to")
     shape = sizes_of(given["shape"])
-    plain = {key: _READ.get(key, plain_of)(value) for key, value in given.items() if value is not None}
+    plain = {key: _read(key, value) for key, value in given.items() if value is not None}
     if "slice" in plain:
         plain["slice"] = text_of(bounds_of(plain["slice"], shape))
     if "parts" in plain:
@@ -195,7 +195,9 @@ def _parts(given: Any, shape: tuple[int, ...]) -> list[Fields]:
             raise ValueError(f'parts.{place} must be like {{"slice": "0:1", "scheme": "zeros"}}, got {part!r:.80}')
         try:
             text = text_of(bounds_of(part["slice"], shape))
-            parts.append({**{key: plain_of(value) for key, value in part.items() if value is not None}, "slice": text})
+            parts.append(
+                {**{key: _read(key, value) for key, value in part.items() if value is not None}, "slice": text}
+            )
         except (TypeError, ValueError) as error:
             raise type(error)(f"parts.{place}: {error}") from None
     return parts
@@ -203,6 +205,11 @@ def _parts(given: Any, shape: tuple[int, ...]) -> list[Fields]:
 
 # How a field becomes JSON, where it is not what numbers of other libraries become.
 _READ: dict[str, Callable[[Any], Any]] = {"dtype": lambda dtype: dtype_of(dtype).name, "seed": seed_of}
+
+
+def _read(key: str, value: Any) -> Any:
+    """Return a field of a tensor, a part or a rule as JSON has it."""
+    return _READ[key](value) if key in _READ else parameter_of(key, value)
 
 
 def _is_alias(given: Any) -> bool:
@@ -231,7 +238,7 @@ def _rule(index: int, given: Mapping[str, Any]) -> Fields:
     """Return the fields of a rule as JSON values."""
     if not isinstance(given, Mapping):
         raise TypeError(f'rules[{index}] must be like {{"match": "*.bias", "scheme": "zeros"}}, got {given!r}')
-    return {key: _READ.get(key, plain_of)(value) for key, value in given.items()}
+    return {key: _read(key, value) for key, value in given.items()}
 
 
 def _sharded(fields: Fields, dim: int | None, rank: int, world_size: int) -> Fields:

@@ -16,6 +16,7 @@ from weightwell_engine.parsing.fields import (
     MAX_NAME,
     MAX_SEED,
     MAX_SIZE,
+    MAX_VALUES,
 )
 from weightwell_engine.parsing.models import (
     ENTRIES,
@@ -40,6 +41,7 @@ __all__ = [
     "MAX_NAME",
     "MAX_SEED",
     "MAX_SIZE",
+    "MAX_VALUES",
     "PARTS",
     "RULES",
     "SINGLES",

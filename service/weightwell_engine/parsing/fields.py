@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from math import isfinite
 from typing import Annotated, Any, Literal
 
 from pydantic import PlainValidator, WithJsonSchema
@@ -16,8 +17,11 @@ MAX_NAME = 1024
 MAX_SEED = 2**64 - 1
 MAX_DIMENSIONS = 64
 MAX_SIZE = 2**63 - 1
+MAX_VALUES = 2**16
 
 _DIGITS = re.compile(r"\d{1,20}", re.ASCII)
+_DECIMAL = re.compile(r"[-+]?(\d{1,400}+\.?+\d{0,400}+|\.\d{1,400}+)([eE][-+]?\d{1,4}+)?", re.ASCII)
+_NUMBERS = f"a list of 1 to {MAX_VALUES} finite numbers that float64 holds, as [0.5, 1], or 0.5,1 in a query"
 _AXIS = re.compile(r"-?\d{1,2}", re.ASCII)
 _AXES = "an axis, such as 0 or -1, or a list of different axes, as [0, 1], or 0,1 in a query"
 # Possessive quantifiers prevent backtracking on many blanks.
@@ -39,6 +43,29 @@ def _shape(value: object) -> tuple[int, ...]:
     if not isinstance(parts, list) or len(parts) > MAX_DIMENSIONS:
         raise ValueError(f"a list of at most {MAX_DIMENSIONS} sizes, such as [512, 784], or 512,784 in a query")
     return tuple([_size(part) for part in parts])
+
+
+def _numbers(value: object) -> tuple[float, ...]:
+    """Read ``[0.5, 1]``, or ``"0.5,1"``: finite numbers that a double holds exactly."""
+    parts = value.split(",", MAX_VALUES) if isinstance(value, str) else value
+    if not isinstance(parts, list) or not 0 < len(parts) <= MAX_VALUES:
+        raise ValueError(_NUMBERS)
+    return tuple([_number(part) for part in parts])
+
+
+def _number(value: object) -> float:
+    is_number = isinstance(value, float | int) and not isinstance(value, bool)
+    if not is_number and not (isinstance(value, str) and _DECIMAL.fullmatch(value.strip())):
+        raise ValueError(_NUMBERS)
+    if isinstance(value, str) and value.strip().lstrip("+-").isdecimal():
+        value = int(value)
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except OverflowError:
+        raise ValueError(_NUMBERS) from None
+    if not isfinite(number) or (isinstance(value, int) and number != value):
+        raise ValueError(_NUMBERS)
+    return number
 
 
 def _axes(value: object) -> tuple[int, ...]:
@@ -124,6 +151,10 @@ _AN_AXIS = {"type": "integer", "minimum": -MAX_DIMENSIONS, "maximum": MAX_DIMENS
 Axes = Annotated[
     tuple[int, ...],
     *_field(_axes, anyOf=[_AN_AXIS, {"type": "array", "items": _AN_AXIS, "uniqueItems": True}]),
+]
+Numbers = Annotated[
+    tuple[float, ...],
+    *_field(_numbers, type="array", items={"type": "number"}, minItems=1, maxItems=MAX_VALUES),
 ]
 Seed = Annotated[
     int,

@@ -8,7 +8,7 @@ in JSON must have the right type.
 import re
 import reprlib
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
@@ -23,6 +23,7 @@ from weightwell_engine.parsing.fields import (
     Glob,
     ModuleName,
     Name,
+    Numbers,
     PresetChoice,
     Regex,
     Seed,
@@ -142,8 +143,14 @@ def _fields(parameters: Iterable[SchemeParameter]) -> dict[str, Any]:
 
 
 def _annotation(parameter: SchemeParameter) -> Any:
-    """Return the annotation by which pydantic reads a parameter: a list of axes is text in a query."""
-    return Axes | None if parameter.annotation == AxisList else parameter.annotation
+    """Return the annotation by which pydantic reads a parameter."""
+    if parameter.annotation == AxisList:
+        return Axes | None
+    return _LISTS.get(get_args(parameter.annotation)[:1], parameter.annotation)
+
+
+# How pydantic reads lists, which are text in a query.
+_LISTS: dict[tuple[Any, ...], Any] = {(tuple[float, ...],): Numbers, (tuple[int, ...] | None,): Shape | None}
 
 
 def _models(base: type[M]) -> dict[str, type[M]]:
@@ -160,7 +167,7 @@ _RESET_DOC = "Initialize as the tensor's own module of torch.nn does, by its res
 SINGLES = _models(Single)
 ENTRIES = {**_models(Entry), RESET_PARAMETERS: _with_scheme(Entry, [RESET_PARAMETERS], _RESET_DOC)}
 RULES = {**_models(Rule), RESET_PARAMETERS: _with_scheme(Rule, [RESET_PARAMETERS], _RESET_DOC)}
-PARTS = _models(Part)
+PARTS = {name: model for name, model in _models(Part).items() if name != "values"}
 PRESET_PARAMETERS = {
     name: create_model(f"Preset_{name}", __base__=Model, **_fields(preset.parameters))
     for name, preset in PRESETS.items()
@@ -175,7 +182,7 @@ def of_scheme(fields: Mapping[str, object], models: Mapping[str, type[M]]) -> ty
         expected = "the name of a scheme; /schemes lists them"
         raise InvalidSpec("scheme", got=None, expected=expected, detail="scheme is missing; /schemes lists them")
     if found is None:
-        names = [*ALIASES, *(models.keys() - ALIASES.keys())]
+        names = [*(name for name in ALIASES if ALIASES[name] in models), *(models.keys() - ALIASES.keys())]
         hint = did_you_mean(scheme, names)
         detail = hint and f"there is no scheme {reprlib.repr(scheme)}; {hint} /schemes lists them"
         raise InvalidSpec("scheme", got=scheme, expected=f"one of {', '.join(names)}", detail=detail, hint=hint)

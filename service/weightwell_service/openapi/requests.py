@@ -118,12 +118,18 @@ def flat(schema: Schema) -> Schema:
     """
     kept = {key: value for key, value in schema.items() if key not in ("title", "default")}
     alternatives = [each for each in kept.pop("anyOf", []) if each != {"type": "null"}]
-    if any(each.get("type") == "array" for each in alternatives):
-        return kept | _LIST
+    lists = [each for each in (kept, *alternatives) if each.get("type") == "array"]
+    if lists:
+        items = lists[0]["items"]
+        text = _NUMBERS if items["type"] == "number" else _SIZES if items["minimum"] == 0 else _AXES
+        return {key: kept[key] for key in kept if key in _ABOUT} | text
     return kept | (alternatives[0] if len(alternatives) == 1 else {"anyOf": alternatives} if alternatives else {})
 
 
-_LIST: Schema = {"type": "string", "pattern": "^(-?[0-9]{1,2}(,-?[0-9]{1,2})*)?$"}
+_AXES: Schema = {"type": "string", "pattern": "^(-?[0-9]{1,2}(,-?[0-9]{1,2})*)?$"}
+_SIZES: Schema = {"type": "string", "pattern": "^([0-9]{1,18}(,[0-9]{1,18})*)?$"}
+_NUMBERS: Schema = {"type": "string", "pattern": "^[-+0-9.eE]+(,[-+0-9.eE]+)*$"}
+_ABOUT = {"description", "examples"}
 
 CONDITIONS: list[Schema] = [
     {"name": name, "in": "header", "required": False, "description": text, "schema": {"type": "string"}}

@@ -139,7 +139,16 @@ def identity(weight: torch.Tensor, _: torch.Generator, gain: float = 1.0) -> tor
     return weight
 
 
+def given_numbers(
+    weight: torch.Tensor, generator: torch.Generator, values: list[float], dims: list[int]
+) -> torch.Tensor:
+    del generator
+    carrier = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    return weight.copy_(torch.tensor(values, dtype=torch.float64).reshape(dims).to(carrier))
+
+
 BEYOND_TORCH: dict[str, Fill] = {
+    "values": given_numbers,
     "variance_scaling": variance_scaling,
     "lecun_uniform": lambda weight, generator: variance_scaling(weight, generator, distribution="uniform"),
     "lecun_normal": variance_scaling,
@@ -169,6 +178,10 @@ CASES: dict[str, tuple[list[tuple[int, ...]], list[Fields]]] = {
         VECTORS + MATRICES,
         [{}, {"mean": 0.5, "std": 0.1, "lower": -1.0}, {"lower": 1.0, "upper": 3.0}],
     ),
+    "values": (
+        MATRICES + KERNELS,
+        [{"values": [0.1], "dims": [1]}, {"values": [-0.0], "dims": []}, {"values": [1.5], "dims": [1, 1]}],
+    ),
     "xavier_uniform": (MATRICES + KERNELS, [{}, {"gain": 5 / 3}, {"gain": 0.0}]),
     "xavier_normal": (MATRICES + KERNELS, [{}, {"gain": 5 / 3}, {"gain": 0.0}]),
     "kaiming_uniform": (MATRICES + KERNELS, [{}, {"a": 5**0.5}, {"mode": "fan_out", "nonlinearity": "relu"}]),
@@ -188,7 +201,7 @@ CASES: dict[str, tuple[list[tuple[int, ...]], list[Fields]]] = {
 # The dtypes that torch has kernels for.
 DRAWABLE = ("float32", "float64", "float16", "bfloat16")
 DRAWN_IN = dict.fromkeys(CASES, DRAWABLE) | {
-    **{name: tuple(FLOATS) for name in WITHOUT_GENERATOR | {"identity"}},
+    **{name: tuple(FLOATS) for name in WITHOUT_GENERATOR | {"identity", "values"}},
     **dict.fromkeys(("orthogonal", "delta_orthogonal"), DRAWABLE[:2]),
 }
 

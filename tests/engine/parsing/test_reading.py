@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from weightwell_engine.dtypes import DTYPES
 from weightwell_engine.exceptions import InvalidSpec, InvalidSpecs, MalformedDocument, TooLarge, WeightwellError
 from weightwell_engine.nonlinearities import NONLINEARITIES
-from weightwell_engine.parsing import MAX_DIMENSIONS, MAX_NAME, MAX_SEED, MAX_SIZE, read_document
+from weightwell_engine.parsing import MAX_DIMENSIONS, MAX_NAME, MAX_SEED, MAX_SIZE, MAX_VALUES, read_document
 from weightwell_engine.plan import make_plan
 from weightwell_engine.schemes import ALIASES, SCHEMES, AxisList, SchemeParameter
 from weightwell_engine.spec import GENERATORS, Spec
@@ -57,17 +57,27 @@ def errors(read: Any, *arguments: object) -> dict[str, InvalidSpec]:
     return {error.field: error for error in caught.value.errors}  # type: ignore[attr-defined]
 
 
+_FINITE = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**53), 2**53)
+
+
 def values(parameter: SchemeParameter) -> st.SearchStrategy[Any]:
     """Return a strategy for the values of a parameter, from its annotation."""
     if parameter.name == "nonlinearity":
         return st.sampled_from(sorted(NONLINEARITIES))
     if parameter.annotation == AxisList:
         return st.integers(-3, 3) | st.lists(st.integers(-3, 3), unique=True, max_size=3)
+    if parameter.name in {"values", "dims"}:
+        return st.lists(st.integers(0, 9) if parameter.name == "dims" else _FINITE, min_size=1, max_size=4)
     allowed = parameter.annotation
     if get_origin(allowed) is Annotated:
         kind, *constraints = get_args(allowed)
         allowed = Annotated[int if kind == int | None else kind, *constraints]
     return st.from_type(allowed).filter(lambda value: not isinstance(value, float) or math.isfinite(value))
+
+
+def some(parameter: SchemeParameter) -> object:
+    """Return a value of a parameter that has no default."""
+    return [0.5] if parameter.name == "values" else 0.5
 
 
 @st.composite
@@ -116,7 +126,7 @@ def test_the_order_of_the_fields_means_nothing(fields: Fields, random: Any) -> N
 @pytest.mark.parametrize("alias", ALIASES)
 def test_an_alias_is_the_scheme_itself(alias: str) -> None:
     name = ALIASES[alias]
-    required = {p.name: 0.5 for p in SCHEMES[name].parameters if p.default is ...}
+    required = {p.name: some(p) for p in SCHEMES[name].parameters if p.default is ...}
     spec = {"shape": [4, 4, 4], **required}
     assert read_document(body({**spec, "scheme": alias})) == read_document(body({**spec, "scheme": name}))
 
@@ -124,7 +134,7 @@ def test_an_alias_is_the_scheme_itself(alias: str) -> None:
 @pytest.mark.parametrize("name", SCHEMES)
 def test_defaults_may_be_spelled_out(name: str) -> None:
     parameters = SCHEMES[name].parameters
-    fields = {"shape": [4, 4], "scheme": name, **{p.name: 0.5 for p in parameters if p.default is ...}}
+    fields = {"shape": [4, 4], "scheme": name, **{p.name: some(p) for p in parameters if p.default is ...}}
     spelled = {"dtype": "float32", "seed": 0, "name": "weight", "generator": GENERATORS[0], "slice": ":,0:4"}
     spelled |= {p.name: p.default for p in parameters if p.default is not ...}
     assert read_document(body(fields | spelled)).canonical() == read_document(body(fields)).canonical()
@@ -266,6 +276,11 @@ REFUSED: dict[tuple[str, str], list[Any]] = {
     ("ones", "generator"): [None, "", "numpy", "TORCH", 5],
     **{("ones", name): [1] for name in ("val", "std", "gain", "fan_in", "groups", "portable", "shapes", "Seed")},
     ("constant", "val"): [None, math.inf, -math.inf, True, "x", "1", [], 10**400],
+    ("values", "values"): [
+        *(None, 1, True, {}, [], "", "1,,2", "x", "0x1", "nan", "1_0", [True], [None], [[1]], [math.inf], ["inf"]),
+        *([10**400], [2**53 + 1], ["1e999"], [0] * (MAX_VALUES + 1), ["9" * 500]),
+    ],
+    ("values", "dims"): [0, True, [-1], [1.0], "x", [None], [1] * (MAX_DIMENSIONS + 1)],
     ("normal", "std"): [-1, -5e-324, math.inf, True, None],
     ("sparse", "sparsity"): [-0.1, 1.0000000000000002, None],
     ("variance_scaling", "scale"): [0, -1],
@@ -358,7 +373,7 @@ def test_a_scheme_takes_no_parameter_of_another(name: str) -> None:
     others = {
         parameter.name: parameter for s in SCHEMES.values() for parameter in s.parameters if parameter.name not in own
     }
-    required = {p.name: 0.5 for p in SCHEMES[name].parameters if p.default is ...}
+    required = {p.name: some(p) for p in SCHEMES[name].parameters if p.default is ...}
     for key, parameter in others.items():
         foreign = {key: 1 if parameter.default in (..., None) else parameter.default}
         assert list(errors(read_document, body({"shape": [2, 3], "scheme": name, **required, **foreign}))) == [key]

@@ -18,12 +18,13 @@ from weightwell_engine.generators.philox.cpu.orthogonal_stack import OrthogonalS
 from weightwell_engine.generators.philox.cpu.positional import Positional
 from weightwell_engine.generators.philox.cpu.singles import Affine, Single, fill_singles
 from weightwell_engine.generators.philox.cpu.sparse import SparseMatrix
+from weightwell_engine.generators.philox.cpu.table import Table
 from weightwell_engine.generators.philox.cpu.words import Run
 from weightwell_engine.generators.philox.specification.draws import Draw, carrier_of, require_numbered_rows, settle
 from weightwell_engine.generators.philox.specification.formats import UNSIGNED, encode
 from weightwell_engine.generators.philox.specification.keys import Stream, derive_key
 from weightwell_engine.generators.philox.specification.truncation import Narrow, Wide
-from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, OrthogonalStack, Sparse
+from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, OrthogonalStack, Sparse, Values
 from weightwell_engine.regions import Part
 
 
@@ -46,6 +47,8 @@ def prepare(law: Law, dtype: DType, seed: int, name: str, executor: Executor | N
     match law:
         case Constant() | Lattice():
             return Positional(law, dtype)
+        case Values():
+            return Table(law, dtype)
         case Sparse():
             require_numbered_rows(law)
             elements = prepare_elements(settle(Normal(0.0, law.std), dtype), seed, name)

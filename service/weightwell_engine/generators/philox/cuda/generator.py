@@ -13,10 +13,11 @@ from weightwell_engine.dtypes import DTYPES, FLOATS
 from weightwell_engine.generators import Drawing
 from weightwell_engine.generators.gpu import Gpu
 from weightwell_engine.generators.philox import cuda
+from weightwell_engine.generators.philox.cpu.table import Table
 from weightwell_engine.generators.philox.cuda.overlays import Over, write_over
 from weightwell_engine.generators.philox.generator import Laws, PhiloxGenerator
 from weightwell_engine.generators.philox.specification.known_answers import KNOWN_ANSWERS, NAME, SEED
-from weightwell_engine.laws import Law, Normal, TruncatedNormal, Uniform
+from weightwell_engine.laws import Law, Normal, TruncatedNormal, Uniform, Values
 from weightwell_engine.plan import Piece, Plan, PlannedTensor
 from weightwell_engine.regions import Runs
 
@@ -84,6 +85,7 @@ class CudaDrawing:
             parts = list(self._parts(pieces, over))
             memory = torch.empty(len(out), dtype=torch.uint8, device=self._gpu.place)
             cuda.fill(parts, memory)
+            self._write_given(pieces, memory)
             if over:
                 write_over(over, memory, self._drawn)
             self._gpu.fetch(memory, out)
@@ -110,8 +112,23 @@ class CudaDrawing:
                 yield from self._drawn(piece, offset)
             offset += piece.nbytes
 
+    @staticmethod
+    def _write_given(pieces: Sequence[Piece], memory: torch.Tensor) -> None:
+        """Write given numbers, which are found on the host, into ``memory``, which the pieces fill."""
+        offset = 0
+        for piece in pieces:
+            if isinstance(piece.tensor.law, Values):
+                host = bytearray(piece.nbytes)
+                table = Table(piece.tensor.law, piece.tensor.dtype)
+                for part, place in piece.parts(memoryview(host)):
+                    table.fill(part, place)
+                memory[offset : offset + piece.nbytes] = torch.frombuffer(host, dtype=torch.uint8).to(memory.device)
+            offset += piece.nbytes
+
     def _drawn(self, piece: Piece, offset: int) -> Iterator[cuda.Part]:
-        """Yield what a piece without its overlays is made of."""
+        """Yield what a piece without its overlays is made of, on the GPU."""
+        if isinstance(piece.tensor.law, Values):
+            return
         prepared = self._laws.of(piece.tensor)
         for runs in piece.tensor.region.runs(piece.start, piece.stop):
             yield prepared, runs, offset

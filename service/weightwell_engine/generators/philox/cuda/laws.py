@@ -25,7 +25,7 @@ from weightwell_engine.generators.philox.specification.draws import (
 from weightwell_engine.generators.philox.specification.formats import narrowing, pattern
 from weightwell_engine.generators.philox.specification.keys import Key, Stream, derive_key
 from weightwell_engine.generators.philox.specification.truncation import Narrow, Wide
-from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, OrthogonalStack, Sparse
+from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, OrthogonalStack, Sparse, Values
 from weightwell_engine.regions import Runs
 
 # The source of variates for each law.
@@ -69,6 +69,8 @@ def prepare(law: Law, dtype: DType, seed: int, name: str, device: torch.device) 
     match law:
         case Constant(value):
             return Constants(dtype.itemsize, pattern(value, dtype))
+        case Values():
+            raise TypeError("given numbers are written by the host, not by a kernel")
         case Lattice():
             return Points(law, Constants(dtype.itemsize, 0), pattern(law.value, dtype))
         case Sparse():

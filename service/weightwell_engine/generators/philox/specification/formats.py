@@ -5,7 +5,7 @@ zero. For finite input in the range of the target it equals torch's casts.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -89,6 +89,21 @@ def pattern(value: float, dtype: DType) -> int:
     exponent = 100 if abs(single) < 2.0**-100 else 0
     values = np.array([math.ldexp(single, exponent)], np.float32)
     return int(encode(values, dtype, exponent)[0])
+
+
+def patterns(values: Sequence[float], dtype: DType) -> Patterns:
+    """Return the bits of constants (n), as ``pattern`` does."""
+    given = np.array(values, np.float64)
+    if dtype.name == "float64":
+        return given.view(np.uint64)
+    rounded: Patterns = np.empty(given.size, UNSIGNED[dtype.itemsize])
+    # Where float32 has no subnormal numbers, the processor rounds as ``pattern`` does.
+    ordinary = (np.abs(given) >= 2.0**-100) | (given == 0) if not dtype.is_integer else np.zeros(given.shape, np.bool_)
+    largest = DTYPES["float32"].max
+    singles = np.clip(given[ordinary], -largest, largest).astype(np.float32)
+    rounded[ordinary] = encode(np.clip(singles, np.float32(-dtype.max), np.float32(dtype.max)), dtype)
+    rounded[~ordinary] = [pattern(value, dtype) for value in given[~ordinary].tolist()]
+    return rounded
 
 
 class Narrowing(NamedTuple):

@@ -25,7 +25,7 @@ from weightwell_engine.generators.philox.specification.quantile import (
 )
 from weightwell_engine.generators.philox.specification.truncation import Narrow, Wide
 from weightwell_engine.generators.philox.specification.words import Indices, Words, words
-from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, OrthogonalStack, Sparse
+from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, OrthogonalStack, Sparse, Values
 from weightwell_engine.regions import Part as Elements
 from weightwell_engine.regions import indices
 from weightwell_engine.spec import Bounds
@@ -54,6 +54,9 @@ class Prepared:
                 return np.full(at.shape, pattern(value, self.dtype), np.uint64)
             case Lattice():
                 return np.where(on_lattice(self.law, at), np.uint64(pattern(self.law.value, self.dtype)), np.uint64(0))
+            case Values():
+                bits = np.array([pattern(value, self.dtype) for value in self.law.values], np.uint64)
+                return bits[in_view(at, self.law.sizes, self.law.strides)]
             case Sparse():
                 normal = Prepared(Normal(0.0, self.law.std), self.dtype, self.seed, self.name)
                 return np.where(self._is_zero(self.law, at), np.uint64(0), normal.patterns(at))
@@ -129,6 +132,15 @@ def tensor(whole: Prepared, shape: tuple[int, ...], parts: Iterable[Part]) -> Pa
 def _all(prepared: Prepared, shape: tuple[int, ...]) -> Patterns:
     elements: Patterns = prepared.patterns(np.arange(prod(shape), dtype=np.uint64)).reshape(shape)
     return elements.astype(UNSIGNED[prepared.dtype.itemsize])
+
+
+def in_view(at: Indices, sizes: tuple[int, ...], strides: tuple[int, ...]) -> Indices:
+    """Return where the elements of a view at some flat indices are in what it is a view of."""
+    rest, place = at, np.zeros_like(at)
+    for size, stride in zip(sizes[::-1], strides[::-1], strict=True):
+        rest, here = np.divmod(rest, np.uint64(size))
+        place += here * np.uint64(stride)
+    return place
 
 
 def on_lattice(law: Lattice, at: Indices) -> Flags:

@@ -132,6 +132,14 @@ PARTS: dict[str, Any] = {
         },
         "covered": {"shape": [40], "scheme": "normal", "parts": [{"slice": ":", "scheme": "uniform"}]},
         "copy": {"shape": [40], "scheme": "normal", "stream": "embed"},
+        "given": {
+            "shape": [7, 5, 3],
+            "scheme": "values",
+            "values": [1.5, -2.0, 3.1, 0.0, 4.0],
+            "dims": [5, 1],
+            "dtype": "float16",
+            "parts": [{"slice": "3:,:,1:2", "scheme": "normal"}],
+        },
     },
 }
 
