@@ -25,6 +25,7 @@ SchemeName = Literal[
     "normal",
     "trunc_normal",
     "truncated_normal",
+    "clamped_normal",
     "xavier_uniform",
     "glorot_uniform",
     "xavier_normal",

@@ -111,6 +111,31 @@ class TruncatedNormal:
 
 
 @dataclass(frozen=True, slots=True)
+class ClampedNormal:
+    """Independent draws from N(mean, std^2), of which those beyond ``[low, high]`` become the nearer bound; std > 0."""
+
+    kind: ClassVar[str] = "clamped_normal"
+    is_deterministic: ClassVar[bool] = False
+
+    mean: float
+    std: float
+    low: float
+    high: float
+
+    def mean_std(self, _size: int) -> tuple[float, float]:
+        """Return mean and standard deviation of an element, which are not those of the normal that is clamped."""
+        return moments.clamped_normal(self.mean, self.std, self.low, self.high)
+
+    def words(self, size: int) -> str:
+        """Return the law as a phrase; numbers have three digits."""
+        return f"{Normal(self.mean, self.std).words(size)}, clamped to [{self.low:.3g}, {self.high:.3g}]"
+
+    def extremes(self) -> Extremes:
+        """Return the numbers that the dtype must hold: not the bounds, which every generator clamps to its range."""
+        return ("mean", self.mean), ("std", self.std)
+
+
+@dataclass(frozen=True, slots=True)
 class Lattice:
     """``value`` at the points of a lattice and zero elsewhere: identity matrices and Dirac kernels.
 
@@ -277,6 +302,17 @@ class OrthogonalStack:
         return self.each.extremes()
 
 
-Law = Constant | Uniform | Normal | TruncatedNormal | Lattice | Values | Sparse | Orthogonal | OrthogonalStack
+Law = (
+    Constant
+    | Uniform
+    | Normal
+    | TruncatedNormal
+    | ClampedNormal
+    | Lattice
+    | Values
+    | Sparse
+    | Orthogonal
+    | OrthogonalStack
+)
 
 KINDS: tuple[str, ...] = tuple(law.kind for law in get_args(Law))

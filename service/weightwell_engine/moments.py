@@ -1,7 +1,7 @@
-"""Mean and standard deviation of a truncated normal distribution, by quadrature."""
+"""Mean and standard deviation of truncated and of clamped normal distributions, by quadrature."""
 
 from functools import lru_cache
-from math import sqrt
+from math import erfc, sqrt
 
 import numpy as np
 
@@ -19,6 +19,23 @@ def truncated_normal(mean: float, std: float, low: float, high: float) -> tuple[
     """Return mean and standard deviation of N(mean, std^2) conditioned on ``[low, high]``, std > 0."""
     shift, factor = _standard(_standardized(low, mean, std), _standardized(high, mean, std))
     return min(max(mean + std * shift, low), high), std * factor
+
+
+def clamped_normal(mean: float, std: float, low: float, high: float) -> tuple[float, float]:
+    """Return mean and standard deviation of N(mean, std^2) whose values are clamped to ``[low, high]``, std > 0.
+
+    It is a mixture: both bounds, each with the probability beyond it, and between them the truncated normal.
+    """
+    a, b = _standardized(low, mean, std), _standardized(high, mean, std)
+    inner, spread = _standard(a, b)
+    below, above = erfc(-a / sqrt(2.0)) / 2, erfc(b / sqrt(2.0)) / 2
+    between = max(1.0 - below - above, 0.0)
+    # Distances from the mode are small where nearly all values are at one bound.
+    mode = min(max(a, 0.0), b)
+    places = (a - mode, below), (inner - mode, between), (b - mode, above)
+    centre = sum(place * share for place, share in places if share)
+    variance = between * spread**2 + sum(share * (place - centre) ** 2 for place, share in places if share)
+    return min(max(mean + std * (mode + centre), low), high), std * sqrt(variance)
 
 
 def _standardized(bound: float, mean: float, std: float) -> float:

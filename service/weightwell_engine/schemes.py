@@ -21,6 +21,7 @@ from weightwell_engine.axes import Axes, Layout, Shape
 from weightwell_engine.exceptions import InvalidSpec
 from weightwell_engine.fans import Fans
 from weightwell_engine.laws import (
+    ClampedNormal,
     Constant,
     Lattice,
     Law,
@@ -418,6 +419,20 @@ def _truncated(field: str, mean: float, std: float, low: float, high: float) -> 
     if std == 0:
         return Constant(min(max(mean, low), high))
     return TruncatedNormal(mean, std, low, high)
+
+
+@scheme(formula="min(max(x, a), b), x from N(mean, std^2)")
+def clamped_normal(
+    *,
+    mean: Mean = 0.0,
+    std: Std = 1.0,
+    a: Annotated[float, Doc("lower bound, absolute")] = -2.0,
+    b: Annotated[float, Doc("upper bound, absolute")] = 2.0,
+) -> Law:
+    """Draw from a normal distribution, and move values beyond the bounds to them, as normal_ and clamp_ of torch do."""
+    if a > b:
+        raise InvalidSpec("a", got=a, expected=f"at most b, which is {b!r}")
+    return Constant(min(max(mean, a), b)) if std == 0 else ClampedNormal(mean, std, a, b)
 
 
 # Laws scaled by the fans ---------------------------------------------------------------------------------------------

@@ -60,6 +60,7 @@ CASES: dict[str, tuple[Parameters, ...]] = {
     "uniform": ({}, {"a": -0.3, "b": 0.7}, {"a": 2, "b": 2}, {"a": 1, "b": 0}),
     "normal": ({}, {"mean": 3, "std": 0.02}, {"std": 0}, {"std": -1}),
     "trunc_normal": ({}, {"std": 0.02}, {"mean": 5, "a": 0, "b": 1}, {"std": 3, "a": 1, "b": 9}, {"std": 0, "mean": 7}),
+    "clamped_normal": ({}, {"mean": 1, "std": 0.5, "a": 0.25, "b": 1.5}, {"a": 1, "b": 0}),
     "truncated_normal": ({}, {"mean": 1, "std": 0.02, "lower": -1, "upper": 3}),
     "xavier_uniform": GAINS,
     "xavier_normal": GAINS,
@@ -168,7 +169,16 @@ def _values(tensor: Tensor, generator: torch.Generator, *, values: str, dims: st
     tensor.copy_(numbers.reshape([int(size) for size in dims.split(",") if size]).to(carrier))
 
 
+def _clamped_normal(
+    tensor: Tensor, generator: torch.Generator, *, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0
+) -> None:
+    if a > b:
+        raise ValueError("torch sets all to the upper bound then, which nobody means")
+    tensor.normal_(mean, std, generator=generator).clamp_(a, b)
+
+
 BEYOND_TORCH: dict[str, Callable[..., Any]] = {
+    "clamped_normal": _clamped_normal,
     "values": _values,
     "identity": _identity,
     "truncated_normal": _truncated_normal,

@@ -19,6 +19,7 @@ from weightwell_engine.generators.philox import cuda
 from weightwell_engine.generators.philox.cpu.checked import prepare
 from weightwell_engine.generators.philox.cuda.generator import CudaPhiloxGenerator
 from weightwell_engine.laws import (
+    ClampedNormal,
     Constant,
     Lattice,
     Law,
@@ -118,6 +119,7 @@ ELEMENTS: list[Law] = [
     Normal(0.0, 0.02),
     Normal(1.0, 1e-30),
     TruncatedNormal(0.0, 1.0, -2.0, 2.0),
+    ClampedNormal(0.1, 1.0, -0.5, 2.0),
     TruncatedNormal(0.0, 1.0, 3.0, 4.0),
     TruncatedNormal(0.0, 1.0, -0.001, 0.002),
     Lattice(0.3, 5, (4000, 3), (1000, 700)),

@@ -1,12 +1,14 @@
 import math
 from typing import Any, get_args
 
+import mpmath
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from weightwell_engine.laws import (
     KINDS,
+    ClampedNormal,
     Constant,
     Lattice,
     Law,
@@ -40,6 +42,7 @@ def test_constants_lattices_and_values_alone_need_no_random_numbers() -> None:
         (Uniform(-0.0441941, 0.0441941), 3, "uniform in [-0.0442, 0.0442]"),
         (Normal(0.0, 0.02), 3, "normal with mean 0 and std 0.02"),
         (TruncatedNormal(0.0, 0.02, -2.0, 2.0), 3, "normal with mean 0 and std 0.02, truncated to [-2, 2]"),
+        (ClampedNormal(0.0, 0.02, -0.04, 0.04), 3, "normal with mean 0 and std 0.02, clamped to [-0.04, 0.04]"),
         (Lattice(1.0, 0, (12, 5), (1, 3)), 12, "1 at 3 of 12 places, 0 at the others"),
         (Values((0.5,), (), ()), 1, "1 given number in [0.5, 0.5]"),
         (Values((0.5, -1.0), (3, 2), (0, 1)), 6, "2 given numbers in [-1, 0.5], each at 3 places"),
@@ -90,6 +93,32 @@ def test_the_mean_of_a_truncated_normal_is_within_its_bounds(mean: float, low: f
     assert 0 <= deviation < math.inf
 
 
+@given(
+    *(st.floats(-1e300, 1e300) for _ in range(2)),
+    *(st.floats(0, 1e300) for _ in range(2)),
+)
+def test_the_mean_of_a_clamped_normal_is_within_its_bounds(mean: float, low: float, std: float, width: float) -> None:
+    law = ClampedNormal(mean, max(std, 5e-324), low, low + width)
+    found, deviation = law.mean_std(1)
+    assert law.low <= found <= law.high
+    assert 0 <= deviation < math.inf
+
+
+@pytest.mark.parametrize(("low", "high"), [(-2, 2), (-1, 3), (0.5, 1), (2, 7), (-9, 9), (-3, -2.5), (-1e-3, 2e-3)])
+def test_the_moments_of_a_clamped_normal_are_its_integrals(low: float, high: float) -> None:
+    with mpmath.workdps(40):
+        below, above = mpmath.ncdf(low), mpmath.ncdf(-high)
+        mean, square = (
+            below * mpmath.mpf(low) ** k
+            + above * mpmath.mpf(high) ** k
+            + mpmath.quad(lambda x, k=k: x**k * mpmath.npdf(x), mpmath.linspace(low, high, 9))
+            for k in (1, 2)
+        )
+        expected = float(3 + mean / 2), float(mpmath.sqrt(square - mean**2) / 2)
+    found = ClampedNormal(3.0, 0.5, 3 + low / 2, 3 + high / 2).mean_std(1)
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
 @pytest.mark.parametrize(
     ("law", "extremes"),
     [
@@ -98,6 +127,7 @@ def test_the_mean_of_a_truncated_normal_is_within_its_bounds(mean: float, low: f
         (Uniform(-1.0, 3.0), {("a", -1.0), ("b", 3.0), ("b", 4.0)}),
         (Normal(1.0, 0.5), {("mean", 1.0), ("std", 0.5)}),
         (TruncatedNormal(1.0, 0.5, -9.0, 9.0), {("mean", 1.0), ("std", 0.5)}),
+        (ClampedNormal(1.0, 0.5, -9.0, 9.0), {("mean", 1.0), ("std", 0.5)}),
         (Sparse(8, 3, 6, 0.1), {("std", 0.1)}),
         (Orthogonal(4, 16, -2.0), {("gain", -2.0)}),
         (STACK, {("gain", 2.0)}),

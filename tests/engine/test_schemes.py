@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from weightwell_engine.exceptions import InvalidSpec
 from weightwell_engine.fans import Fans
 from weightwell_engine.laws import (
+    ClampedNormal,
     Constant,
     Lattice,
     Law,
@@ -268,6 +269,8 @@ def test_the_std_of_a_normal_truncated_at_2_is_derived() -> None:
         ("trunc_normal", {"mean": 0.5, "std": 0.0}, Constant(0.5)),
         ("truncated_normal", {"mean": 1.0, "std": 0.5}, TruncatedNormal(1.0, 0.5, 0.0, 2.0)),
         ("truncated_normal", {"mean": 1.0, "std": 0.0}, Constant(1.0)),
+        ("clamped_normal", {}, ClampedNormal(0.0, 1.0, -2.0, 2.0)),
+        ("clamped_normal", {"mean": 5.0, "std": 0.0}, Constant(2.0)),
     ],
 )
 def test_a_law_has_the_given_numbers(name: str, parameters: dict[str, Any], expected: Law) -> None:
@@ -432,10 +435,10 @@ def test_the_slope_of_anything_but_a_leaky_rectifier_is_not_looked_at(nonlineari
 
 
 def test_fixed_schemes_are_those_whose_laws_have_nothing_random() -> None:
-    needed: dict[str, Any] = {"val": 1.0, "sparsity": 0.5}
+    needed: dict[str, Any] = {"val": 1.0, "sparsity": 0.5, "values": (1.0,), "dims": ()}
     shapes = {"eye": (4, 4), "sparse": (4, 4)}
     laws = {
         name: law(name, shapes.get(name, (4, 4, 3)), **{key: value for key, value in needed.items() if key in own})
         for name, own in ((name, {each.name for each in scheme.parameters}) for name, scheme in SCHEMES.items())
     }
-    assert {name for name, each in laws.items() if isinstance(each, Constant | Lattice)} == FIXED
+    assert {name for name, each in laws.items() if each.is_deterministic} == FIXED

@@ -16,7 +16,15 @@ LONGEST = 1 << 16
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node on the PATH")
 @pytest.mark.parametrize(
-    "file", ["philox-v1.json", "philox-v1-orthogonal.json", "philox-v1-axes.json", "values-v1.json", "parts-v1.json"]
+    "file",
+    [
+        "philox-v1.json",
+        "philox-v1-orthogonal.json",
+        "philox-v1-axes.json",
+        "philox-v1-clamped.json",
+        "values-v1.json",
+        "parts-v1.json",
+    ],
 )
 def test_a_second_implementation_draws_the_golden_bytes(file: str) -> None:
     cases = [case for case in json.loads((GOLDEN / file).read_text("utf-8")) if _length(case) <= LONGEST]

@@ -25,7 +25,16 @@ from weightwell_engine.dtypes import DTYPES, DType
 from weightwell_engine.exceptions import UnsupportedSpec
 from weightwell_engine.generators import Drawing, DrawingStopped, deterministic, places
 from weightwell_engine.generators.devices import Device
-from weightwell_engine.laws import Law, Normal, Orthogonal, OrthogonalStack, Sparse, TruncatedNormal, Uniform
+from weightwell_engine.laws import (
+    ClampedNormal,
+    Law,
+    Normal,
+    Orthogonal,
+    OrthogonalStack,
+    Sparse,
+    TruncatedNormal,
+    Uniform,
+)
 from weightwell_engine.plan import Piece, Plan, PlannedTensor, errors_of_tensor
 
 # Elements of a block. On the CPU torch fills normals in groups of 16. If the size is not a multiple of 16, it draws the
@@ -47,8 +56,16 @@ _PIECE, _CALL, _ELEMENT, _SLOW = 20_000, 9_000, 8, 40
 # Bytes of the two generator states that are saved at the beginning of a tensor.
 _STATE = 2 * 5056
 
-# Temporary copies of the whole tensor at the peak of torch's algorithm, in addition to the result.
-_COPIES = {TruncatedNormal: 5, Orthogonal: 5, OrthogonalStack: 6, Sparse: 2, Uniform: 2, Normal: 2}
+# Working copies of the whole tensor beside the result, at the peak of torch's own algorithm.
+_COPIES = {
+    TruncatedNormal: 5,
+    Orthogonal: 5,
+    OrthogonalStack: 6,
+    Sparse: 2,
+    Uniform: 2,
+    Normal: 2,
+    ClampedNormal: 2,
+}
 
 
 class TorchGenerator:
@@ -309,6 +326,8 @@ class _Generators:
                 values.uniform_(low, high, generator=self._main)
             case Normal(mean, std):
                 values.normal_(mean, std, generator=self._main)
+            case ClampedNormal(mean, std, low, high):
+                values.normal_(mean, std, generator=self._main).clamp_(low, high)
             case TruncatedNormal(mean, std, low, high):
                 with _Stoppable(go_on):
                     torch.nn.init.trunc_normal_(values, mean, std, low, high, generator=self._main)
@@ -372,8 +391,8 @@ def _is_in_order(plan: Plan) -> bool:
 
 
 def _is_streamed(tensor: PlannedTensor, device: torch.device) -> bool:
-    """Whether a tensor can be drawn block by block. On a GPU it cannot: the numbers depend on the size of the call."""
-    return device.type == "cpu" and isinstance(tensor.law, Uniform | Normal) and tensor.region.is_whole
+    """Whether a tensor can be drawn block by block; a GPU's numbers depend on the size of the call, so not there."""
+    return device.type == "cpu" and isinstance(tensor.law, Uniform | Normal | ClampedNormal) and tensor.region.is_whole
 
 
 def _bounds(tensor: PlannedTensor, device: torch.device) -> Iterator[tuple[int, int]]:

@@ -147,7 +147,19 @@ def given_numbers(
     return weight.copy_(torch.tensor(values, dtype=torch.float64).reshape(dims).to(carrier))
 
 
+def clamped_normal(
+    weight: torch.Tensor,
+    generator: torch.Generator,
+    mean: float = 0.0,
+    std: float = 1.0,
+    a: float = -2.0,
+    b: float = 2.0,
+) -> torch.Tensor:
+    return weight.normal_(mean, std, generator=generator).clamp_(a, b)
+
+
 BEYOND_TORCH: dict[str, Fill] = {
+    "clamped_normal": clamped_normal,
     "values": given_numbers,
     "variance_scaling": variance_scaling,
     "lecun_uniform": lambda weight, generator: variance_scaling(weight, generator, distribution="uniform"),
@@ -178,6 +190,7 @@ CASES: dict[str, tuple[list[tuple[int, ...]], list[Fields]]] = {
         VECTORS + MATRICES,
         [{}, {"mean": 0.5, "std": 0.1, "lower": -1.0}, {"lower": 1.0, "upper": 3.0}],
     ),
+    "clamped_normal": (VECTORS + MATRICES, [{}, {"mean": 0.5, "std": 0.1, "a": 0.45, "b": 0.7}]),
     "values": (
         MATRICES + KERNELS,
         [{"values": [0.1], "dims": [1]}, {"values": [-0.0], "dims": []}, {"values": [1.5], "dims": [1, 1]}],

@@ -24,6 +24,7 @@ FILES = {
     "philox-v1.json": "97032225c5ff29d221b16753c59f4097dc1075f56367f4e98ec871a63b00d737",
     "philox-v1-orthogonal.json": "c0e19f341218b73ceaf5c7ce3ce2d907b9a688d0acaa17784965a4f156c6a7d9",
     "philox-v1-axes.json": "395237e8a7e51702f61e648d03518524d552fc6ca55dee3d93ab052ccbc986b0",
+    "philox-v1-clamped.json": "e9a2d85145310337b5519e38791782d30ee150d28453797288647ca4c12fcdfb",
     "values-v1.json": "1e1125a153782a5ba89f2a852d0f1efaec855c6699f7fe84d422abc448b22a9f",
 }
 ENGINE = Engine(Cpu(), threads=1)

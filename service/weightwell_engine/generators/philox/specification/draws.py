@@ -14,7 +14,7 @@ from weightwell_engine.dtypes import DTYPES, DType
 from weightwell_engine.exceptions import UnsupportedSpec
 from weightwell_engine.generators.philox.specification.formats import interval, nearest
 from weightwell_engine.generators.philox.specification.truncation import Narrow, Remote, Wide, window
-from weightwell_engine.laws import Normal, Sparse, TruncatedNormal, Uniform
+from weightwell_engine.laws import ClampedNormal, Normal, Sparse, TruncatedNormal, Uniform
 
 
 class Variate(IntEnum):
@@ -58,14 +58,16 @@ def carrier_of(dtype: DType) -> DType:
 
 
 @lru_cache(1024)
-def settle(law: Uniform | Normal | TruncatedNormal, dtype: DType) -> Draw:
-    """Return the draw of a law of independent elements in a dtype."""
+def settle(law: Uniform | Normal | TruncatedNormal | ClampedNormal, dtype: DType) -> Draw:
+    """Settle a law of independent elements in a dtype."""
     carrier = carrier_of(dtype)
     if isinstance(law, Uniform):
         half, middle = 0.5 * law.high - 0.5 * law.low, 0.5 * law.high + 0.5 * law.low
         return _scaled(Draw(Variate.UNIFORM, dtype, carrier, half, middle, law.low, law.high))
     if isinstance(law, Normal):
         return _scaled(Draw(Variate.NORMAL, dtype, carrier, law.std, law.mean, -math.inf, math.inf))
+    if isinstance(law, ClampedNormal):
+        return _scaled(Draw(Variate.NORMAL, dtype, carrier, law.std, law.mean, law.low, law.high))
     return _scaled(_truncated(law, dtype, carrier))
 
 

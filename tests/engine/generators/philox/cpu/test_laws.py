@@ -17,6 +17,7 @@ from weightwell_engine.generators.philox.cpu.checked import prepare
 from weightwell_engine.generators.philox.specification import reference
 from weightwell_engine.generators.philox.specification.formats import UNSIGNED, encode
 from weightwell_engine.laws import (
+    ClampedNormal,
     Constant,
     Lattice,
     Law,
@@ -38,6 +39,7 @@ INDEPENDENT: list[Law] = [
     Normal(1.0, 1e5),
     Normal(1e-42, 1e-38),
     TruncatedNormal(0.0, 1.0, -2.0, 2.0),
+    ClampedNormal(0.1, 1.0, -0.5, 2.0),
     TruncatedNormal(0.0, 1.0, 3.0, 4.0),
     TruncatedNormal(0.0, 1.0, -0.001, 0.002),
 ]
@@ -162,7 +164,16 @@ def test_a_narrow_element_is_the_rounded_float32_element(law: Law, name: str) ->
     np.testing.assert_array_equal(_draw(law, DTYPES[name], whole), encode(singles, DTYPES[name]))
 
 
-@pytest.mark.parametrize("law", [Uniform(-1.0, 3.0), Normal(0.0, 1.0), TruncatedNormal(0.0, 1.0, -2.0, 1.0), *MATRICES])
+@pytest.mark.parametrize(
+    "law",
+    [
+        Uniform(-1.0, 3.0),
+        Normal(0.0, 1.0),
+        TruncatedNormal(0.0, 1.0, -2.0, 1.0),
+        ClampedNormal(0.0, 1.0, -1.0, 0.5),
+        *MATRICES,
+    ],
+)
 def test_a_float64_element_is_the_float32_element_to_more_digits(law: Law) -> None:
     singles = _draw(law, DTYPES["float32"], whole).view(np.float32)
     doubles = _draw(law, DTYPES["float64"], whole).view(np.float64)

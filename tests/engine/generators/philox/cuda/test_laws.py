@@ -19,6 +19,7 @@ from weightwell_engine.generators.philox.specification import reference
 from weightwell_engine.generators.philox.specification.draws import carrier_of, settle
 from weightwell_engine.generators.philox.specification.formats import UNSIGNED, encode
 from weightwell_engine.laws import (
+    ClampedNormal,
     Constant,
     Lattice,
     Law,
@@ -41,6 +42,7 @@ LAWS: list[Law] = [
     Normal(1e-42, 1e-38),
     Normal(0.0, 1e-300),
     TruncatedNormal(0.0, 1.0, -2.0, 2.0),
+    ClampedNormal(0.1, 1.0, -0.5, 2.0),
     TruncatedNormal(0.0, 1.0, 3.0, 4.0),
     TruncatedNormal(0.0, 1.0, -4.0, -3.0),
     TruncatedNormal(0.0, 1.0, -0.001, 0.002),
