@@ -14,7 +14,7 @@ from weightwell.exceptions import InvalidFile, UnexpectedResponse
 from weightwell.schemes import DEFAULTS, SCHEMES
 from weightwell.slices import Bounds, bounds_of, text_of
 
-# What the fields of a tensor or a rule hold besides the parameters of a scheme.
+# Fields of a tensor or a rule that are not parameters of a scheme.
 _OTHERS = {"shape", "slice", "stream", "parts", "dtype", "seed", "scheme", "module", "match", "regex"}
 
 # The spellings of a boolean in a query.
@@ -77,9 +77,9 @@ def spec_of(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
 def drawn(
     shape: tuple[int, ...], bounds: Bounds | None, *, stream: str | None = None, **fields: object
 ) -> dict[str, object]:
-    """Return what a file says of a tensor: its shape, its slice, None where that is all of it, and other fields.
+    """Return a tensor's entry in the spec of a file: shape, slice (None for the whole tensor) and other fields.
 
-    ``stream`` is None where it is the tensor's own name.
+    ``stream`` is None for the tensor's own name.
     """
     part = bounds is not None and bounds != tuple((0, size) for size in shape)
     return {
@@ -91,7 +91,7 @@ def drawn(
 
 
 def part_mismatches(fields: Mapping[str, Any], name: str, got: object) -> Iterator[Mismatch]:
-    """Yield in what the ``parts`` of a tensor in a file are not those of the tensor's ``fields`` in a manifest."""
+    """Yield the differences between the ``parts`` of a tensor in a file and those in its ``fields`` of a manifest."""
     path, asked = f"tensors.{name}.parts", fields.get("parts") or []
     there = got if isinstance(got, list) else [] if got is None else [got]
     if len(asked) != len(there):
@@ -104,7 +104,7 @@ def part_mismatches(fields: Mapping[str, Any], name: str, got: object) -> Iterat
 
 
 def own_stream(fields: Mapping[str, Any], name: str) -> str | None:
-    """Return the stream in the fields of a tensor or a part; None if it is the one that it has anyway."""
+    """Return the stream in the fields of a tensor or a part; None if it is the default, ``name``."""
     stream: str | None = fields.get("stream")
     return None if stream == name else stream
 

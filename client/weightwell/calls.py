@@ -240,7 +240,7 @@ def plan(spec: TensorSpec | ManifestSpec, address: Callable[[str], str]) -> Call
 
 
 def _planned(answer: Any) -> dict[str, Any]:
-    """Return the spec that a plan is of, in the form that the metadata of a file has."""
+    """Return the spec of a plan, in the form of a file's metadata."""
     tensors = {
         name: {**_flat(tensor), "parts": [_flat(part) for part in tensor.get("parts") or ()]}
         for name, tensor in answer["tensors"].items()
@@ -249,7 +249,7 @@ def _planned(answer: Any) -> dict[str, Any]:
 
 
 def _flat(planned: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a tensor or a part, with those of its scheme, as the metadata of a file has them."""
+    """Return the fields of a tensor or a part, with its parameters, in the form of a file's metadata."""
     fields = ("alias", "shape", "slice", "stream", "dtype", "seed", "scheme")
     return {**{field: planned.get(field) for field in fields}, **planned.get("parameters", {})}
 

@@ -250,7 +250,7 @@ class ManifestSpec:
         yield from mismatches({"generator": self.document.get("generator", DEFAULT_GENERATOR)}, spec)
 
     def _asked(self, name: str, fields: Mapping[str, Any]) -> dict[str, object]:
-        """Return what must hold of a tensor that was described by these fields, besides its parts."""
+        """Return the values that a tensor with these fields must have in the answer, without its parts."""
         if "alias" in fields:
             return dict(fields)
         shape = tuple(fields["shape"])

@@ -15,7 +15,7 @@ from weightwell_engine.plan import Plan, PlannedTensor
 from weightwell_engine.schemes import SCHEMES
 from weightwell_engine.spec import Parameter, PartSpec, Spec, TensorSpec, text_of
 
-# Parts of a tensor that its words tell of.
+# The most parts in the phrase for a tensor.
 _MOST_PARTS = 3
 
 
@@ -54,8 +54,8 @@ class TensorDescription:
 
     ``stream``: the name that the random words are derived from, if that is not the tensor's own.
     ``parts``: the parts, over the law of the tensor itself, which ``law``, ``mean`` and ``std`` describe.
-    ``rule``: path of the rule that the scheme comes from, such as ``rules.0`` or ``preset.2``.
-    ``law``: its ``kind``, its numbers, and ``words`` for both.
+    ``rule``: path of the rule that gave the scheme, such as ``rules.0`` or ``preset.2``.
+    ``law``: the distribution: its ``kind``, its parameters, and both as a phrase in ``words``.
     ``mean``, ``std``: of an element, before it is rounded to the dtype.
     ``fan_in``, ``fan_out``: as the scheme counts them; None if they do not follow from the shape.
     ``data_offsets``: the start and end of its bytes, counted from the end of the file's header.
@@ -166,6 +166,8 @@ def _over(tensor: TensorSpec, planned: PlannedTensor) -> str:
 def _alike(spec: TensorSpec | PartSpec, law: Law) -> dict[str, Any]:
     """Return the fields that depend on the scheme, the shape, the parameters and the law alone."""
     parameters = tuple(sorted(spec.parameters.items()))
+    if spec.scheme == "values":  # may have many numbers, which a cache would keep
+        return _shared.__wrapped__(spec.scheme, spec.shape, parameters, "", law)
     return _shared(spec.scheme, spec.shape, parameters, str(parameters), law)
 
 

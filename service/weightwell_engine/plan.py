@@ -31,7 +31,7 @@ _MAX_COUNT = 2**63 - 1
 class PlannedTensor:
     """One tensor of a file: name, seed, law, and the region that is in the file.
 
-    ``order`` is its index among the tensors of the spec, and ``offset`` that of its first byte in the file's data.
+    ``order`` is its index in the spec. ``offset`` is the index of its first byte in the file's data.
     ``stream`` is the name that its random words are derived from, if that is not its own. ``parts`` replace some of its
     elements, each those of the parts before it, and ``overlays`` say where, for those parts that have elements in the
     file. A part is planned as a tensor of its own, which has the ``order`` of its tensor; its ``layer`` counts the
@@ -309,8 +309,8 @@ def _law_of(spec: TensorSpec | PartSpec, shape: tuple[int, ...], dtype: str, *, 
 _NOT_KEPT = {"values"}
 
 
-# Layers of a model are alike, and files of one layer differ in their seeds. The parameters are there as text as well,
-# because -0.0 equals 0.0 and is drawn with its sign.
+# A cache, since layers of a model are alike. The key has the parameters as text too, because -0.0 equals 0.0 but is
+# drawn with its sign.
 @lru_cache(4096)
 def _law(
     scheme: str,

@@ -61,8 +61,8 @@ class TensorSpec:
     ``slice`` holds ``(start, stop)`` for every dimension, or is None for the whole tensor. ``seed`` is 0 ... 2^64-1.
     ``stream`` is the name that the random words are derived from, or None for the tensor's own name. ``parts`` replace
     elements of the whole tensor, each those of the parts before it.
-    ``rule`` is the path of the rule that the scheme was taken from, such as ``rules.0``. It changes nothing in the
-    file, so it is not compared.
+    ``rule`` is the path of the rule that gave the scheme, such as ``rules.0``. It does not change the file, so it is
+    not compared.
     """
 
     name: str
@@ -105,7 +105,7 @@ class TensorSpec:
 
     @property
     def slice_text(self) -> str | None:
-        """The slice as a spec writes it, ``0:128,0:784``; None for the whole tensor."""
+        """The slice as text, ``0:128,0:784``; None for the whole tensor."""
         return None if self.slice is None else text_of(self.slice)
 
 

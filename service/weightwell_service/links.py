@@ -67,7 +67,7 @@ def _too_long(spec: Spec, length: int, nbytes: int) -> str:
 
 
 def _is_flat(spec: Spec) -> bool:
-    """Whether the link of a spec has its one tensor as fields, and not a manifest."""
+    """Whether a spec is one tensor whose link has plain fields and not a manifest."""
     return len(spec.tensors) == 1 and not spec.aliases and not spec.tensors[0].parts
 
 

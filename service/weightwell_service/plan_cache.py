@@ -6,11 +6,11 @@ from threading import Lock
 from weightwell_engine.laws import Values
 from weightwell_engine.plan import Plan
 
-# Bytes that a planned tensor takes in memory, about; its part of the header comes on top.
-# Bytes that a given number takes, about: a Python float in a tuple.
-_VALUE = 32
-
+# Approximate bytes of a planned tensor in memory, without its part of the header.
 _TENSOR = 1000
+
+# Approximate bytes of a given number in memory: a Python float in a tuple.
+_VALUE = 32
 
 
 class PlanCache:
@@ -48,7 +48,7 @@ class PlanCache:
 
 
 def plan_nbytes(plan: Plan) -> int:
-    """Return about how many bytes a plan takes in memory."""
+    """Estimate the bytes of a plan in memory."""
     parts = sum(len(tensor.parts) for tensor in plan.tensors if tensor.parts)
     values = sum(_VALUE * len(each.law.values) for each in plan.tensors if isinstance(each.law, Values))
     return len(plan.header) + _TENSOR * (len(plan.tensors) + 2 * parts + 1) + values

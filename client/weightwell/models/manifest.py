@@ -27,15 +27,15 @@ Dimension = int | Callable[[str], int | None]
 class Manifest:
     """The tensors of one file. You can read and edit the fields until you send it.
 
-    ``tensors``: by name, what is known of each: a ``shape``; where it differs from the rest, ``dtype`` and ``seed``;
-    ``slice`` for a slice of it; a ``scheme`` with its parameters, or else a rule's; ``module``, the type that it
-    belongs to; ``stream``, the name that its random numbers are derived from, if that is not its own; ``parts``, a list
-    of slices of the whole tensor with schemes of their own, such as ``[{"slice": "0:1", "scheme": "zeros"}]``; or
-    nothing but ``alias``, the name of the tensor that it is tied to.
-    ``rules``: of those whose ``match`` (a glob), ``regex`` or ``module`` meet a tensor without a scheme, the first
-    holds: ``{"match": "*.bias", "scheme": "zeros"}``.
-    ``preset``: rules by name, after the own ones: ``"torch"``, or ``{"name": "gpt2", "layers": 12}``.
-    ``seed``, ``dtype``: of all tensors that do not say otherwise.
+    ``tensors``: the fields of each tensor, by name. ``shape`` is required. ``dtype`` and ``seed`` replace the defaults
+    below. ``slice`` is a slice of the tensor. ``scheme`` comes with its parameters; without it, a rule applies.
+    ``module`` is the type of the tensor's module. ``stream`` is the name that the random numbers are derived from, by
+    default the tensor's own. ``parts`` is a list of slices of the whole tensor with schemes of their own, such as
+    ``[{"slice": "0:1", "scheme": "zeros"}]``. A tied tensor has only ``alias``, the name of the other tensor.
+    ``rules``: a tensor without a scheme takes the first rule that matches its name or its module. A rule has ``match``
+    (a glob), ``regex`` or ``module``: ``{"match": "*.bias", "scheme": "zeros"}``.
+    ``preset``: the name of further rules, after ``rules``: ``"torch"``, or ``{"name": "gpt2", "layers": 12}``.
+    ``seed``, ``dtype``: the defaults of all tensors.
     ``generator``: ``"philox"`` or ``"torch"``; the server's default if None.
 
     Raises TypeError or ValueError, with the tensor's name, for invalid fields.
@@ -203,7 +203,7 @@ def _parts(given: Any, shape: tuple[int, ...]) -> list[Fields]:
     return parts
 
 
-# How a field becomes JSON, where it is not what numbers of other libraries become.
+# Conversions of fields to JSON. All other fields are numbers, lists or text.
 _READ: dict[str, Callable[[Any], Any]] = {"dtype": lambda dtype: dtype_of(dtype).name, "seed": seed_of}
 
 

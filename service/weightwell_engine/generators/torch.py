@@ -56,7 +56,7 @@ _PIECE, _CALL, _ELEMENT, _SLOW = 20_000, 9_000, 8, 40
 # Bytes of the two generator states that are saved at the beginning of a tensor.
 _STATE = 2 * 5056
 
-# Working copies of the whole tensor beside the result, at the peak of torch's own algorithm.
+# Temporary copies of the whole tensor at the peak of torch's algorithm, in addition to the result.
 _COPIES = {
     TruncatedNormal: 5,
     Orthogonal: 5,
@@ -391,7 +391,7 @@ def _is_in_order(plan: Plan) -> bool:
 
 
 def _is_streamed(tensor: PlannedTensor, device: torch.device) -> bool:
-    """Whether a tensor can be drawn block by block; a GPU's numbers depend on the size of the call, so not there."""
+    """Whether a tensor can be drawn block by block. On a GPU it cannot: the numbers depend on the size of the call."""
     return device.type == "cpu" and isinstance(tensor.law, Uniform | Normal | ClampedNormal) and tensor.region.is_whole
 
 

@@ -246,7 +246,7 @@ class Recipes:
 
 
 def _tensor(name: str, model: Tensor, recipe: Recipe, dtype: str, seed: int) -> TensorSpec:
-    """Return the spec of a tensor, with default ``dtype`` and ``seed``."""
+    """Return the spec of a tensor; ``dtype`` and ``seed`` are the defaults."""
     given = model.parts if isinstance(model, Entry) else None
     return TensorSpec(
         name=name,
@@ -263,13 +263,13 @@ def _tensor(name: str, model: Tensor, recipe: Recipe, dtype: str, seed: int) -> 
 
 
 def _slice(given: Slice | None, shape: tuple[int, ...]) -> Bounds | None:
-    """Return where a slice starts and stops in every dimension, or None for the whole tensor."""
+    """Return the start and stop of a slice in every dimension, or None for the whole tensor."""
     bounds = None if given is None else _bounds(given, shape)
     return None if bounds == tuple((0, size) for size in shape) else bounds
 
 
 def _bounds(given: Slice, shape: tuple[int, ...]) -> Bounds:
-    """Return where a slice starts and stops in every dimension."""
+    """Return the start and stop of a slice in every dimension."""
     if len(given) > len(shape):
         raise InvalidSpec("slice", got=len(given), expected=f"at most {len(shape)} dimensions, as the shape has")
     padded = given + ((0, None),) * (len(shape) - len(given))

@@ -72,7 +72,7 @@ class Single(Tensor):
 class Entry(Tensor):
     """A tensor of a manifest; without a scheme it takes that of the first rule that matches."""
 
-    module: Annotated[ModuleName | None, Field(description="name of the type of module that it belongs to")] = None
+    module: Annotated[ModuleName | None, Field(description="name of the type of the tensor's module")] = None
     parts: Annotated[
         list[Any] | None,
         Field(description="slices with schemes of their own, in order: later ones cover earlier", max_length=MAX_PARTS),

@@ -22,10 +22,10 @@ _KEPT, _KEPT_MATRICES = 256, 2
 # to 4 bytes, and for one of 8 bytes.
 _TENSOR, _CALL, _ELEMENT, _DOUBLE = 20_000, 9_000, 4, 12
 
-# Nanoseconds to find out that a part has no elements in a piece, about.
+# Approximate nanoseconds to skip a part that has no elements in a piece.
 _SKIPPED = 100
 
-# Bytes that are kept of a sparse matrix for each column, at the most: its limit, and whether that is known.
+# The most bytes for each column of a sparse matrix: its limit, and whether that is known.
 _COLUMN = 9
 
 
@@ -50,11 +50,11 @@ class PhiloxGenerator(ABC):
         return False
 
     def footprint(self, plan: Plan) -> int:
-        """Return the bytes that are kept of the largest matrices, as many as are kept at once."""
+        """Return the bytes of the largest matrices, for as many as are cached at once."""
         return sum(sorted(self._all(self.resident, tensor) for tensor in plan.tensors)[-_KEPT_MATRICES:])
 
     def kept(self, plan: Plan) -> int:
-        """Return the bytes of the footprint that are kept between chunks."""
+        """Return the bytes of the footprint that stay allocated between chunks."""
         kept = sum(sorted(self._all(self._kept, tensor) for tensor in plan.tensors)[-_KEPT_MATRICES:])
         return min(kept, self.footprint(plan))
 
@@ -64,7 +64,7 @@ class PhiloxGenerator(ABC):
         return sum(map(nbytes, tensor.layers)) if tensor.overlays else nbytes(tensor)
 
     def cost(self, piece: Piece) -> int:
-        """Return about how many nanoseconds one thread of a CPU takes to draw a piece."""
+        """Estimate the time to draw a piece in one CPU thread, in nanoseconds."""
         if not piece.tensor.overlays:
             return self._cost(piece)
         base, layers = piece.layers()
@@ -73,7 +73,7 @@ class PhiloxGenerator(ABC):
 
     @staticmethod
     def _placing(layer: Layer) -> int:
-        """Return the nanoseconds of bringing the elements of a part to their places in its tensor, about."""
+        """Estimate the time to copy the elements of a part to their places in the tensor, in nanoseconds."""
         calls, elements = layer.box.work(layer.piece.start, layer.piece.stop)
         return calls * _CALL + elements
 
@@ -83,7 +83,7 @@ class PhiloxGenerator(ABC):
         return _TENSOR + calls * _CALL + elements * (_ELEMENT if piece.tensor.dtype.itemsize <= 4 else _DOUBLE)
 
     def before(self, piece: Piece) -> int:
-        """Return the nanoseconds of whole matrices, about; 0 for elements, each of which is drawn by itself."""
+        """Estimate the time to draw whole matrices, in nanoseconds; 0 for independent elements."""
         if not piece.tensor.overlays:
             return self._before(piece)
         base, layers = piece.layers()
@@ -127,9 +127,9 @@ class Laws(Generic[T]):
     def __init__(self, prepare: Callable[[PlannedTensor], T]):
         self._prepare = prepare
         self._lock = Lock()
-        # By the order of the tensor in its spec, and for elements by its layer; the least recently used comes first.
+        # The key is the order of the tensor in its spec, and its layer; the least recently used law comes first.
         self._elements: dict[tuple[int, int], T] = {}
-        # A tensor and its parts are kept together: a chunk may have elements of all of them.
+        # The matrices of a tensor and its parts, by layer, stay together: a chunk may have elements of all of them.
         self._matrices: dict[int, dict[int, T]] = {}
 
     def of(self, tensor: PlannedTensor) -> T:
@@ -149,7 +149,7 @@ class Laws(Generic[T]):
 
 
 def _latest(kept: dict[K, V], key: K, make: Callable[[], V], most: int) -> V:
-    """Return what is kept under a key, or else make it; let go of the least recently used if there are too many."""
+    """Return the cached value of a key, or make it; remove the least recently used value if there are too many."""
     value = kept.pop(key) if key in kept else make()
     kept[key] = value  # after all others
     if len(kept) > most:

@@ -98,7 +98,7 @@ class CudaDrawing:
         return cuda.prepare(tensor.law, tensor.dtype, tensor.seed, tensor.stream_name, self._gpu.place)
 
     def _parts(self, pieces: Sequence[Piece], over: list[Over]) -> Iterator[cuda.Part]:
-        """Yield what pieces are made of: a law, which of its elements, and how many bytes come before them.
+        """Yield the parts of pieces: a law, the indices of its elements, and the number of bytes before them.
 
         Parts of tensors, which are written over that, are added to ``over``.
         """
