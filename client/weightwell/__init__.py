@@ -31,7 +31,10 @@ from weightwell.files.comparison import Difference, Verdict
 from weightwell.models.manifest import Manifest
 from weightwell.models.names import canonical_name, register_wrapper
 from weightwell.models.plans import Plan
+from weightwell.models.recorded import Recording
 from weightwell.problems import FieldError, Problem
+
+recording = Recording
 
 __version__ = _installed_version()
 
@@ -51,6 +54,7 @@ __all__ = [
     "NotFound",
     "Plan",
     "Problem",
+    "Recording",
     "RepeatedStreamWarning",
     "ServerProblem",
     "TimedOut",

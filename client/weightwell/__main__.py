@@ -12,12 +12,15 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from weightwell.client import Client
 from weightwell.connection import DEFAULT_URL, installed_version
 from weightwell.exceptions import AccessDenied, InvalidRequest, NotFound, TooLarge, WeightwellError
 from weightwell.models.manifest import Manifest
+from weightwell.models.recorded import built, table_text
+from weightwell.models.sources import builder_of
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 REFUSED = (InvalidRequest, TooLarge, NotFound, AccessDenied, ValueError)
@@ -94,6 +97,21 @@ def plan(client: Client, options: argparse.Namespace) -> None:
     print(described.url or described.url_note)
 
 
+def record(client: Client, options: argparse.Namespace) -> None:
+    """Write the manifest of a model, as the model's own code initializes it."""
+    del client  # no server is needed
+    recording, model = built(builder_of(options.model))
+    if options.explain:
+        print(table_text(recording.table(model)))
+        if options.output is None:
+            return
+    manifest = Manifest.from_recording(recording, model, seed=options.seed, dtype=options.dtype)
+    if options.output in {None, "-"}:
+        print(manifest, end="")
+    else:
+        Path(options.output).write_text(str(manifest), encoding="utf-8")
+
+
 def verify(client: Client, options: argparse.Namespace) -> int:
     """Generate the tensors of a safetensors file again and compare every byte."""
     verdict = client.verify(options.file)
@@ -165,6 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     _init_arguments(_verb(verbs, init))
     _save_arguments(_verb(verbs, save))
     _plan_arguments(_verb(verbs, plan))
+    _record_arguments(_verb(verbs, record))
     _verify_arguments(_verb(verbs, verify))
     for catalogue in (schemes, presets):
         _verb(verbs, catalogue).add_argument("--json", action="store_true", help="print the server's JSON")
@@ -233,6 +252,18 @@ def _plan_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``plan``."""
     _manifest_argument(parser)
     parser.add_argument("--json", action="store_true", help="print the server's JSON")
+
+
+def _record_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``record``."""
+    source = "config.json of transformers, or its folder; or a function without arguments, as package.module:function"
+    parser.add_argument("model", help=source)
+    parser.add_argument("-o", "--output", help="JSON file to write; - is standard output (default: standard output)")
+    parser.add_argument("--seed", type=int, default=0, help="integer in [0, 2^64 - 1] (default: 0)")
+    parser.add_argument("--dtype", help="element type of floating-point tensors (default: the model's own)")
+    parser.add_argument(
+        "--explain", action="store_true", help="print for each tensor its law, and the line of code that gives it"
+    )
 
 
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:

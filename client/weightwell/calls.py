@@ -221,7 +221,12 @@ def init_module(
     if manifest is rules and (twice := [key for key, value in said.items() if value and key != "prefix"]):
         raise ValueError(f"{twice[0]} is part of the manifest: change it there")
     spec, data = filling_of(
-        module, ManifestSpec.of(manifest.document()), device=device, reset_buffers=reset_buffers, prefix=prefix
+        module,
+        ManifestSpec.of(manifest.document(computed=False)),
+        device=device,
+        reset_buffers=reset_buffers,
+        prefix=prefix,
+        numbers=manifest.numbers(),
     )
     body = Drawn(spec.accept, data, spec, module)
     return Call(spec.request, body, data.commit, spec.label, cautions=body.cautions)

@@ -54,7 +54,7 @@ def manifest_of(what: object, fields: Mapping[str, Any]) -> Manifest:
         )
     if "tensors" in what:
         _refuse_more(fields, "dict")
-        return Manifest.of(what)
+        return Manifest.from_dict(what)
     tensor = _single(what, fields)
     generator, name = tensor.pop("generator", None), tensor.pop("name", None)
     return Manifest({DEFAULT_NAME if name is None else name: tensor}, generator=generator)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound="nn.Module")
 Reset = Callable[["nn.Module"], object]
+Numbers = Callable[[], Any]
 
 
 class Filling(Generic[M]):
@@ -34,11 +35,19 @@ class Filling(Generic[M]):
 
     parallel = True
 
-    def __init__(self, module: M, slots: Mapping[str, Slot], ties: Mapping[str, Sequence[Slot]], device: Any):
+    def __init__(
+        self,
+        module: M,
+        slots: Mapping[str, Slot],
+        ties: Mapping[str, Sequence[Slot]],
+        device: Any,
+        computed: "Mapping[str, tuple[Slot, Numbers]]",
+    ):
         self._module = module
         self._slots = slots
         self._ties = ties
         self._device = device
+        self._computed = computed
         self._targets: dict[str, torch.Tensor] = {}
         self._memory: dict[str, torch.Tensor] = {}
         self._pieces = Pieces(())
@@ -71,7 +80,20 @@ class Filling(Generic[M]):
                     _assign(slot, slot.source, self._targets[name])
                 elif slot.tensor.is_meta:
                     self._materialize(slot, self._targets[name])
+            for slot, numbers in self._computed.values():
+                self._compute(slot, numbers())
         return self._module
+
+    def _compute(self, slot: Slot, whole: "torch.Tensor") -> None:
+        """Give a tensor the numbers that the model's code computes."""
+        bounds = bounds_of_shard(slot.name, slot.tensor)
+        part = whole if bounds is None else whole[tuple(slice(*each) for each in bounds)]
+        target = _target(slot, self._device)
+        target.copy_(part)
+        if slot.source is not None:
+            _assign(slot, slot.source, target)
+        elif slot.tensor.is_meta:
+            self._materialize(slot, target)
 
     def _complete(self, slot: Slot, target: "torch.Tensor", memory: "torch.Tensor") -> None:
         """Copy the received value to the target if needed, and tell autograd that the tensor has changed."""
@@ -87,18 +109,28 @@ class Filling(Generic[M]):
         """Replace a tensor on the meta device, under all of its names."""
         tensor = in_place_of(slot.tensor, with_local(slot.tensor, target))
         for tied in self._ties[slot.name]:
-            # One module at a time, because names in the state dict of the whole model contain names of wrappers.
-            tied.owner.load_state_dict({tied.leaf: tensor}, strict=False, assign=True)
+            if tied.persistent:
+                # One module at a time, because names in the state dict of the whole model contain names of wrappers.
+                tied.owner.load_state_dict({tied.leaf: tensor}, strict=False, assign=True)
+            else:
+                tied.owner._buffers[tied.leaf] = tensor
 
 
 def filling_of(
-    module: M, spec: ManifestSpec, *, device: Any = None, reset_buffers: Reset | None = None, prefix: str = ""
+    module: M,
+    spec: ManifestSpec,
+    *,
+    device: Any = None,
+    reset_buffers: Reset | None = None,
+    prefix: str = "",
+    numbers: "Mapping[str, Numbers] | None" = None,
 ) -> tuple[ManifestSpec, Filling[M]]:
     """Return the spec with the module's dtypes, and the filling of the module.
 
-    The names in the spec are canonical names with the ``prefix``. Buffers on the meta device that are not in the spec
-    are computed here by their modules. Raises ValueError, with the name of a tensor, if the module and the manifest do
-    not match.
+    The names in the spec are canonical names with the ``prefix``. ``numbers`` are functions that compute tensors by
+    name: parameters that are not in the spec, and buffers on the meta device. Other buffers on the meta device are
+    computed here by their modules. Raises ValueError, with the name of a tensor, if the module and the manifest do not
+    match.
     """
     slots = {slot.name: slot for slot in slots_of(module, prefix)}
     first = tied_to(list(slots.values()))
@@ -111,11 +143,18 @@ def filling_of(
             given |= {_key(place) for place in (*slot.source.originals, *slot.source.computed)}
     covered = {first[name] for name in asked}
     missing = [slot for slot in slots.values() if first[slot.name] not in covered and _key(slot.place) not in given]
-    left = _left_on_meta(slots.values(), missing, device)
+    computed = {
+        slot.name: (slot, numbers[slot.name])
+        for slot in missing
+        if numbers and slot.name in numbers and (not slot.is_buffer or (slot.tensor.is_meta and reset_buffers is None))
+    }
+    known = {first[name] for name in computed}
+    left = _left_on_meta(slots.values(), [slot for slot in missing if first[slot.name] not in known], device)
     _compute_buffers(left, device, reset_buffers)
-    ties = {name: [other for other in slots.values() if first[other.name] == first[name]] for name in asked}
+    named = (*asked, *computed)
+    ties = {name: [other for other in slots.values() if first[other.name] == first[name]] for name in named}
     stored = {name: Stored(spec.stored[name].extent, slot.dtype) for name, slot in asked.items()}
-    return replace(spec, stored=stored), Filling(module, asked, ties, device)
+    return replace(spec, stored=stored), Filling(module, asked, ties, device, computed)
 
 
 # Checks --------------------------------------------------------------------------------------------------------------

@@ -6,19 +6,27 @@ rules, schemes and presets.
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weightwell.dtypes import dtype_of
 from weightwell.literals import SeedLike
+from weightwell.models.modules import Slot, slots_of
 from weightwell.models.recipes import Fields, Preset, Recipe, Rules
+from weightwell.models.recorded import Model, Recording, built, described, has_own_code, initialized
+from weightwell.models.shards import bounds_of_shard
 from weightwell.slices import bounds_of, chunk, text_of
 from weightwell.spec import parameter_of, plain_of, seed_of, sizes_of
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
+
+    from weightwell.recorder.initializers import Initialize
+    from weightwell.recorder.numbers import Computation
 
 Dimension = int | Callable[[str], int | None]
 
@@ -37,6 +45,7 @@ class Manifest:
     ``preset``: the name of further rules, after ``rules``: ``"torch"``, or ``{"name": "gpt2", "layers": 12}``.
     ``seed``, ``dtype``: the defaults of all tensors.
     ``generator``: ``"philox"`` or ``"torch"``; the server's default if None.
+    ``buffers``: buffers that a model's code computes, by name. They are not sent; ``init_module_`` computes them.
 
     Raises TypeError or ValueError, with the tensor's name, for invalid fields.
     """
@@ -48,6 +57,7 @@ class Manifest:
     seed: SeedLike = 0
     dtype: object = "float32"
     generator: str | None = None
+    buffers: dict[str, "Computation"] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         vars(self).update(self._plain())
@@ -63,6 +73,7 @@ class Manifest:
         dtype: object = None,
         generator: str | None = None,
         prefix: str = "",
+        initialize: "Initialize | None" = None,
     ) -> "Manifest":
         """Return the manifest of a torch module: the names, shapes and dtypes of its tensors, and ``rules`` for them.
 
@@ -81,22 +92,76 @@ class Manifest:
         quantized. Warns if no tensor uses a type of the mapping (``UnusedRuleWarning``), and if weights are left out
         because they are integers or packed (``UnfilledWarning``).
         """
+        if rules is None and preset is None and generator != "torch" and (initialize or has_own_code(module)):
+            return cls._of(described(*initialized(module, initialize), module, dtype=dtype, prefix=prefix), seed)
         recipe = Recipe.of(rules, preset)
         common, tensors = recipe.entries(module, dtype, prefix)
         own = list(recipe.rules)
         return cls(tensors, rules=own, preset=recipe.preset, seed=seed, dtype=common, generator=generator)
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> "Manifest":
-        """Read what ``to_json`` wrote, or any body of ``POST /init`` that has ``tensors``."""
-        return cls.of(json.loads(text))
+    def of(
+        cls,
+        build: Callable[..., "nn.Module"],
+        *args: Any,
+        rules: Rules | None = None,
+        seed: SeedLike = 0,
+        dtype: object = None,
+        prefix: str = "",
+        initialize: "Initialize | None" = None,
+    ) -> "Manifest":
+        """Return the manifest of the model that ``build(*args)`` makes, as its own code initializes it.
+
+        ``build`` is called on the meta device, where tensors have no memory, and every write of a parameter is
+        recorded: fills, draws, copies, slices, scalings. Then the initializers that do not run on the meta device are
+        run, which are those of transformers and of torchtitan.
+        ``rules``: for tensors of which nothing was recorded.
+        ``initialize``: what to run after ``build``, instead: the name of a method of the model, or a function of a
+        module, which is applied to all modules.
+
+        Raises ValueError, with the line of code, for tensors that cannot be recorded and have no rule.
+        """
+        if not callable(build):
+            raise TypeError(
+                f"expected a function that returns a torch module, got {build!r:.80}; Manifest.from_dict reads a dict"
+            )
+        recording, model = built(build, args, initialize)
+        return cls.from_recording(recording, model, rules, seed=seed, dtype=dtype, prefix=prefix)
 
     @classmethod
-    def of(cls, document: Mapping[str, Any]) -> "Manifest":
+    def from_recording(
+        cls,
+        recording: Recording,
+        model: "nn.Module",
+        rules: Rules | None = None,
+        *,
+        seed: SeedLike = 0,
+        dtype: object = None,
+        prefix: str = "",
+    ) -> "Manifest":
+        """Return the manifest of a model that was built in ``with weightwell.recording() as recording``.
+
+        ``rules``: for tensors of which nothing was recorded. ``seed``, ``dtype``, ``prefix``: as in ``from_module``.
+        Raises ValueError, with the line of code, for tensors that cannot be recorded and have no rule.
+        """
+        return cls._of(described(recording, model, model, rules=rules, dtype=dtype, prefix=prefix), seed)
+
+    @classmethod
+    def _of(cls, model: Model, seed: SeedLike) -> "Manifest":
+        fields = {name: getattr(model, name) for name in ("rules", "preset", "dtype", "buffers")}
+        return cls(model.tensors, seed=seed, **fields)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Manifest":
+        """Read what ``to_json`` wrote, or any body of ``POST /init`` that has ``tensors``."""
+        return cls.from_dict(json.loads(text))
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> "Manifest":
         """Read a manifest from a dict: the parsed JSON of ``to_json``, or of any body of ``POST /init``."""
         if not isinstance(document, Mapping) or "tensors" not in document:
             raise ValueError(f'a manifest is an object with "tensors", got {document!r:.80}')
-        known = [each.name for each in fields(cls)]
+        known = [each.name for each in fields(cls) if each.name != "buffers"]
         if unknown := document.keys() - set(known):
             raise ValueError(f"a manifest has the fields {', '.join(known)}; got {', '.join(sorted(unknown))}")
         return cls(**document)
@@ -111,11 +176,53 @@ class Manifest:
         members = ",\n".join(f"  {_json(key)}: {_laid_out(value)}" for key, value in self.document().items())
         return f"{{\n{members}\n}}\n"
 
-    def document(self) -> dict[str, Any]:
-        """Return the manifest as a JSON object; raise TypeError or ValueError for invalid fields."""
+    def document(self, *, computed: bool = True) -> dict[str, Any]:
+        """Return the manifest as a JSON object; raise TypeError or ValueError for invalid fields.
+
+        ``computed``: whether it has the tensors whose numbers the model's code computes.
+        """
         plain = self._plain()
+        numbers = self.computations()
+        plain["tensors"] = {
+            name: each
+            if name not in numbers
+            else {**_without(each, "computed"), **numbers[name].fields(each.get("seed", plain["seed"]))}
+            for name, each in plain["tensors"].items()
+            if computed or each.get("alias", name) not in numbers
+        }
         order = ("seed", "dtype", "generator", "preset", "rules", "tensors")
         return {key: plain[key] for key in order if plain[key] not in (None, [])}
+
+    def for_module(self, module: "nn.Module", *, prefix: str = "") -> "Manifest":
+        """Return the part of a manifest that a module holds on this rank: its tensors, and of its DTensors the shards.
+
+        The manifest is of a whole model, and the module may be a stage of its pipeline, or a part of it whose names
+        begin with ``prefix``. A tensor that is tied to one on another rank has that one's numbers. Raises ValueError
+        for a parameter that the manifest does not have.
+        """
+        plain = self._plain()
+        tensors: dict[str, Fields] = {}
+        slots = [slot for slot in slots_of(module, prefix) if slot.persistent and not slot.is_part]
+        names = {slot.name for slot in slots}
+        for slot in slots:
+            fields = plain["tensors"].get(slot.name)
+            if fields is not None:
+                tensors[slot.name] = _held(slot, _untied(fields, plain["tensors"], names))
+            elif slot.is_drawn:
+                raise ValueError(
+                    f"the manifest does not have {slot.name}; prefix= is the beginning of a module's names"
+                )
+        return Manifest(**{**plain, "tensors": tensors})
+
+    def computations(self) -> dict[str, "Computation"]:
+        """Return the tensors whose numbers the model's code computes, by name."""
+        return {name: each["computed"] for name, each in self.tensors.items() if "computed" in each}
+
+    def numbers(self) -> "dict[str, Callable[[], torch.Tensor]]":
+        """Return functions that compute the tensors and the buffers that the model's code computes, by name."""
+        seeds = {name: each.get("seed", self.seed) for name, each in self.tensors.items()}
+        every = self.computations() | self.buffers
+        return {name: partial(each.numbers, seed_of(seeds.get(name, self.seed))) for name, each in every.items()}
 
     def shard(self, rank: int, world_size: int, *, dim: Dimension = 0) -> "Manifest":
         """Return the part of one rank: a slice of every tensor along ``dim``. Fans are still those of the whole tensor.
@@ -133,7 +240,8 @@ class Manifest:
         return Manifest(**{**plain, "tensors": tensors})
 
     def __repr__(self) -> str:
-        said = (f"{key}={value!r}" for key, value in self.document().items() if key not in {"tensors", "rules"})
+        plain = self._plain()
+        said = (f"{key}={plain[key]!r}" for key in ("seed", "dtype", "generator", "preset") if plain[key] is not None)
         counts = (f"{len(each)} {noun}" for noun, each in (("tensors", self.tensors), ("rules", self.rules)))
         return f"Manifest({', '.join([*counts, *said])})"
 
@@ -149,6 +257,7 @@ class Manifest:
             "seed": seed_of(self.seed),
             "dtype": dtype_of(self.dtype).name,
             "generator": self.generator,
+            "buffers": self.buffers,
         }
 
 
@@ -210,6 +319,24 @@ _READ: dict[str, Callable[[Any], Any]] = {"dtype": lambda dtype: dtype_of(dtype)
 def _read(key: str, value: Any) -> Any:
     """Return a field of a tensor, a part or a rule as JSON has it."""
     return _READ[key](value) if key in _READ else parameter_of(key, value)
+
+
+def _untied(fields: Fields, tensors: Mapping[str, Fields], names: Collection[str]) -> Fields:
+    """Return the fields of a tensor without an alias of one that is not among the names."""
+    target = fields.get("alias")
+    if target is None or target in names:
+        return fields
+    return {"stream": target, **tensors[target]}
+
+
+def _held(slot: Slot, fields: Fields) -> Fields:
+    """Return the fields of what this rank holds of a tensor."""
+    bounds = None if "alias" in fields else bounds_of_shard(slot.name, slot.tensor)
+    return fields if bounds is None else {**fields, "slice": text_of(bounds)}
+
+
+def _without(fields: Fields, key: str) -> Fields:
+    return {name: value for name, value in fields.items() if name != key}
 
 
 def _is_alias(given: Any) -> bool:

@@ -146,19 +146,25 @@ def torch_type(module: "nn.Module") -> str | None:
     return None
 
 
+def is_foreign(module: "nn.Module") -> bool:
+    """Whether a module is of a type that is neither torch's nor inherits from a layer of torch."""
+    return torch_type(module) is None and not type_name(module, full=True).startswith("torch.")
+
+
 def is_layer(module: "nn.Module") -> bool:
     """Whether a module is a layer of torch with its own parameters, such as a Linear, and not a model of layers."""
     return torch_type(module) is not None and bool(module._parameters)
 
 
-def type_name(module: "nn.Module") -> str:
-    """Return the name of a module's nearest type in ``torch.nn``, or else of its own type.
+def type_name(module: "nn.Module", *, full: bool = False) -> str:
+    """Return the name of a module's nearest type in ``torch.nn``, or else of its own type, perhaps its ``full`` name.
 
     torch creates new types for sharded and parametrized modules. For these the original type counts.
     """
     made = ("torch.distributed.", "torch.nn.utils.parametrize")
     own = (each for each in type(module).__mro__ if not each.__module__.startswith(made))
-    return torch_type(module) or next(own).__name__
+    kind = next(own)
+    return f"{kind.__module__}.{kind.__qualname__}" if full else torch_type(module) or kind.__name__
 
 
 def tied_to(slots: Sequence[Slot]) -> dict[str, str]:

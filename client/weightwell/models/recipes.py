@@ -51,8 +51,12 @@ class Recipe:
             return cls(preset=preset or "torch", types=rules)
         return cls([dict(rule) for rule in rules or ()], preset or (None if rules else "torch"))
 
-    def entries(self, module: "nn.Module", dtype: object, prefix: str = "") -> tuple[DType, dict[str, Fields]]:
+    def entries(
+        self, module: "nn.Module", dtype: object, prefix: str = "", *, recorded: Mapping[str, Fields] | None = None
+    ) -> tuple[DType, dict[str, Fields]]:
         """Return the default dtype and the tensors of a module's manifest; ``dtype`` is for all floating-point tensors.
+
+        ``recorded``: the schemes of tensors, by name, instead of those of types.
 
         Raises ValueError for a tensor that cannot be drawn, for a mapping of types that does not fit the module, and
         for a module without any tensor to draw. Warns of weights that are not drawn, and of types that are not used.
@@ -70,7 +74,8 @@ class Recipe:
         tensors: dict[str, Fields] = {}
         for slot in slots:
             tied = first[slot.name] != slot.name
-            tensors[slot.name] = {"alias": first[slot.name]} if tied else _described(slot) | self._own_scheme(slot)
+            scheme = self._own_scheme(slot) if recorded is None else recorded.get(slot.name, {})
+            tensors[slot.name] = {"alias": first[slot.name]} if tied else _described(slot) | scheme
             if not tied and own[slot.name] != common:
                 tensors[slot.name]["dtype"] = own[slot.name].name
         return common, tensors

@@ -235,7 +235,8 @@ def test_the_names_of_a_type_are_those_before_torch_made_another_type_of_it() ->
     dist.init_process_group("fake", rank=1, world_size=2, store=FakeStore())
     try:
         model: Any = fully_shard(Mine())
-        tensors = Manifest.from_module(model).tensors
+        rules = [{"match": "scale", "scheme": "ones"}]
+        tensors = Manifest.from_module(model, rules, preset="torch").tensors
     finally:
         dist.destroy_process_group()
     assert tensors["scale"]["module"] == "Mine"

@@ -1,7 +1,7 @@
 """What frameworks do to the tensors of their models, recorded: every preset is compared with these recordings.
 
-Each case builds a small model with the framework's own code while this listens to what torch is told to draw, and
-writes down one law for each tensor, beside this file. Run ``record.py CASE ...`` to record again, and ``record.py
+Each case builds a small model with the framework's own code in ``weightwell.recording()``, and writes down one law for
+each tensor, next to this file. Run ``record.py CASE ...`` to record again, and ``record.py
 --check CASE ...`` to see whether the framework that is installed still does what was recorded.
 
 The cases need transformers, timm, peft, megatron-core, torchtitan or mup, each only its own. timm wants a torchvision
@@ -11,7 +11,6 @@ that fits torch, and torchtitan much else; what they build here uses none of tha
 import json
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
@@ -21,58 +20,29 @@ from unittest import mock
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
+
+import weightwell
+from weightwell.recorder.parameters import Recorded, recorded
 
 HERE = Path(__file__).parent
 
-Law = tuple[Any, ...]
 
-
-class Listener(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records the draws into memory while a model is built."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._laws: dict[int, Law] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        match func.overloadpacket.__name__, args:
-            case (("normal_" | "uniform_" as name), (tensor, *numbers)):
-                self._hear(tensor, name.strip("_"), *numbers, *(0.0, 1.0)[len(numbers) :])
-            case "mul_", (tensor, factor) if law := self._laws.get(_memory(tensor)):
-                self._hear(tensor, law[0], *(number * float(factor) for number in law[1:]))
-            case "copy_", (tensor, source, *_) if law := self._laws.get(_memory(source)):
-                self._hear(tensor, *law)
-            case "cat", ([source], *_) if law := self._laws.get(_memory(source)):
-                self._hear(result, *law)
-        return result
-
-    def _hear(self, tensor: Any, *law: Any) -> None:
-        """Remember the law of what lies in a tensor's memory; if that is a part of a whole, the whole has none."""
-        is_whole = tensor.numel() * tensor.itemsize == tensor.untyped_storage().nbytes()
-        self._laws[_memory(tensor)] = law if is_whole else ("mixed",)
-
-    def truncated(self, draw: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap a framework's own truncated normal, which works with many draws."""
-
-        def wrapped(tensor: Any, mean: float, std: float, a: float, b: float, **kwargs: Any) -> Any:
-            result = draw(tensor, mean, std, a, b, **kwargs)
-            self._hear(tensor, "trunc_normal", mean, std, a, b)
-            return result
-
-        return wrapped
-
-    def law(self, tensor: torch.Tensor) -> Law:
-        """Return the law of a tensor: of equal elements their value, and otherwise what was heard."""
-        if bool((tensor == tensor.flatten()[0]).all()):
-            return "constant", tensor.flatten()[0].item()
-        return self._laws[_memory(tensor)]
-
-
-def _memory(tensor: Any) -> int:
-    address: int = tensor.untyped_storage().data_ptr()
-    return address
+def law_of(recorded: Recorded) -> list[Any]:
+    """Return the law of a tensor: its name and its numbers, or ``mixed`` for a tensor with parts."""
+    match recorded.fields:
+        case {"parts": _}:
+            return ["mixed"]
+        case {"scheme": "zeros" | "ones" as value}:
+            return ["constant", float(value == "ones")]
+        case {"scheme": "constant", "val": value}:
+            return ["constant", value]
+        case {"scheme": "normal", "mean": mean, "std": std}:
+            return ["normal", mean, std]
+        case {"scheme": "uniform", "a": low, "b": high}:
+            return ["uniform", low, high]
+        case {"scheme": "trunc_normal", "mean": mean, "std": std, "a": low, "b": high}:
+            return ["trunc_normal", mean, std, low, high]
+    raise ValueError(f"{recorded.name}: no law for {recorded.fields}, {recorded.problem}")
 
 
 # Models --------------------------------------------------------------------------------------------------------------
@@ -201,29 +171,21 @@ CASES = {
 }
 
 
-# Samplers that draw a truncated normal by many steps.
-TRUNCATED = {"torch.nn.init": "_no_grad_trunc_normal_", "timm.layers.weight_init": "_trunc_normal_"}
-
 # Recordings ----------------------------------------------------------------------------------------------------------
 
 
 def listen(case: Case) -> dict[str, Any]:
     """Build the model of a case and return the law of each of its tensors."""
-    listener = Listener()
-    with ExitStack() as stack:
-        for module, sampler in TRUNCATED.items():
-            if module.partition(".")[0] in ("torch", case.distribution):
-                draw = listener.truncated(getattr(import_module(module), sampler))
-                stack.enter_context(mock.patch(f"{module}.{sampler}", draw))
-        stack.enter_context(listener)
+    with weightwell.recording() as recording:
         model = case.build()
+    tensors = {name: tensor for name, tensor in model.named_parameters() if case.wanted in name}
+    found, _ = recorded(recording.recorder, tensors)
     return {
         "source": f"{case.distribution} {version(case.distribution)}",
         "preset": dict(case.preset),
         "tensors": {
-            name: {"module": _owner(model, name), "shape": list(tensor.shape), "law": list(listener.law(tensor))}
-            for name, tensor in model.named_parameters()
-            if case.wanted in name
+            name: {"module": _owner(model, name), "shape": list(each.shape), "law": law_of(each)}
+            for name, each in found.items()
         },
     }
 

@@ -1,0 +1,115 @@
+"""Initializers of torch that are recorded as functions.
+
+On the meta device they do nothing, or their operators do not show their law.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+from weightwell.recorder.laws import Diagonal, Law, Orthogonal, Sparse, TruncatedNormal
+from weightwell.recorder.mode import Recorder
+from weightwell.recorder.storages import Draw, Drawn, Fixed, Literal
+
+
+def _trunc_normal(_tensor: torch.Tensor, mean: float, std: float, a: float, b: float, **_: Any) -> Law:
+    return TruncatedNormal(float(mean), float(std), float(a), float(b))
+
+
+def _orthogonal(tensor: torch.Tensor, gain: float = 1, **_: Any) -> Law:
+    if tensor.ndim < 2:
+        raise ValueError("Only tensors with 2 or more dimensions are supported")
+    return Orthogonal(float(gain))
+
+
+def _sparse(tensor: torch.Tensor, sparsity: float, std: float = 0.01, **_: Any) -> Law:
+    if tensor.ndim != 2:
+        raise ValueError("Only tensors with 2 dimensions are supported")
+    return Sparse(float(sparsity), float(std))
+
+
+def _eye(tensor: torch.Tensor) -> Law:
+    if tensor.ndim != 2:
+        raise ValueError("Only tensors with 2 dimensions are supported")
+    return Diagonal("eye")
+
+
+def _dirac(tensor: torch.Tensor, groups: int = 1) -> Law:
+    if tensor.ndim not in {3, 4, 5}:
+        raise ValueError("Only tensors with 3, 4, or 5 dimensions are supported")
+    return Diagonal("dirac", groups)
+
+
+# By their names in torch.nn.init. torch's trunc_normal_ calls the function here, under whatever name it was imported.
+_FUNCTIONS: dict[str, Callable[..., Law]] = {
+    "_no_grad_trunc_normal_": _trunc_normal,
+    "orthogonal_": _orthogonal,
+    "sparse_": _sparse,
+    "eye_": _eye,
+    "dirac_": _dirac,
+}
+
+
+@contextmanager
+def recorded_functions(recorder: Recorder) -> Iterator[None]:
+    """Let torch's initializers write laws for as long as the context lasts, in every module that has imported them.
+
+    A module that is imported meanwhile keeps the replaced functions, which then call the original ones.
+    """
+    active = True
+    places: list[tuple[dict[str, Any], str, Any]] = []
+
+    def replaced(original: Any, law: Callable[..., Law]) -> Any:
+        def initialize(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            if not active:
+                return original(tensor, *args, **kwargs)  # type: ignore[no-any-return]
+            kwargs.pop("generator", None)
+            given = law(tensor, *args, **kwargs)
+            recorder.write(tensor, Fixed(given) if isinstance(given, Diagonal) else Drawn(given, Draw()))
+            return tensor
+
+        initialize.__wrapped__ = original  # type: ignore[attr-defined]
+        return initialize
+
+    def with_numbers(original: Any) -> Any:
+        def make(data: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+            out: torch.Tensor = original(data, *args, **kwargs)
+            if active and out.is_meta and recorder.storage(out) is None:
+                with _disable_current_modes():
+                    recorder.write(out, Literal(torch.as_tensor(data, dtype=out.dtype, device="cpu").clone()))
+            return out
+
+        return make
+
+    with torch.device("meta"):
+        torch.empty(0)  # so that torch has looked up the functions that take a device: it keeps them
+    for name in ("tensor", "as_tensor"):
+        original = getattr(torch, name)
+        places.append((vars(torch), name, original))
+        setattr(torch, name, with_numbers(original))
+    originals = {name: getattr(torch.nn.init, name) for name in _FUNCTIONS}
+    new = {name: replaced(original, _FUNCTIONS[name]) for name, original in originals.items()}
+    for names, name in _places(originals):
+        places.append((names, name, originals[name]))
+        names[name] = new[name]
+    try:
+        yield
+    finally:
+        active = False
+        for names, name, original in places:
+            names[name] = original
+
+
+def _places(functions: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield the namespaces of modules that have a function under its name, and transformers' table of them."""
+    namespaces = [vars(module) for module in [*sys.modules.values()] if isinstance(module, ModuleType)]
+    table = getattr(sys.modules.get("transformers.initialization"), "TORCH_INIT_FUNCTIONS", {})
+    for names in (*namespaces, table):
+        for name in functions.keys() & names.keys():
+            if names[name] is functions[name]:
+                yield names, name

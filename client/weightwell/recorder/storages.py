@@ -1,0 +1,201 @@
+"""Storages: what has been written into the memory of a tensor, symbolically.
+
+A storage is a list of writes, the earliest first. Each write has a view, which says which elements it covers, and the
+content that it gives them: a law with the draw that it belongs to, the result of an operation, or nothing yet.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+
+from weightwell.recorder.laws import Constant, Law
+
+
+class View(NamedTuple):
+    """Which elements of a storage a tensor has, as torch describes it."""
+
+    offset: int
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> "View":
+        """Return the view of a tensor."""
+        return cls(int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride())
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.sizes)
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether the elements are one run of the storage, in row-major order."""
+        return len(levels := self.levels()) == 1 and levels[0][1] == 1
+
+    def levels(self) -> list[tuple[int, int]]:
+        """Return ``(size, stride)`` of the dimensions, merged where they form one, the outermost first."""
+        merged = [(1, 1)]
+        for size, stride in reversed([*zip(self.sizes, self.strides, strict=True)]):
+            if size == 1:
+                continue
+            count, inner = merged[-1]
+            if count == 1 and len(merged) == 1:
+                merged[-1] = (size, stride)
+            elif stride == count * inner:
+                merged[-1] = (size * count, inner)
+            else:
+                merged.append((size, stride))
+        return merged[::-1]
+
+    def is_same(self, other: "View") -> bool:
+        """Whether two views have the same elements in the same order."""
+        return self == other or (self.offset == other.offset and self.levels() == other.levels())
+
+
+class Line(NamedTuple):
+    """A line of code."""
+
+    file: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.number}"
+
+
+@dataclass(eq=False)
+class Draw:
+    """One draw of random numbers. Tensors that were copied from one another share it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Random numbers of a law. ``draw`` and ``key`` tell which: those of two contents are equal if both are."""
+
+    law: Law
+    draw: Draw
+    key: tuple[object, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """Numbers that are given by a law alone: constants, identity matrices."""
+
+    law: Law
+
+
+@dataclass(frozen=True, slots=True)
+class Unwritten:
+    """Memory that has not been written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Numbers that cannot be known: ``why`` says the reason."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Literal:
+    """Numbers that are there."""
+
+    tensor: torch.Tensor
+
+
+@dataclass(eq=False)
+class Operation:
+    """A call of an operator of torch, whose tensors are operands."""
+
+    function: Any
+    arguments: tuple[Any, ...]
+    keywords: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Computed:
+    """What an operation returns, or leaves in the argument that it changes, a position or a keyword."""
+
+    operation: Operation
+    output: int | None = None
+    changed: int | str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Copied:
+    """Elements of a storage as it was at some time."""
+
+    size: int
+    dtype: torch.dtype
+    writes: "tuple[Write, ...]"
+    view: View
+
+
+Content = Drawn | Fixed | Unwritten | Unknown | Literal | Computed | Copied
+
+UNWRITTEN = Unwritten()
+
+
+class Operand(NamedTuple):
+    """A tensor as an argument of an operation: its content at that time."""
+
+    content: Content
+    sizes: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class Write(NamedTuple):
+    """Elements of a storage that are given a content, by a line of code."""
+
+    view: View
+    content: Content
+    line: Line | None
+
+
+@dataclass(slots=True)
+class Storage:
+    """The memory of tensors: ``size`` elements of a dtype. ``memory`` is torch's own, kept so that it stays the one."""
+
+    memory: Any
+    size: int
+    dtype: torch.dtype
+    writes: tuple[Write, ...]
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor, content: Content) -> "Storage":
+        """Return the storage of a tensor, all of which has a content."""
+        memory = tensor.untyped_storage()
+        size = memory.nbytes() // tensor.itemsize
+        return cls(memory, size, tensor.dtype, (Write(View(0, (size,), (1,)), content, None),))
+
+    def write(self, view: View, content: Content, line: Line | None) -> None:
+        """Give the elements of a view a content."""
+        new = Write(view, content, line)
+        if view.size >= self.size:
+            self.writes = (new,)
+        else:
+            self.writes = (*(each for each in self.writes if each.view != view), new)
+
+    def read(self, view: View) -> Content:
+        """Return the content of the elements of a view."""
+        last = self.writes[-1]
+        if last.view.is_same(view):
+            return last.content
+        if last.view.size >= self.size and (part := _restricted(last.content, view)) is not None:
+            return part
+        if view.size == self.size and len(self.writes) == 1 and view.is_contiguous and last.view.is_contiguous:
+            return last.content
+        return Copied(self.size, self.dtype, self.writes, view)
+
+
+def _restricted(content: Content, view: View) -> Content | None:
+    """Return the content of some elements of a storage that has one content; None if that takes more than a law."""
+    match content:
+        case Fixed(Constant()) | Unwritten() | Unknown():
+            return content
+        case Drawn(law) if law.is_elementwise:
+            return replace(content, key=(*content.key, view))
+    return None
