@@ -4,6 +4,7 @@ On the meta device they do nothing, or their operators do not show their law.
 """
 
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
@@ -59,14 +60,15 @@ _FUNCTIONS: dict[str, Callable[..., Law]] = {
 def recorded_functions(recorder: Recorder) -> Iterator[None]:
     """Let torch's initializers write laws for as long as the context lasts, in every module that has imported them.
 
-    A module that is imported meanwhile keeps the replaced functions, which then call the original ones.
+    In other threads they initialize as before. A module that is imported meanwhile keeps the replaced functions, which
+    then call the original ones.
     """
-    active = True
+    active: int | None = threading.get_ident()
     places: list[tuple[dict[str, Any], str, Any]] = []
 
     def replaced(original: Any, law: Callable[..., Law]) -> Any:
         def initialize(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-            if not active:
+            if active != threading.get_ident():
                 return original(tensor, *args, **kwargs)  # type: ignore[no-any-return]
             kwargs.pop("generator", None)
             given = law(tensor, *args, **kwargs)
@@ -79,7 +81,8 @@ def recorded_functions(recorder: Recorder) -> Iterator[None]:
     def with_numbers(original: Any) -> Any:
         def make(data: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
             out: torch.Tensor = original(data, *args, **kwargs)
-            if active and out.is_meta and recorder.storage(out) is None:
+            known = isinstance(data, torch.Tensor) or active != threading.get_ident()
+            if not known and out.is_meta and recorder.storage(out) is None:
                 with _disable_current_modes():
                     recorder.write(out, Literal(torch.as_tensor(data, dtype=out.dtype, device="cpu").clone()))
             return out
@@ -100,7 +103,7 @@ def recorded_functions(recorder: Recorder) -> Iterator[None]:
     try:
         yield
     finally:
-        active = False
+        active = None
         for names, name, original in places:
             names[name] = original
 

@@ -39,6 +39,8 @@ class Computation:
         numbers = self.numbers(seed) if prod(self._recorded.shape) <= _MOST_EVALUATED else None
         if numbers is None:
             raise ValueError(self._too_many())
+        if numbers.is_floating_point() and not bool(numbers.isfinite().all()):
+            raise ValueError(f"{self._recorded.name} holds numbers that are not finite ({self._recorded.where})")
         for axis, size in enumerate(numbers.shape):
             if size > 1 and bool((numbers == numbers.narrow(axis, 0, 1)).all()):
                 numbers = numbers.narrow(axis, 0, 1)

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -349,6 +350,39 @@ def test_after_a_recording_initializers_draw_again() -> None:
     weight = torch.empty(4, 4)
     nn.init.orthogonal_(weight)
     torch.testing.assert_close(weight @ weight.T, torch.eye(4))
+
+
+def test_another_thread_initializes_its_tensors_during_a_recording() -> None:
+    weight = torch.zeros(4, 4)
+    with weightwell.recording(), ThreadPoolExecutor(1) as thread:
+        thread.submit(nn.init.orthogonal_, weight).result()
+    torch.testing.assert_close(weight @ weight.T, torch.eye(4))
+
+
+def test_after_an_error_in_a_recording_everything_is_as_before() -> None:
+    before = nn.init.orthogonal_, nn.init.eye_, torch.tensor, torch.as_tensor
+    with pytest.raises(RuntimeError, match="mistake"), weightwell.recording():
+        raise RuntimeError("mistake")
+    assert (nn.init.orthogonal_, nn.init.eye_, torch.tensor, torch.as_tensor) == before
+    assert torch.rand(8).unique().numel() == 8  # type: ignore[no-untyped-call]
+
+
+def test_numbers_that_are_not_finite_are_named() -> None:
+    manifest = Manifest.of(Made, lambda: torch.full((3,), float("-inf")))
+    with pytest.raises(ValueError, match="weight holds numbers that are not finite"):
+        manifest.document()
+
+
+def test_tensors_that_are_tensors_already_keep_what_is_known_of_them() -> None:
+    before = torch.empty(3, device="meta")
+    with pytest.raises(ValueError, match="weight: it was made before the recording began"):
+        Manifest.of(Made, lambda: torch.as_tensor(before))
+    assert fields(Made, lambda: torch.as_tensor(torch.randn(3))) == normal(0, 1)
+
+
+def test_a_transposed_write_and_a_cast_keep_the_law() -> None:
+    assert fields(Written, lambda w: w.T.normal_(std=0.5)) == normal(0, 0.5)
+    assert fields(lambda: Made(lambda: torch.randn(3)).to(torch.bfloat16)) == normal(0, 1)
 
 
 def test_a_table_says_which_line_gave_a_law() -> None:
