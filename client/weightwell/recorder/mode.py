@@ -226,17 +226,12 @@ def _clone(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: Mapping
 
 
 def _joined(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """Record ``cat`` and ``stack``: a write for each of the tensors that are joined, or one if all have one law."""
+    """Record ``cat`` and ``stack``: a write for each of the tensors that are joined."""
     tensors = [each for each in args[0] if each.numel()]
     out: torch.Tensor = func(*args, **kwargs)
     if not recorder.is_symbolic(tensors) or any(each.dtype != out.dtype for each in tensors):
         return out if not recorder.is_symbolic(tensors) else _computing(recorder, func, args, kwargs)
     contents = [recorder.read(each) for each in tensors]
-    laws = {repr(each.law) if isinstance(each, Drawn) and each.law.is_elementwise else id(each) for each in contents}
-    draws = {each.draw for each in contents if isinstance(each, Drawn)}
-    if len(laws) == 1 and len(draws) == len(contents):
-        recorder.write(out, Drawn(contents[0].law, Draw()))  # type: ignore[union-attr]
-        return out
     recorder.write(out, UNWRITTEN)
     dim, start = (args[1] if len(args) > 1 else kwargs.get("dim", 0)), 0
     for each, content in zip(tensors, contents, strict=True):

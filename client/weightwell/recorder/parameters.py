@@ -4,6 +4,7 @@ A tensor that was drawn has the scheme of its law, with parts where rectangles o
 was computed has numbers, which are evaluated when the manifest is sent.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -104,9 +105,12 @@ class Recorded:
 def recorded(recorder: Recorder, tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, Recorded], dict[Key, Stream]]:
     """Return what was recorded of each of some tensors, which have names, and the streams of their draws."""
     found = {name: _recorded(recorder, name, tensor) for name, tensor in tensors.items()}
+    keys = Counter((draw, key) for each in found.values() for draw, key in _keys(each))
+    tensors_of = Counter(draw for each in found.values() for draw in {draw for draw, _ in _keys(each)})
     for each in found.values():
         if each.fields is None and each.problem is None and _is_drawn(each):
-            each.fields = _fields(each)
+            alone = all(keys[draw, key] == 1 == tensors_of[draw] for draw, key in _keys(each))
+            each.fields = _fields(each, alone=alone)
     return found, _share([*found.values()])
 
 
@@ -184,7 +188,7 @@ def _boxes(write: Write, whole: View, most: int) -> list[Part]:
     found: list[Part] = []
     for index in range(view.sizes[outer]):
         slab = View(view.offset + index * view.strides[outer], sizes, strides)
-        piece = replace(content, draw=Draw()) if isinstance(content, Drawn) else content
+        piece = replace(content, key=(*content.key, slab)) if isinstance(content, Drawn) else content
         boxes = _boxes(Write(slab, piece, write.line), whole, most - len(found))
         if not boxes:
             return []
@@ -282,10 +286,18 @@ def _without(box: Bounds, other: Bounds) -> list[Bounds]:
     return left
 
 
-def _fields(each: Recorded) -> Fields:
-    """Return the scheme of a tensor that is drawn, with its parts."""
+def _keys(each: Recorded) -> list[Key]:
+    """Return which random numbers the rectangles of a tensor have."""
+    return [(part.content.draw, part.content.key) for part in each.parts if isinstance(part.content, Drawn)]
+
+
+def _fields(each: Recorded, *, alone: bool) -> Fields:
+    """Return the scheme of a tensor that is drawn, with its parts.
+
+    Rectangles that cover it and have one law are one, if the tensor is ``alone`` in having each of their numbers.
+    """
     base, *others = each.parts
-    if others and not _has_scheme(base) and (law := _common_law(others)) is not None:
+    if alone and others and not _has_scheme(base) and (law := _common_law(others)) is not None:
         return dict(law)
     fields: Fields = _scheme(base) if _has_scheme(base) else {"scheme": "zeros"}
     if others:

@@ -276,6 +276,32 @@ def test_a_copy_of_a_parameter_has_its_stream(second: Callable[[torch.Tensor], t
     assert tensors["second"] == {**tensors["first"], "stream": "first"}
 
 
+def _twice(weight: torch.Tensor) -> None:
+    half = torch.randn(3, 4)
+    weight.copy_(torch.cat([half, half]))
+
+
+def test_numbers_that_a_parameter_has_twice_are_drawn_twice() -> None:
+    """The second half has the stream of the first."""
+    parts = [{"slice": "0:3,0:4", **normal(0, 1)}, {"slice": "3:6,0:4", **normal(0, 1), "stream": "weight[0:3,0:4]"}]
+    assert fields(Written, _twice) == {**ZEROS, "parts": parts}
+
+
+class Fused(nn.Module):
+    """Parameters, and another that they are joined in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(2, 4))
+        self.key = nn.Parameter(torch.randn(2, 4))
+        self.fused = nn.Parameter(torch.cat([self.query.detach(), self.key.detach()]))
+
+
+def test_a_parameter_in_which_others_are_joined_has_their_numbers() -> None:
+    fused = Manifest.of(Fused).document()["tensors"]["fused"]
+    assert [(part["slice"], part["stream"]) for part in fused["parts"]] == [("0:2,0:4", "query"), ("2:4,0:4", "key")]
+
+
 def test_a_copy_of_a_parameter_with_parts_has_their_streams() -> None:
     def build() -> nn.Module:
         first = nn.Embedding(8, 4, padding_idx=0)
