@@ -67,5 +67,6 @@ __all__ = [
     "Verdict",
     "WeightwellError",
     "canonical_name",
+    "recording",
     "register_wrapper",
 ]

@@ -280,7 +280,10 @@ def test_a_name_cannot_get_out_of_the_file_name(http: httpx.Client, name: str) -
 
 
 def required(scheme: str) -> dict[str, Any]:
-    return {parameter.name: 0.5 for parameter in SCHEMES[scheme].parameters if parameter.default is ...}
+    names = [parameter.name for parameter in SCHEMES[scheme].parameters if parameter.default is ...]
+    return {name: [0.5, 1, -2, 0.1] if name == "values" else 0.5 for name in names} | (
+        {"dims": [1, 4]} if scheme == "values" else {}
+    )
 
 
 SPECS: list[dict[str, Any]] = [
