@@ -313,6 +313,9 @@ def half_closed(service: Service) -> Measured:
     return f"{received / 1e6:.0f} MB", received > 36e6
 
 
+# For readers that are slow and not stalled.
+_SLOW = {"STALL_TIMEOUT": READER_SECONDS}
+
 LINES = [
     Line("trailers for ever, memory", "4,100 MB for 300 MB sent", "+50 MiB", trailers),
     Line("an endless trailer, longest /health/live", "21 s", "500 ms", endless_trailer),
@@ -322,7 +325,7 @@ LINES = [
     Line("500 bodies of 16 MiB less a byte, memory", "8,700 MB", "+1 GiB", large_bodies),
     Line("1,100 silent connections, 1,024 descriptors", "0 served, not logged", "20 served", descriptors, files=1024),
     Line("too large a Content-Length with Expect", "100", "413", too_large),
-    Line("readers", "20 kB/s closed", "20 kB/s kept, 0 B/s closed", readers, {"STALL_TIMEOUT": READER_SECONDS}),
+    Line("readers", "20 kB/s closed", "20 kB/s kept, 0 B/s closed", readers, _SLOW),
     Line("a forged X-Forwarded-For behind nginx, log", "203.0.113.9", "127.0.0.1", forged),
     Line("500 abandoned uploads, log", "2,300 kB", "100 kB", uploads),
     Line("a client that leaves, with requests behind", "the whole work", "1 s", departure),
@@ -331,8 +334,8 @@ LINES = [
     Line("5 waves of 200 stalled readers, memory", "2,056 MB stay", "128 MiB stay", drawing.waves),
     Line("64 busy readers, small requests", "p50 252 ms", "p99 100 ms", drawing.busy_64),
     Line("256 busy readers, small requests", "p50 766 ms", "p99 300 ms", drawing.busy_256),
-    Line("250 readers at 1 MB/s, memory", "container of 4 GiB dies", "+1 GiB", drawing.honest_250),
-    Line("1,000 readers at 1 MB/s, memory", "container of 4 GiB dies", "+1 GiB", drawing.honest_1000),
+    Line("250 readers at 1 MB/s, memory", "container of 4 GiB dies", "+1 GiB", drawing.honest_250, _SLOW),
+    Line("1,000 readers at 1 MB/s, memory", "container of 4 GiB dies", "+1 GiB", drawing.honest_1000, _SLOW),
     Line("slices of single elements, others", "p50 6,600 ms", "p99 100 ms", drawing.short_runs),
     Line("ends of two large torch files, others", "15 s", "p99 100 ms", drawing.ends_of_torch),
     Line("torch's sampler, after its clients left", "over 400 s", "1 s", drawing.abandoned),

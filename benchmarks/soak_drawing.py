@@ -120,7 +120,10 @@ def read(port: int, count: int, rate: float) -> None:
         for connection in ready:
             if not isinstance(connection, socket.socket) or taken[connection] > now * rate:
                 continue
-            received = connection.recv_into(memory)
+            try:
+                received = connection.recv_into(memory)
+            except ConnectionResetError:
+                received = 0  # a response that is broken off, too
             taken[connection] += received
             total += received
             if not received:
