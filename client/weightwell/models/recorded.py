@@ -85,6 +85,8 @@ def built(
     with Recording() as recording:
         with torch.device("meta"):
             model = build(*args)
+        if not isinstance(model, torch.nn.Module):
+            raise TypeError(f"build must return a torch module, got {model!r:.80}")
         if initialize is not None:
             initializers.initialize(model, initialize)
         else:

@@ -56,56 +56,90 @@ _FUNCTIONS: dict[str, Callable[..., Law]] = {
 }
 
 
+_lock = threading.Lock()
+_local = threading.local()
+_places_in_use: list[tuple[dict[str, Any], str, Any, Any]] = []
+_recordings = 0
+
+
 @contextmanager
 def recorded_functions(recorder: Recorder) -> Iterator[None]:
     """Let torch's initializers write laws for as long as the context lasts, in every module that has imported them.
 
-    In other threads they initialize as before. A module that is imported meanwhile keeps the replaced functions, which
-    then call the original ones.
+    In other threads they initialize as before, or write into the recorders of those threads. The first recording of a
+    process replaces the functions and the last one that ends puts them back. A module that is imported meanwhile keeps
+    the replaced functions, which call the original ones when nothing is recorded.
     """
-    active: int | None = threading.get_ident()
-    places: list[tuple[dict[str, Any], str, Any]] = []
+    global _recordings
+    recorders = _recorders()
+    with _lock:
+        if not _recordings:
+            _replace()
+        _recordings += 1
+    recorders.append(recorder)
+    try:
+        yield
+    finally:
+        recorders.remove(recorder)
+        with _lock:
+            _recordings -= 1
+            if not _recordings:
+                _put_back()
 
-    def replaced(original: Any, law: Callable[..., Law]) -> Any:
-        def initialize(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-            if active != threading.get_ident():
-                return original(tensor, *args, **kwargs)  # type: ignore[no-any-return]
-            kwargs.pop("generator", None)
-            given = law(tensor, *args, **kwargs)
-            recorder.write(tensor, Fixed(given) if isinstance(given, Diagonal) else Drawn(given, Draw()))
-            return tensor
 
-        initialize.__wrapped__ = original  # type: ignore[attr-defined]
-        return initialize
+def _recorders() -> list[Recorder]:
+    """Return the recorders of this thread, the innermost last."""
+    if not hasattr(_local, "recorders"):
+        _local.recorders = []
+    return _local.recorders  # type: ignore[no-any-return]
 
-    def with_numbers(original: Any) -> Any:
-        def make(data: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-            out: torch.Tensor = original(data, *args, **kwargs)
-            known = isinstance(data, torch.Tensor) or active != threading.get_ident()
-            if not known and out.is_meta and recorder.storage(out) is None:
-                with _disable_current_modes():
-                    recorder.write(out, Literal(torch.as_tensor(data, dtype=out.dtype, device="cpu").clone()))
-            return out
 
-        return make
-
+def _replace() -> None:
     with torch.device("meta"):
         torch.empty(0)  # so that torch has looked up the functions that take a device: it keeps them
     for name in ("tensor", "as_tensor"):
         original = getattr(torch, name)
-        places.append((vars(torch), name, original))
-        setattr(torch, name, with_numbers(original))
+        _places_in_use.append((vars(torch), name, original, _with_numbers(original)))
     originals = {name: getattr(torch.nn.init, name) for name in _FUNCTIONS}
-    new = {name: replaced(original, _FUNCTIONS[name]) for name, original in originals.items()}
-    for names, name in _places(originals):
-        places.append((names, name, originals[name]))
-        names[name] = new[name]
-    try:
-        yield
-    finally:
-        active = None
-        for names, name, original in places:
+    new = {name: _replaced(original, _FUNCTIONS[name]) for name, original in originals.items()}
+    _places_in_use.extend((names, name, originals[name], new[name]) for names, name in _places(originals))
+    for names, name, _, function in _places_in_use:
+        names[name] = function
+
+
+def _put_back() -> None:
+    """Put the original functions back, where nobody else has replaced them since."""
+    for names, name, original, function in _places_in_use:
+        if names.get(name) is function:
             names[name] = original
+    _places_in_use.clear()
+
+
+def _replaced(original: Any, law: Callable[..., Law]) -> Any:
+    def initialize(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        recorders = _recorders()
+        if not recorders:
+            return original(tensor, *args, **kwargs)  # type: ignore[no-any-return]
+        kwargs.pop("generator", None)
+        given = law(tensor, *args, **kwargs)
+        recorders[-1].write(tensor, Fixed(given) if isinstance(given, Diagonal) else Drawn(given, Draw()))
+        return tensor
+
+    initialize.__wrapped__ = original  # type: ignore[attr-defined]
+    return initialize
+
+
+def _with_numbers(original: Any) -> Any:
+    def make(data: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        out: torch.Tensor = original(data, *args, **kwargs)
+        recorders = _recorders()
+        if recorders and not isinstance(data, torch.Tensor) and out.is_meta and recorders[-1].storage(out) is None:
+            with _disable_current_modes():
+                numbers = torch.as_tensor(data, dtype=out.dtype, device="cpu").clone()
+                recorders[-1].write(out, Literal(numbers))
+        return out
+
+    return make
 
 
 def _places(functions: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:

@@ -13,6 +13,8 @@ Fields = dict[str, Any]
 
 # How far the bounds of torch's older trunc_normal_, which it computes twice, may be from one another, in deviations.
 _TOLERANCE = 1e-3
+# Deviations from the mean beyond which older trunc_normal_ draws no numbers, and those beyond which nobody does.
+_FAR, _NEVER = 5.0, 40.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class Normal(Law):
 
     def clamped(self, low: float, high: float) -> Law:
         """Return the law of ``min(max(x, low), high)``."""
-        return ClampedNormal(self.mean, self.std, low, high)
+        return ClampedNormal(self.mean, self.std, low, high) if low <= high else Constant(high)
 
     def fields(self, shape: tuple[int, ...]) -> Fields:
         """Return the scheme and its parameters."""
@@ -129,7 +131,12 @@ class _Bounded(Law):
     def fields(self, shape: tuple[int, ...]) -> Fields:
         """Return the scheme and its parameters."""
         del shape
-        return {"scheme": self.scheme, "mean": self.mean, "std": self.std, "a": self.low, "b": self.high}
+        low, high = self.low, self.high
+        if math.isinf(low):
+            low = min(self.mean - _NEVER * self.std, high)
+        if math.isinf(high):
+            high = max(self.mean + _NEVER * self.std, low)
+        return {"scheme": self.scheme, "mean": self.mean, "std": self.std, "a": low, "b": high}
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,24 +173,34 @@ class InverseError(Law):
 
     def affine(self, scale: float, shift: float) -> Law | None:
         """Return the law of ``scale * x + shift``."""
-        if scale <= 0.0:
-            return None
-        return replace(self, scale=scale * self.scale, shift=scale * self.shift + shift)
+        if scale == 0.0:
+            return Constant(shift)
+        new = replace(self, scale=abs(scale) * self.scale, shift=scale * self.shift + shift)
+        return new if scale > 0.0 else replace(new, low=-self.high, high=-self.low)
 
     def clamped(self, low: float, high: float) -> Law | None:
-        """Return the truncated normal if the bounds are its own, up to rounding."""
+        """Return the truncated normal if the bounds are not within its own, up to rounding."""
         own, std = self._truncated(), self.scale / math.sqrt(2.0)
-        same = abs(own.low - low) <= _TOLERANCE * std and abs(own.high - high) <= _TOLERANCE * std
+        if math.isinf(own.low) and math.isinf(own.high) and min(own.mean - low, high - own.mean) <= _FAR * std:
+            return Normal(own.mean, std).clamped(low, high)
         # Far out, U's ends are rounded to -1 and 1, and the bounds are not reached.
-        beyond = own.low >= low - _TOLERANCE * std and own.high <= high + _TOLERANCE * std
-        far = min(abs(low - own.mean), abs(high - own.mean)) > 5 * std
-        if same or beyond or far:
-            return TruncatedNormal(own.mean, std, low, high)
-        return None
+        if own.low < low - _TOLERANCE * std and own.mean - low <= _FAR * std:
+            return None
+        if own.high > high + _TOLERANCE * std and high - own.mean <= _FAR * std:
+            return None
+        # A bound that is given is exact; its own is computed from rounded numbers.
+        ends = [
+            given if abs(given - end) <= _TOLERANCE * std or math.isinf(end) else end
+            for given, end in ((low, own.low), (high, own.high))
+        ]
+        return TruncatedNormal(own.mean, std, max(ends[0], low), min(ends[1], high))
 
     def fields(self, shape: tuple[int, ...]) -> Fields:
         """Return the scheme and its parameters."""
-        return self._truncated().fields(shape)
+        own = self._truncated()
+        if math.isinf(own.low) and math.isinf(own.high):
+            return Normal(own.mean, own.std).fields(shape)
+        return own.fields(shape)
 
     def _truncated(self) -> TruncatedNormal:
         std = self.scale / math.sqrt(2.0)

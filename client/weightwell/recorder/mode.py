@@ -1,16 +1,18 @@
 """The mode in which torch's operators are recorded: each call that writes a tensor becomes a write of its storage."""
 
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
-from weightwell.recorder.laws import Constant, Law, Normal, Uniform
+from weightwell.recorder.laws import Constant, Diagonal, Law, Normal, Uniform
 from weightwell.recorder.storages import (
+    NEGATED,
     UNWRITTEN,
     Computed,
     Content,
@@ -31,6 +33,11 @@ from weightwell.recorder.storages import (
 aten = torch.ops.aten
 
 _BEFORE = "it was made before the recording began"
+_OTHER_DTYPE = "it is a view with another dtype"
+_OTHER_DTYPE_WRITE = "it was written by a view with another dtype"
+
+# The dtypes in which random numbers are drawn.
+_DRAWN = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 Handler = Callable[["Recorder", Any, tuple[Any, ...], Mapping[str, Any]], Any]
 
@@ -46,12 +53,16 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.storages: dict[int, Storage] = {}
+        self.protected: set[int] = set()
+        """The memory of tensors that must not be written."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Run an operator, or only note what it would write."""
         del types
+        if self.protected and func._schema.is_mutable:
+            self._check(func, args, kwargs or {})
         handler = _HANDLERS.get(func)
         if handler is None:
             handler = _HANDLERS[func] = _handler_of(func)
@@ -71,19 +82,44 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return Unknown(_BEFORE)
             return Literal(tensor.detach().clone())
         if storage.dtype != tensor.dtype:
-            return Unknown("it is a view with another dtype")
+            return Unknown(_OTHER_DTYPE)
         return storage.read(View.of(tensor))
 
     def write(self, tensor: torch.Tensor, content: Content) -> None:
         """Give the elements of a tensor a content."""
+        self._check_tensor(tensor)
         storage = self.storage(tensor)
         if storage is None:
             if not tensor.is_meta and isinstance(content, Fixed | Literal):
                 return  # the numbers are there
-            before = Unknown(_BEFORE) if tensor.is_meta else Literal(tensor.detach().clone())
+            before = Unknown(_BEFORE) if tensor.is_meta else _numbers_in(_whole(tensor))
             storage = self.storages[tensor.untyped_storage()._cdata] = Storage.of(tensor, before)
+        if storage.dtype != tensor.dtype:
+            if tensor.is_contiguous() and tensor.nbytes == storage.memory.nbytes():
+                storage.dtype, storage.size = tensor.dtype, tensor.numel()
+            else:
+                tensor, content = _whole(tensor, storage.dtype), Unknown(_OTHER_DTYPE_WRITE)
+        if isinstance(content, Drawn):
+            if tensor.dtype not in _DRAWN:
+                content = Unknown(f"no scheme draws random numbers of {tensor.dtype}")
+            _spoil(tensor)
         line = None if isinstance(content, Unwritten) else _line()
         storage.write(View.of(tensor), content, line)
+
+    def _check(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Raise ValueError for an operator that writes a tensor that must not be written."""
+        for place, argument in enumerate(func._schema.arguments):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                for each in tree_leaves(args[place] if place < len(args) else kwargs.get(argument.name)):
+                    if isinstance(each, torch.Tensor):
+                        self._check_tensor(each)
+
+    def _check_tensor(self, tensor: torch.Tensor) -> None:
+        if self.protected and tensor.untyped_storage()._cdata in self.protected:
+            raise ValueError(
+                "an initializer writes a tensor of the model by a reference that is no attribute of a module, as a "
+                f"closure ({_line()}); record the model while it is built: use Manifest.of or weightwell.recording()"
+            )
 
     def operand(self, tensor: torch.Tensor) -> Operand:
         """Return a tensor as an argument of an operation."""
@@ -102,9 +138,67 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return Operation(func, taken, named)
 
 
-def _line() -> Line | None:
+def _whole(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Return all of the memory of a tensor."""
+    memory = tensor.untyped_storage()
+    dtype = dtype or tensor.dtype
+    whole = torch.empty(0, dtype=dtype, device=tensor.device)
+    whole.set_(memory, 0, (memory.nbytes() // dtype.itemsize,), (1,))
+    return whole
+
+
+def _numbers_in(tensor: torch.Tensor) -> Content:
+    """Return the content of a tensor whose numbers are in memory."""
+    if tensor.dtype in _DRAWN and tensor.numel() and bool((tensor == tensor[0]).all()):
+        return Fixed(Constant(float(tensor[0])))
+    return Literal(tensor.clone())
+
+
+def _spoil(tensor: torch.Tensor) -> None:
+    """Make random numbers that are not drawn no numbers: what is computed from them outside of torch is seen then."""
+    if not tensor.is_meta and tensor.is_floating_point():
+        with _disable_current_modes(), torch.no_grad():
+            tensor.detach().fill_(math.nan)
+
+
+def _rounded(value: float, dtype: torch.dtype) -> float | None:
+    """Return a number as a tensor of a dtype holds it; None if that is no real number."""
+    if dtype.is_complex or isinstance(value, complex):
+        return None
+    with _disable_current_modes():
+        rounded = float(torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None).to(dtype))
+    return float(value) if dtype in _DRAWN and math.isfinite(rounded) else rounded
+
+
+def _constant(value: float, dtype: torch.dtype) -> Content:
+    """Return the content of a tensor of a dtype that is filled with a number."""
+    if dtype in _DRAWN and isinstance(value, bool | int | float) and abs(value) < 1e4:
+        return Fixed(Constant(float(value)))
+    rounded = _rounded(value, dtype)
+    return Unknown("it is complex") if rounded is None else Fixed(Constant(rounded))
+
+
+def _cast(content: Content, sizes: tuple[int, ...], source: torch.dtype, dtype: torch.dtype) -> Content:
+    """Return a content of some sizes that is converted to another dtype.
+
+    A law is one in any dtype of floating point. Numbers are rounded, and so is what becomes an integer.
+    """
+    if source == dtype or isinstance(content, Unwritten | Unknown):
+        return content
+    match content:
+        case Fixed(Constant(value)):
+            return _constant(value, dtype)
+        case Literal(tensor):
+            with _disable_current_modes():
+                return Literal(tensor.to(dtype))
+        case Drawn() | Fixed() | Copied() if dtype in _DRAWN and source in _DRAWN:
+            return content
+    return Computed(Operation(aten._to_copy.default, (Operand(content, sizes, source),), {"dtype": dtype}))
+
+
+def _line(depth: int = 3) -> Line | None:
     """Return the line of the model's code that is being run."""
-    frame = sys._getframe(3)
+    frame = sys._getframe(depth)
     while frame is not None:
         name = frame.f_code.co_filename
         if not _is_passed_over(name):
@@ -148,7 +242,7 @@ def _filling(value: Callable[..., float]) -> Handler:
     def handle(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         out = func(*args, **kwargs)
         if out.is_meta:
-            recorder.write(out, Fixed(Constant(float(value(*args)))))
+            recorder.write(out, _constant(value(*args), out.dtype))
         return out
 
     return handle
@@ -192,8 +286,34 @@ def _fill(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: Mapping[
         value = number
     if not target.is_meta:
         func(*args, **kwargs)
-    recorder.write(target, Fixed(Constant(float(value))))
+    recorder.write(target, _constant(value, target.dtype))
     return target
+
+
+def _eye(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Record ``torch.eye``."""
+    out = func(*args, **kwargs)
+    if out.is_meta:
+        if out.dtype not in _DRAWN:
+            recorder.write(out, Computed(Operation(func, args, kwargs)))
+        else:
+            recorder.write(out, Fixed(Diagonal("eye")))
+    return out
+
+
+def _item(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Return the number of a tensor that has one element, if it is known without random numbers."""
+    (tensor,) = args
+    if not recorder.is_symbolic(tensor):
+        return func(*args, **kwargs)
+    number = _number(recorder, tensor)
+    if number is None:
+        raise ValueError(
+            f"the model's code asks for the number of a tensor, which a recording does not have ({_line(2)}): it is "
+            "computed from random numbers, or by an operator that is not evaluated while a model is recorded"
+        )
+    with _disable_current_modes():
+        return torch.tensor(number, dtype=torch.float64).to(tensor.dtype).item()
 
 
 def _copy(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -202,6 +322,7 @@ def _copy(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: Mapping[
     if not recorder.is_symbolic((target, source)):
         return func(*args, **kwargs)
     content = recorder.read(source if source.shape == target.shape else source.expand(target.shape))
+    content = _cast(content, tuple(target.shape), source.dtype, target.dtype)
     if target.is_meta or not source.is_meta:
         func(*args, **kwargs)
     _assign(recorder, target, content)
@@ -214,14 +335,14 @@ def _clone(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: Mapping
     if not recorder.is_symbolic((source,)):
         out = func(*args, **kwargs)
         if out.is_meta:
-            recorder.write(out, Literal(source.detach().clone()))
+            recorder.write(out, _cast(Literal(source.detach().clone()), (), source.dtype, out.dtype))
         return out
     content = recorder.read(source)
     if not source.is_meta or kwargs.get("device") in (None, source.device, torch.device("meta"), "meta"):
         out = func(*args, **kwargs)
     else:
         out = torch.empty(source.shape, dtype=kwargs.get("dtype") or source.dtype, device=kwargs["device"])
-    _assign(recorder, out, content)
+    _assign(recorder, out, _cast(content, tuple(source.shape), source.dtype, out.dtype))
     return out
 
 
@@ -263,7 +384,7 @@ def _number(recorder: Recorder, value: Any) -> float | None:
     match recorder.read(value):
         case Fixed(Constant(number)):
             return number
-        case Literal(tensor):
+        case Literal(tensor) if not tensor.is_complex():
             return float(tensor)
     return None
 
@@ -285,7 +406,7 @@ def _affine(of: Map) -> Handler:
         law = getattr(content, "law", None)
         new = law.affine(*factors) if law is not None and factors is not None else None
         if isinstance(content, Drawn) and factors is not None and factors[0] < 0:
-            content = replace(content, key=(*content.key, "negated"))  # no law says which numbers are whose negatives
+            content = replace(content, key=(*content.key, NEGATED))  # no law says which numbers are whose negatives
         return _mapped(recorder, func, args, kwargs, first, content, new)
 
     return handle
@@ -314,12 +435,13 @@ def _mapped(
 ) -> Any:
     """Run an operator on a tensor, and write its result, which has a law unless it is None."""
     in_place = func._schema.is_mutable
-    if law is None or content is None:
+    if law is None or content is None or source.dtype not in _DRAWN:
         return (_changing if in_place else _computing)(recorder, func, args, kwargs)
-    new = Drawn(law, content.draw, content.key) if isinstance(content, Drawn) else Fixed(law)
+    constant = isinstance(law, Constant) or not isinstance(content, Drawn)
+    new = Fixed(law) if constant else Drawn(law, content.draw, content.key)  # type: ignore[union-attr]
     out = source if in_place and source.is_meta else func(*args, **kwargs)
-    if not out.is_floating_point() and not isinstance(new, Fixed):
-        return out
+    if constant and not out.is_meta:
+        out.fill_(law.value) if isinstance(law, Constant) else None
     recorder.write(out, new)
     return out
 
@@ -382,8 +504,6 @@ def _folded(func: Any, operation: Operation, out: torch.Tensor) -> Content | Non
         value = operand.content.law.value  # type: ignore[union-attr]
         return torch.full((), value, dtype=operand.dtype, device="cpu")
 
-    from torch.utils._python_dispatch import _disable_current_modes
-
     with _disable_current_modes():
         args, kwargs = _tree_map_operands(single, (operation.arguments, dict(operation.keywords)))
         kwargs.pop("device", None)
@@ -391,7 +511,7 @@ def _folded(func: Any, operation: Operation, out: torch.Tensor) -> Content | Non
             value = func(*args, **kwargs)
         except (RuntimeError, TypeError):
             return None
-        return Fixed(Constant(float(value))) if out.dtype != torch.bool else None
+    return None if out.dtype == torch.bool or value.is_complex() else Fixed(Constant(float(value)))
 
 
 def _is_operand(value: Any) -> bool:
@@ -399,8 +519,6 @@ def _is_operand(value: Any) -> bool:
 
 
 def _tree_map_operands(function: Callable[[Operand], Any], tree: Any) -> Any:
-    from torch.utils._pytree import tree_map
-
     return tree_map(lambda each: function(each) if isinstance(each, Operand) else each, tree, is_leaf=_is_operand)
 
 
@@ -450,6 +568,10 @@ _add(
     _drawing(lambda low=0.0, high=1.0, **names: Uniform(float(names.get("from", low)), float(names.get("to", high)))),
 )
 _add(["fill_", "zero_"], _fill)
+_add(["eye"], _eye)
+# They change which memory a tensor has, or how it looks at it, and write nothing.
+_add(["set_", "t_", "transpose_", "swapaxes_", "squeeze_", "unsqueeze_", "as_strided_", "detach_"], _pass)
+_add(["_local_scalar_dense"], _item)
 _add(["copy_"], _copy)
 _add(["cat", "stack"], _joined)
 _add(["clone", "_to_copy", "lift_fresh_copy"], _clone)

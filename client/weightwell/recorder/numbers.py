@@ -1,15 +1,16 @@
 """Numbers: the values of tensors that a model's code computes, as the scheme ``values`` has them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 
 import torch
 
 from weightwell.recorder.draws import draw
 from weightwell.recorder.evaluation import Evaluation
-from weightwell.recorder.laws import Constant, Fields
+from weightwell.recorder.laws import Constant, Fields, Law
 from weightwell.recorder.parameters import Key, Recorded, Stream
-from weightwell.recorder.storages import Drawn, Fixed
+from weightwell.recorder.storages import Drawn, Fixed, Taken
 
 # Most numbers that a manifest has of one tensor, as the server has it.
 MAX_VALUES = 65_536
@@ -68,11 +69,26 @@ def evaluation(streams: Mapping[Key, Stream], seed: int) -> Evaluation:
     """Return the evaluation of what was recorded, with the random numbers of a seed."""
 
     def drawn(content: Drawn | Fixed, sizes: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        stream = streams[content.draw, content.key] if isinstance(content, Drawn) else Stream("", None, None)
+        if isinstance(content, Fixed):
+            return of_stream(content.law, Stream("fixed", None, None), sizes, dtype)
+        if (stream := streams.get((content.draw, content.key))) is not None:
+            return of_stream(content.law, stream, sizes, dtype)
+        step, of = content.key[-1], replace(content, key=content.key[:-1])
+        if isinstance(step, Taken):
+            whole = drawn(of, step.whole.sizes, dtype)
+            memory = whole.new_zeros(step.size)
+            memory.as_strided(step.whole.sizes, step.whole.strides, step.whole.offset).copy_(whole)
+            return memory.as_strided(step.view.sizes, step.view.strides, step.view.offset).reshape(sizes)
+        opposite = content.law.affine(-1.0, 0.0)
+        if opposite is None:
+            raise ValueError(f"no scheme draws the negative of {content.law}")
+        return -drawn(replace(of, law=opposite), sizes, dtype)
+
+    def of_stream(law: Law, stream: Stream, sizes: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         shape = stream.shape or sizes
-        fields = content.law.fields(shape)
+        fields = law.fields(shape)
         if fields is None:
-            raise ValueError(f"no scheme draws {content.law} in the shape {list(shape)}")
+            raise ValueError(f"no scheme draws {law} in the shape {list(shape)}")
         return draw(fields, shape, stream.name, seed, stream.dtype or dtype).reshape(sizes).to(dtype)
 
     return Evaluation(drawn)

@@ -8,15 +8,17 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import combinations
 from math import prod
 from typing import NamedTuple
 
 import torch
 
-from weightwell.recorder.evaluation import contents
+from weightwell.recorder.evaluation import contents, operands
 from weightwell.recorder.laws import Constant, Fields
 from weightwell.recorder.mode import Recorder
 from weightwell.recorder.storages import (
+    Computed,
     Content,
     Copied,
     Draw,
@@ -24,7 +26,9 @@ from weightwell.recorder.storages import (
     Fixed,
     Line,
     Literal,
+    Operation,
     Storage,
+    Taken,
     Unknown,
     Unwritten,
     View,
@@ -35,6 +39,9 @@ Bounds = tuple[tuple[int, int], ...]
 
 Key = tuple[Draw, tuple[object, ...]]
 """Which random numbers: a draw, and which part of it."""
+
+# Operators that compute numbers of those that they change.
+_ARITHMETIC = {"add", "sub", "mul", "div", "neg", "pow", "sqrt", "exp", "log", "lerp", "addcmul", "addcdiv", "clamp"}
 
 # Most parts of a tensor, as the server has it.
 MAX_PARTS = 1024
@@ -55,9 +62,23 @@ class Part:
         return tuple(stop - start for start, stop in self.bounds)
 
     @property
+    def key(self) -> Key:
+        """Which random numbers it has, in which order, if it has any."""
+        order = () if self.in_order else ("in another order",)
+        return self.content.draw, (*self.content.key, *order)  # type: ignore[union-attr]
+
+    @property
     def text(self) -> str:
         """Its bounds as a manifest has them."""
         return ",".join(f"{start}:{stop}" for start, stop in self.bounds)
+
+
+class Slab(NamedTuple):
+    """In the key of a rectangle: which slab it is of numbers of some sizes, along an axis."""
+
+    axis: int
+    place: int
+    sizes: tuple[int, ...]
 
 
 class Stream(NamedTuple):
@@ -143,6 +164,8 @@ def _problem(each: Recorded) -> str | None:
     for content in contents(each.content):
         if isinstance(content, Unknown):
             return content.why
+        if isinstance(content, Computed) and _needs_memory(content.operation):
+            return "it is computed from memory that was never written"
     if isinstance(each.content, Unwritten):
         return "it was never written"
     if each.parts and isinstance(each.parts[0].content, Unwritten):
@@ -150,6 +173,15 @@ def _problem(each: Recorded) -> str | None:
         if _rest([whole], [part.bounds for part in each.parts[1:]]):
             return "some of its elements were never written"
     return None
+
+
+def _needs_memory(operation: Operation) -> bool:
+    """Whether an operation computes numbers of a tensor that was never written."""
+    schema = operation.function._schema
+    name = schema.name.partition("::")[2]
+    if schema.is_mutable and not (name.endswith("_") and name.removesuffix("_") in _ARITHMETIC):
+        return False
+    return any(isinstance(each.content, Unwritten) and prod(each.sizes) for each in operands(operation))
 
 
 def _parts(tensor: torch.Tensor, content: Content, storage: Storage | None) -> tuple[Part, ...]:
@@ -188,7 +220,8 @@ def _boxes(write: Write, whole: View, most: int) -> list[Part]:
     found: list[Part] = []
     for index in range(view.sizes[outer]):
         slab = View(view.offset + index * view.strides[outer], sizes, strides)
-        piece = replace(content, key=(*content.key, slab)) if isinstance(content, Drawn) else content
+        step = Slab(outer, index, view.sizes)
+        piece = replace(content, key=(*content.key, step)) if isinstance(content, Drawn) else content
         boxes = _boxes(Write(slab, piece, write.line), whole, most - len(found))
         if not boxes:
             return []
@@ -254,9 +287,66 @@ def _is_drawn(each: Recorded) -> bool:
         return False
     base, *others = each.parts
     whole = tuple((0, size) for size in each.shape)
-    if base.bounds != whole or not all(_has_scheme(part) for part in others):
+    if base.bounds != whole or not all(_has_scheme(part) for part in others) or _repeats(each.parts):
         return False
     return _has_scheme(base) or (bool(others) and not _rest([whole], [part.bounds for part in others]))
+
+
+def _repeats(parts: Sequence[Part]) -> bool:
+    """Whether rectangles of a tensor have some of the same random numbers, which no scheme of theirs says."""
+    drawn = [part for part in parts if isinstance(part.content, Drawn)]
+    several = {draw for draw, count in Counter(part.key[0] for part in drawn).items() if count > 1}
+    groups: dict[Draw, dict[Key, Part]] = {}
+    for part in drawn:
+        if part.key[0] in several:
+            groups.setdefault(part.key[0], {}).setdefault(part.key, part)
+    for keys in groups.values():
+        base = parts[0] if parts[0].content in [part.content for part in keys.values()] else None
+        left = [part for part in keys.values() if base is None or (part is not base and not _is_in_place(part, base))]
+        if base is not None and left:
+            return True
+        if any(may_overlap(one.key[1], two.key[1]) for one, two in combinations(left, 2)):
+            return True
+    return False
+
+
+def _is_in_place(part: Part, base: Part) -> bool:
+    """Whether a rectangle has numbers of those of the whole tensor that it hides."""
+    steps, own = part.content.key, base.content.key  # type: ignore[union-attr]
+    if len(steps) <= len(own) or steps[: len(own)] != own or not base.in_order:
+        return False
+    taken = steps[len(own)]
+    if not isinstance(taken, Taken) or taken.whole.sizes != base.shape or not taken.whole.is_contiguous:
+        return False
+    place = _part(Write(taken.view, part.content, None), taken.whole)
+    return place is not None and place.bounds == part.bounds
+
+
+def may_overlap(one: tuple[object, ...], two: tuple[object, ...]) -> bool:
+    """Whether two keys of a draw may have some of the same numbers."""
+    for a, b in zip(one, two, strict=False):
+        if a == b:
+            continue
+        if isinstance(a, Slab) and isinstance(b, Slab):
+            return a.axis != b.axis or a.sizes != b.sizes
+        if isinstance(a, Taken) and isinstance(b, Taken) and a.whole == b.whole:
+            return not _is_disjoint(a.view, b.view, a.whole)
+        return True
+    return True
+
+
+def _is_disjoint(one: View, two: View, whole: View) -> bool:
+    """Whether two views have no element in common, as far as it is seen from their rectangles in a whole."""
+    if one.stop <= two.offset or two.stop <= one.offset:
+        return True
+    if not whole.is_contiguous:
+        return False
+    first, second = (_part(Write(view, Unwritten(), None), whole) for view in (one, two))
+    return (
+        first is not None
+        and second is not None
+        and any(b <= c or d <= a for (a, b), (c, d) in zip(first.bounds, second.bounds, strict=True))
+    )
 
 
 def _has_scheme(part: Part) -> bool:
@@ -288,7 +378,7 @@ def _without(box: Bounds, other: Bounds) -> list[Bounds]:
 
 def _keys(each: Recorded) -> list[Key]:
     """Return which random numbers the rectangles of a tensor have."""
-    return [(part.content.draw, part.content.key) for part in each.parts if isinstance(part.content, Drawn)]
+    return [part.key for part in each.parts if isinstance(part.content, Drawn)]
 
 
 def _fields(each: Recorded, *, alone: bool) -> Fields:
@@ -325,28 +415,51 @@ def _share(found: Sequence[Recorded]) -> dict[Key, Stream]:
     Copies of a tensor have its numbers.
     """
     streams: dict[Key, Stream] = {}
-    owners: dict[Draw, Recorded] = {}
+    owners: dict[Draw, dict[tuple[object, ...], Recorded]] = {}
     for each in found:
         for part, content, fields in _drawn_parts(each):
-            owner = owners.setdefault(content.draw, each)
-            known = streams.get((content.draw, content.key))
+            owned = owners.setdefault(content.draw, {})
+            _, key = part.key
+            owner = next((other for k, other in owned.items() if other is not each and may_overlap(k, key)), None)
+            known = streams.get(part.key)
             if known is not None and _is_alike(known, part, content):
                 fields["stream"] = known.name
             elif known is not None:
                 each.problem = f"it is a copy of {known.name} in another shape"
-            elif owner is not each:
+            elif owner is not None:
                 each.problem = f"it holds a part of {owner.name}, or its negative, and a manifest has whole copies only"
             else:
                 name = each.name if part is each.parts[0] else f"{each.name}[{part.text}]"
-                streams[content.draw, content.key] = Stream(name, part.shape, each.dtype)
+                streams[part.key] = Stream(name, part.shape, each.dtype)
+                owned[key] = each
+    _name_computed(found, streams)
     for each in found:
-        if each.is_computed:
-            draws = [content for content in contents(each.content) if isinstance(content, Drawn)]
-            for number, content in enumerate(draws):
-                streams.setdefault((content.draw, content.key), Stream(f"{each.name}#{number}", None, None))
         if each.problem is not None:
             each.fields = None
     return streams
+
+
+def _name_computed(found: Sequence[Recorded], streams: dict[Key, Stream]) -> None:
+    """Name the streams of draws from which tensors are computed, of all their numbers if several parts are needed."""
+    draws = {
+        each.name: [content for content in contents(each.content) if isinstance(content, Drawn)]
+        for each in found
+        if each.is_computed
+    }
+    keys: dict[Draw, set[tuple[object, ...]]] = {}
+    for content in (content for contained in draws.values() for content in contained):
+        keys.setdefault(content.draw, set()).add(content.key)
+    several = {draw for draw, own in keys.items() if len(own) > 1 and (draw, ()) not in streams}
+    mixed = {draw for draw in several if any((draw, key) in streams for key in keys[draw])}
+    for each in found:
+        for number, content in enumerate(draws.get(each.name, ())):
+            draw = content.draw
+            if draw in mixed:
+                each.problem = "it is computed from random numbers of which another tensor has a part"
+            elif draw in several:
+                streams.setdefault((draw, ()), Stream(f"{each.name}#{number}", None, None))
+            elif (draw, ()) not in streams:
+                streams.setdefault((draw, content.key), Stream(f"{each.name}#{number}", None, None))
 
 
 def _drawn_parts(each: Recorded) -> Iterator[tuple[Part, Drawn, Fields]]:

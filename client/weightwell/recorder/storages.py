@@ -32,6 +32,12 @@ class View(NamedTuple):
         return prod(self.sizes)
 
     @property
+    def stop(self) -> int:
+        """The first position of the storage behind all elements."""
+        reach = sum((size - 1) * stride for size, stride in zip(self.sizes, self.strides, strict=True))
+        return self.offset + (reach + 1 if self.size else 0)
+
+    @property
     def is_contiguous(self) -> bool:
         """Whether the elements are one run of the storage, in row-major order."""
         return len(levels := self.levels()) == 1 and levels[0][1] == 1
@@ -50,6 +56,16 @@ class View(NamedTuple):
             else:
                 merged.append((size, stride))
         return merged[::-1]
+
+    @property
+    def is_overlapping(self) -> bool:
+        """Whether elements share memory, or may do so."""
+        reach = 0
+        for stride, size in sorted(zip(self.strides, self.sizes, strict=True)):
+            if size > 1 and stride <= reach:
+                return self.size > 0
+            reach += (size - 1) * stride
+        return False
 
     def is_same(self, other: "View") -> bool:
         """Whether two views have the same elements in the same order."""
@@ -71,9 +87,24 @@ class Draw:
     """One draw of random numbers. Tensors that were copied from one another share it."""
 
 
+class Taken(NamedTuple):
+    """Which elements a content has of another, that was written as ``whole`` into a storage of ``size`` elements."""
+
+    view: View
+    whole: View
+    size: int
+
+
+NEGATED = "negated"
+"""In the key of a draw: its numbers are the negatives of others."""
+
+
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """Random numbers of a law. ``draw`` and ``key`` tell which: those of two contents are equal if both are."""
+    """Random numbers of a law. ``draw`` and ``key`` tell which: those of two contents are equal if both are.
+
+    ``key`` says in steps how they are made of the numbers of the draw: ``Taken``, or ``NEGATED``.
+    """
 
     law: Law
     draw: Draw
@@ -173,29 +204,41 @@ class Storage:
 
     def write(self, view: View, content: Content, line: Line | None) -> None:
         """Give the elements of a view a content."""
+        if view.is_overlapping:
+            view, content = self._without_overlap(view, content)
         new = Write(view, content, line)
         if view.size >= self.size:
             self.writes = (new,)
         else:
             self.writes = (*(each for each in self.writes if each.view != view), new)
 
+    def _without_overlap(self, view: View, content: Content) -> tuple[View, Content]:
+        """Return a view of the same elements, each once, and their content."""
+        sizes = tuple(1 if stride == 0 else size for size, stride in zip(view.sizes, view.strides, strict=True))
+        single = View(view.offset, sizes, view.strides)
+        if single.is_overlapping:
+            return View(0, (self.size,), (1,)), Unknown("it was written by a view whose elements share memory")
+        if isinstance(content, Fixed) and isinstance(content.law, Constant):
+            return single, content
+        return single, Unknown("it was written by a view whose elements share memory")
+
     def read(self, view: View) -> Content:
         """Return the content of the elements of a view."""
         last = self.writes[-1]
         if last.view.is_same(view):
             return last.content
-        if last.view.size >= self.size and (part := _restricted(last.content, view)) is not None:
+        if last.view.size >= self.size and (part := _restricted(last, view, self.size)) is not None:
             return part
         if view.size == self.size and len(self.writes) == 1 and view.is_contiguous and last.view.is_contiguous:
             return last.content
         return Copied(self.size, self.dtype, self.writes, view)
 
 
-def _restricted(content: Content, view: View) -> Content | None:
+def _restricted(write: Write, view: View, size: int) -> Content | None:
     """Return the content of some elements of a storage that has one content; None if that takes more than a law."""
-    match content:
+    match content := write.content:
         case Fixed(Constant()) | Unwritten() | Unknown():
             return content
-        case Drawn(law) if law.is_elementwise:
-            return replace(content, key=(*content.key, view))
+        case Drawn(law) if law.is_elementwise and not view.is_overlapping:
+            return replace(content, key=(*content.key, Taken(view, write.view, size)))
     return None

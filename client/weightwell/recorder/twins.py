@@ -1,5 +1,7 @@
 """Twins: copies of modules whose tensors are on the meta device, so that initializers can run and nothing changes."""
 
+from functools import partial
+from types import MethodType
 from typing import Any
 
 import torch
@@ -22,14 +24,20 @@ def twin_of(module: nn.Module, recorder: Recorder) -> nn.Module:
     """Return a module with the same submodules, whose tensors are on the meta device and have not been written.
 
     The numbers of a tensor that is constant are known, as no initializer may write it. What else a tensor holds is
-    ignored.
+    ignored. While it is recorded, the module itself cannot be written.
     """
-    return _Twins(recorder).module(module)
+    twins = _Twins(recorder, module)
+    for tensor in (*module.parameters(), *module.buffers()):
+        twins.tensor(tensor)
+        if type(tensor) in {torch.Tensor, nn.Parameter} and tensor.numel():
+            recorder.protected.add(tensor.untyped_storage()._cdata)
+    return twins.module(module)
 
 
 class _Twins:
-    def __init__(self, recorder: Recorder):
+    def __init__(self, recorder: Recorder, whole: nn.Module):
         self._recorder = recorder
+        self._own = {id(each) for each in whole.modules()}
         self._modules: dict[int, nn.Module] = {}
         self._tensors: dict[int, torch.Tensor] = {}
 
@@ -49,8 +57,27 @@ class _Twins:
         fields["_modules"] = type(children)(
             {leaf: each if each is None else self.module(each) for leaf, each in children.items()}
         )
+        made = ("_parameters", "_buffers", "_modules")
+        fields = {key: value if key in made else self.value(value) for key, value in fields.items()}
         twin.__dict__.update(fields)
         return twin
+
+    def value(self, value: Any) -> Any:
+        """Return what an attribute of a twin is: what it has of the model's tensors and modules are their twins."""
+        if isinstance(value, torch.Tensor):
+            return self._tensors.get(id(value), value)
+        if isinstance(value, nn.Module):
+            return self.module(value) if id(value) in self._own else value
+        if isinstance(value, MethodType):
+            owner = self.value(value.__self__)
+            return value if owner is value.__self__ else MethodType(value.__func__, owner)
+        if type(value) is partial:
+            return partial(self.value(value.func), *map(self.value, value.args), **self.value(value.keywords))
+        if type(value) in {list, tuple}:
+            return type(value)(map(self.value, value))
+        if type(value) is dict:
+            return {key: self.value(each) for key, each in value.items()}
+        return value
 
     def tensor(self, tensor: torch.Tensor) -> torch.Tensor:
         if id(tensor) in self._tensors:
