@@ -107,6 +107,13 @@ def server() -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session", params=["http", "local"])
+def door(request: pytest.FixtureRequest) -> str:
+    """The address of each door in turn: of a server, and of the engine in this process."""
+    url: str = request.getfixturevalue("server") if request.param == "http" else "local:cpu?threads=2"
+    return url
+
+
 @pytest.fixture(scope="session")
 def http(server: str) -> Iterator[httpx.Client]:
     """A client of the service that knows nothing of weightwell."""

@@ -8,7 +8,7 @@ with weightwell.Client("http://127.0.0.1:8000") as client:
 
 from weightwell.async_client import AsyncClient
 from weightwell.cautions import RepeatedStreamWarning, UnfilledWarning, UnusedRuleWarning
-from weightwell.client import Client
+from weightwell.client import Client, local
 from weightwell.connection import installed_version as _installed_version
 from weightwell.exceptions import (
     AccessDenied,
@@ -67,6 +67,7 @@ __all__ = [
     "Verdict",
     "WeightwellError",
     "canonical_name",
+    "local",
     "recording",
     "register_wrapper",
 ]

@@ -171,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="weightwell",
-        description="Fetch initialized weight tensors from a Weightwell server.",
+        description="Initialized weight tensors, from a Weightwell server or generated in this process.",
         epilog="exit codes: 0 success; 1 failure (no server, a broken transfer, a full disk), or a file that differs; "
         "2 a wrong command line or request; 130 interrupted",
         allow_abbrev=False,
@@ -204,9 +204,17 @@ def _verb(verbs: Any, run: Any) -> argparse.ArgumentParser:
 
 
 def _url_argument(parser: argparse.ArgumentParser, *, default: str | None) -> None:
-    """Add ``--url``, which may come before or after the subcommand."""
+    """Add ``--url`` and ``--local``, which may come before or after the subcommand."""
     text = f"address of the server (default: $WEIGHTWELL_URL, or {DEFAULT_URL})"
     parser.add_argument("--url", default=default, help=text)
+    parser.add_argument(
+        "--local",
+        dest="url",
+        action="store_const",
+        const="local:",
+        default=default,
+        help="generate in this process, without a server; the same as --url local:",
+    )
 
 
 def _gain_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,10 +1,9 @@
 """The asynchronous client: the methods of ``Client``, for asyncio and trio."""
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
-from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, Unpack, overload
 
@@ -14,23 +13,21 @@ import httpx
 
 from weightwell import calls
 from weightwell.calls import Call
-from weightwell.connection import CONNECTIONS, TIMEOUT, Settings, without_credentials
-from weightwell.exceptions import TimedOut
+from weightwell.connection import CONNECTIONS, TIMEOUT
+from weightwell.doors import async_door_to
 from weightwell.files.comparison import Claim, Verdict
 from weightwell.files.output import Target, opened
 from weightwell.forms import Described, manifest_of, spec_of
+from weightwell.http_door import in_thread
 from weightwell.literals import FileFields, FrameworkName, GainSource, SchemeName, TensorFields
 from weightwell.models.filling import Reset
 from weightwell.models.manifest import Manifest
 from weightwell.models.plans import Plan
 from weightwell.models.recipes import Rules
-from weightwell.pools import AsyncPool
 from weightwell.spec import ManifestSpec, ShapeLike, TensorSpec
 from weightwell.streams import Streams
 from weightwell.tracebacks import short_tracebacks
-from weightwell.transfers.driver import abring
 from weightwell.transfers.progress import Progress
-from weightwell.transfers.retry import Retry
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,14 +68,11 @@ class AsyncClient:
         connections: int = CONNECTIONS,
         deadline: float | None = None,
     ):
-        settings = Settings.of(base_url, timeout=timeout, headers=headers, auth=auth, transport=transport)
-        self._pool = AsyncPool(settings)
-        self._retry = Retry(wait)
+        options = {"timeout": timeout, "headers": headers, "auth": auth, "transport": transport}
+        self._door = async_door_to(base_url, wait=wait, connections=connections, **options)
         self._progress = progress
-        self._connections = connections
         self._deadline = float("inf") if deadline is None else deadline
         self._streams = Streams()
-        self._sleep: Callable[[float], Awaitable[None]] = anyio.sleep
 
     async def gain(
         self, nonlinearity: str, param: float | None = None, *, source: GainSource | str | None = None
@@ -147,7 +141,7 @@ class AsyncClient:
         self, what: ShapeLike | Described, scheme: SchemeName | str | None = None, **fields: Unpack[FileFields]
     ) -> Plan:
         """Return the size, the URL and the distributions of a file without drawing it; see ``Client.plan``."""
-        return await self._call(calls.plan(spec_of(what, scheme, fields), self._pool.settings.address))
+        return await self._call(calls.plan(spec_of(what, scheme, fields), self._door.url))
 
     @overload
     async def init_state_dict(
@@ -202,7 +196,7 @@ class AsyncClient:
             if verify:
                 async with _held(output.claim) as claim:
                     await self._call(calls.confirm(claim, output))
-            await _in_thread(output.commit)
+            await in_thread(output.commit)
 
     async def verify(self, path: str | os.PathLike[str]) -> Verdict:
         """Generate a safetensors file again from its metadata, and compare every byte; see ``Client.verify``."""
@@ -210,11 +204,11 @@ class AsyncClient:
             return await self._call(calls.verify(claim))
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({without_credentials(self._pool.settings.base_url)!r})"
+        return f"{type(self).__name__}({self._door.address!r})"
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop; those of others close when it ends."""
-        await self._pool.aclose()
+        await self._door.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -226,16 +220,11 @@ class AsyncClient:
 
     async def _call(self, call: Call[T]) -> T:
         """Make a call and return its result."""
-        place = _in_thread if call.writes else _at_once
         bar = Progress(call.label, self._progress if call.label else False)
-        async with self._pool.http() as http:
-            with closing(bar) as progress, anyio.move_on_after(self._deadline) as scope:
-                transfer = call.transfer(self._retry, progress, self._connections, self._deadline)
-                await abring(http, transfer, place, self._sleep)
-        if scope.cancelled_caught:
-            raise TimedOut("the call took longer than its deadline= allows")
+        with closing(bar) as progress:
+            unused = await self._door.answer(call, progress, self._deadline)
         result = call.result()
-        call.cautions(transfer.unused_rules, self._streams)
+        call.cautions(unused, self._streams)
         return result
 
 
@@ -244,39 +233,9 @@ async def _held(make: Callable[..., C], *args: Any) -> AsyncIterator[C]:
     """Open and close a resource in a thread. It is closed after a cancellation too."""
     made: list[C] = []
     try:
-        await _in_thread(lambda: made.append(make(*args)))
+        await in_thread(lambda: made.append(make(*args)))
         yield made[0]
     finally:
         with anyio.CancelScope(shield=True):
             for each in made:
                 await anyio.to_thread.run_sync(each.close)
-
-
-async def _in_thread(function: Callable[..., T], *args: Any) -> T:
-    """Call a function in a thread. The function has ended when this returns or raises."""
-    turn, over = Lock(), False
-    results: list[T] = []
-
-    def call() -> None:
-        with turn:
-            if not over:
-                results.append(function(*args))
-
-    def end() -> None:
-        nonlocal over
-        with turn:
-            over = True
-
-    try:
-        await anyio.to_thread.run_sync(call)
-    except anyio.get_cancelled_exc_class():
-        # anyio waits for its threads after its own cancellations, but not after asyncio's (wait_for, Task.cancel).
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(end)
-        raise
-    return results[0]
-
-
-async def _at_once(function: Callable[..., T], *args: Any) -> T:
-    """Call a function directly. Used in place of ``_in_thread`` for functions that do not block."""
-    return function(*args)

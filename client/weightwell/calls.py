@@ -232,14 +232,13 @@ def init_module(
     return Call(spec.request, body, data.commit, spec.label, cautions=body.cautions)
 
 
-def plan(spec: TensorSpec | ManifestSpec, address: Callable[[str], str]) -> Call[Plan]:
-    """Return the call for a plan; ``address`` makes a URL absolute."""
+def plan(spec: TensorSpec | ManifestSpec, url: Callable[[str | None], str | None]) -> Call[Plan]:
+    """Return the call for a plan; ``url`` makes the address of a file absolute."""
     rules = spec.document.get("rules", ()) if isinstance(spec, ManifestSpec) else ()
 
     def read(answer: Any) -> Plan:
         raise_first(spec.mismatches(_planned(answer)))
-        url = answer["url"]
-        return Plan.of(answer, rules, url and address(url))
+        return Plan.of(answer, rules, url(answer["url"]))
 
     return _asked(replace(spec.request, path="plan"), read)
 

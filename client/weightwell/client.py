@@ -1,8 +1,6 @@
 """The synchronous client: each method makes a call, which is a transfer over httpx."""
 
 import os
-import threading
-import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -13,10 +11,12 @@ import httpx
 
 from weightwell import calls
 from weightwell.calls import Call
-from weightwell.connection import CONNECTIONS, TIMEOUT, Settings, without_credentials
+from weightwell.connection import CONNECTIONS, TIMEOUT
+from weightwell.doors import door_to
 from weightwell.files.comparison import Claim, Verdict
 from weightwell.files.output import Target, opened
 from weightwell.forms import Described, manifest_of, spec_of
+from weightwell.in_process.address import url_of
 from weightwell.literals import (
     DTypeLike,
     FileFields,
@@ -31,14 +31,11 @@ from weightwell.models.filling import Reset
 from weightwell.models.manifest import Manifest
 from weightwell.models.plans import Plan
 from weightwell.models.recipes import Preset, Rules
-from weightwell.pools import Pool
 from weightwell.slices import SliceLike
 from weightwell.spec import ManifestSpec, ShapeLike, TensorSpec
 from weightwell.streams import Streams
 from weightwell.tracebacks import short_tracebacks
-from weightwell.transfers.driver import bring
 from weightwell.transfers.progress import Progress
-from weightwell.transfers.retry import Retry
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,14 +84,11 @@ class Client:
         connections: int = CONNECTIONS,
         deadline: float | None = None,
     ):
-        settings = Settings.of(base_url, timeout=timeout, headers=headers, auth=auth, transport=transport)
-        self._pool = Pool(settings)
-        self._retry = Retry(wait)
+        options = {"timeout": timeout, "headers": headers, "auth": auth, "transport": transport}
+        self._door = door_to(base_url, wait=wait, connections=connections, **options)
         self._progress = progress
-        self._connections = connections
         self._deadline = float("inf") if deadline is None else deadline
         self._streams = Streams()
-        self._sleep = _sleep
 
     def gain(self, nonlinearity: str, param: float | None = None, *, source: GainSource | str | None = None) -> float:
         """Return the gain for a nonlinearity: ``torch.nn.init.calculate_gain``, bit for bit.
@@ -205,7 +199,7 @@ class Client:
         ``fields`` of ``Manifest.from_module``; or a dict with the JSON of docs/http.md:
         ``{"shape": [512, 784], "scheme": "kaiming_normal"}``, ``{"tensors": {...}, "preset": "llama"}``.
         """
-        return self._call(calls.plan(spec_of(what, scheme, fields), self._pool.settings.address))
+        return self._call(calls.plan(spec_of(what, scheme, fields), self._door.url))
 
     @overload
     def init_state_dict(
@@ -316,11 +310,11 @@ class Client:
             return self._call(calls.verify(claim))
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({without_credentials(self._pool.settings.base_url)!r})"
+        return f"{type(self).__name__}({self._door.address!r})"
 
     def close(self) -> None:
         """Close the connections of this process."""
-        self._pool.close()
+        self._door.close()
 
     def __enter__(self) -> Self:
         return self
@@ -333,14 +327,22 @@ class Client:
     def _call(self, call: Call[T]) -> T:
         """Make a call and return its result."""
         bar = Progress(call.label, self._progress if call.label else False)
-        with self._pool.http() as http, closing(bar) as progress:
-            transfer = call.transfer(self._retry, progress, self._connections, self._deadline)
-            bring(http, transfer, self._sleep, time.monotonic() + self._deadline)
+        with closing(bar) as progress:
+            unused = self._door.answer(call, progress, self._deadline)
         result = call.result()
-        call.cautions(transfer.unused_rules, self._streams)
+        call.cautions(unused, self._streams)
         return result
 
 
-def _sleep(seconds: float, until: threading.Event) -> None:
-    """Sleep for some seconds, or until an event."""
-    until.wait(seconds)
+def local(device: object = "cpu", threads: int | None = None, *, progress: bool | None = None) -> Client:
+    """Return a client that draws in this process, without a server: the same methods, the same bytes.
+
+    ``device``: where files and arrays are drawn: ``"cpu"``, ``"cuda:1"``, a ``torch.device``. Tensors on a GPU are
+    drawn on their own GPU.
+    ``threads``: the number of threads that draw; by default one for each CPU.
+    ``progress``: as in ``Client``.
+
+    ``Client("local:")``, or ``$WEIGHTWELL_URL`` set to that, is the same: ``local:cuda:1``, ``local:cpu?threads=4``.
+    Raises ValueError for another device, and ``MissingFramework`` if ``weightwell[local]`` is not installed.
+    """
+    return Client(url_of(device, threads), progress=progress)

@@ -1,6 +1,5 @@
 """Settings: the address of the server and the options of httpx, which can be sent to other processes."""
 
-import os
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -37,13 +36,10 @@ class Settings:
     transport: Any
 
     @classmethod
-    def of(
-        cls, base_url: str | None, *, timeout: Any, headers: Mapping[str, str] | None, auth: Any, transport: Any
-    ) -> "Settings":
+    def of(cls, url: str, *, timeout: Any, headers: Mapping[str, str] | None, auth: Any, transport: Any) -> "Settings":
         """Read the arguments of a client; raise TypeError or ValueError for one that cannot be used."""
-        url = base_url or os.environ.get("WEIGHTWELL_URL") or DEFAULT_URL
         if not url.startswith(("http://", "https://")):
-            raise ValueError(f"base_url must begin with http:// or https://, got {url!r}")
+            raise ValueError(f"base_url must begin with http:// or https://, or be local:, got {url!r}")
         all_headers = {"User-Agent": f"weightwell/{installed_version()}", **_HEADERS, **(headers or {})}
         settings = cls(url, timeout, all_headers, auth, transport)
         if settings.travels and not (transport is None or callable(transport)):

@@ -79,5 +79,5 @@ def _refuse_more(fields: Mapping[str, Any], form: str) -> None:
 
 def _is_module(what: object) -> "TypeGuard[nn.Module]":
     """Whether an object is a torch module. This does not import torch."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(what, torch.nn.Module)
+    nn = getattr(sys.modules.get("torch"), "nn", None)  # None while another thread imports torch
+    return nn is not None and isinstance(what, nn.Module)

@@ -1,10 +1,11 @@
-"""Requests to a server: method, path, query and body. No I/O is done here."""
+"""Requests: what a client asks for, and the HTTP message that says it. No I/O is done here."""
 
 import base64
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from urllib.parse import urlencode
 
@@ -15,13 +16,27 @@ MAX_QUERY = 4096
 MAX_MANIFEST = 7936
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Request:
-    """One request: a GET with query parameters, or a POST of the same fields in JSON."""
+    """One request: a path, and the ``document`` with its fields, as JSON has them. ``is_manifest``: of many tensors.
+
+    Over HTTP it is a GET, which caches may answer and whose answer can be resumed and split into ranges; or a POST of
+    the document, if the query of the GET would be too long.
+    """
 
     path: str
-    fields: Mapping[str, Any] = field(default_factory=dict)
-    method: str = "GET"
+    document: Mapping[str, Any]
+    is_manifest: bool = False
+
+    @property
+    def method(self) -> str:
+        """The HTTP method: GET or POST."""
+        return self._sent[0]
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """The fields of the query of a GET, or of the body of a POST."""
+        return self._sent[1]
 
     @property
     def message(self) -> dict[str, Any]:
@@ -29,29 +44,26 @@ class Request:
         body = {"params": self.fields} if self.method == "GET" else {"json": self.fields}
         return {"method": self.method, "url": self.path, **body}
 
+    @cached_property
+    def _sent(self) -> tuple[str, Mapping[str, Any]]:
+        if self.is_manifest:
+            packed = packed_manifest(self.document)
+            return ("GET", {"manifest": packed}) if len(packed) <= MAX_MANIFEST else ("POST", self.document)
+        query = {name: _query_text(value) for name, value in self.document.items()}
+        return ("GET", query) if len(urlencode(query)) <= MAX_QUERY else ("POST", self.document)
+
 
 def asking(path: str, /, **fields: Any) -> Request:
     """Return the request for ``path`` with those of the fields that are not None.
 
-    It is a GET, which caches may answer and whose answer can be resumed, unless its query would be too long.
     Sequences are joined by commas in a query: ``shape=512,784``.
     """
-    given = {name: value for name, value in fields.items() if value is not None}
-    query = {name: _query_text(value) for name, value in given.items()}
-    if len(urlencode(query)) <= MAX_QUERY:
-        return Request(path, query)
-    return Request(path, given, method="POST")
+    return Request(path, {name: value for name, value in fields.items() if value is not None})
 
 
 def asking_for_manifest(path: str, manifest: Mapping[str, Any]) -> Request:
-    """Return the request for the file of a manifest: a GET with the compressed manifest, or a POST if it is too long.
-
-    A GET can be resumed, split into parallel ranges, and cached.
-    """
-    packed = packed_manifest(manifest)
-    if len(packed) <= MAX_MANIFEST:
-        return Request(path, {"manifest": packed})
-    return Request(path, manifest, method="POST")
+    """Return the request for the file of a manifest."""
+    return Request(path, manifest, is_manifest=True)
 
 
 def packed_manifest(manifest: Mapping[str, Any]) -> str:

@@ -341,11 +341,12 @@ def integer_of(field: str, value: object) -> int:
 
 
 def parameter_of(name: str, value: Any) -> Any:
-    """Return a parameter of a scheme as JSON has it: ``values`` of any shape as a list, others as ``plain_of``."""
-    if name != "values" or isinstance(value, str):
-        return plain_of(value)
-    flat = value.reshape(-1).tolist() if hasattr(value, "reshape") else value
-    return [plain_of(each) for each in flat] if isinstance(flat, Sequence) else flat
+    """Return a parameter of a scheme as JSON has it: ``values`` of any shape as a list, others as they are."""
+    if name == "values" and hasattr(value, "reshape"):
+        value = value.reshape(-1).tolist()
+    if isinstance(value, list | tuple):
+        return [plain_of(each) for each in value]
+    return plain_of(value)
 
 
 def plain_of(value: Any) -> Any:

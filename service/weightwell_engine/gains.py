@@ -81,3 +81,12 @@ def measured_gain(name: str, param: float | None = None) -> MeasuredGain:
 def measured_gains() -> MeasuredGains:
     """Return the table of measured gains."""
     return MeasuredGains("quadrature", activation_gains())
+
+
+def gains(
+    name: str | None, param: float | None, source: Literal["torch", "quadrature"]
+) -> RecommendedGain | MeasuredGain | RecommendedGains | MeasuredGains:
+    """Return the gain of one nonlinearity, or the table of all if ``name`` is None; raises as the functions above."""
+    if name is None:
+        return measured_gains() if source == "quadrature" else recommended_gains()
+    return measured_gain(name, param) if source == "quadrature" else recommended_gain(name, param)

@@ -1,34 +1,16 @@
 """Queries: from query strings to specs and to the parameters of ``/gain``."""
 
 from collections.abc import Iterable
-from typing import Annotated, Literal
 from urllib.parse import parse_qsl
 
-from pydantic import Field
-
 from weightwell_engine.exceptions import InvalidSpec, MalformedDocument
-from weightwell_engine.parsing import Model, read_document, read_text_fields, validate
+from weightwell_engine.parsing import GainQuery, read_document, read_gain, read_text_fields
 from weightwell_engine.spec import Spec
 from weightwell_service.links import MAX_LINKED, unpack
 
 # The most fields of a query, which is many more than any scheme has. Each unknown field is compared with all known
 # names, to make a suggestion.
 MAX_FIELDS = 100
-
-
-class GainQuery(Model):
-    """The parameters of ``/gain``."""
-
-    nonlinearity: Annotated[
-        str | None, Field(description="the nonlinearity; without it, the answer is the whole table", examples=["relu"])
-    ] = None
-    param: Annotated[
-        float | None, Field(description="the parameter of the nonlinearity, such as the negative slope of leaky_relu")
-    ] = None
-    source: Annotated[
-        Literal["torch", "quadrature"],
-        Field(description="torch: the value that torch recommends; quadrature: computed for a normal input"),
-    ] = "torch"
 
 
 def split_query(query: bytes) -> list[tuple[str, str]]:
@@ -62,10 +44,7 @@ def _read_linked(fields: dict[str, str], limit: int) -> Spec:
 
 def read_gain_query(items: Iterable[tuple[str, str]]) -> GainQuery:
     """Return the parameters of a query to ``/gain``; raises as ``read_query``."""
-    query = validate(GainQuery, _once(items), strings=True)
-    if query.nonlinearity is None and query.param is not None:
-        raise InvalidSpec("param", got=query.param, expected="given together with its nonlinearity")
-    return query
+    return read_gain(_once(items), strings=True)
 
 
 def _once(items: Iterable[tuple[str, str]]) -> dict[str, str]:

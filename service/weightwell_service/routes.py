@@ -19,10 +19,7 @@ from weightwell_engine.gains import (
     RecommendedGain,
     RecommendedGainIgnoring,
     RecommendedGains,
-    measured_gain,
-    measured_gains,
-    recommended_gain,
-    recommended_gains,
+    gains,
 )
 from weightwell_engine.parsing import read_document
 from weightwell_engine.spec import Spec
@@ -84,10 +81,7 @@ router = APIRouter(route_class=DirectRoute)
 async def gain(request: Request) -> Response:
     """Return the gain of a nonlinearity, or the table of all."""
     query = read_gain_query(split_query(request.scope["query_string"]))
-    if query.nonlinearity is None:
-        return json_answer(measured_gains() if query.source == "quadrature" else recommended_gains())
-    one = measured_gain if query.source == "quadrature" else recommended_gain
-    return json_answer(one(query.nonlinearity, query.param))
+    return json_answer(gains(query.nonlinearity, query.param, query.source))
 
 
 # Files ---------------------------------------------------------------------------------------------------------------

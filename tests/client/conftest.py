@@ -342,14 +342,11 @@ class Client:
     def __init__(self, kind: str, url: str, **options: Any):
         self.naps: list[float] = []
         self._runner = asyncio.Runner()
-        self._client: Any
-        if kind == "sync":
-            self._client = weightwell.Client(url, **options)
-            self._client._sleep = lambda seconds, _: self.naps.append(seconds)
-        else:
-            self._client = weightwell.AsyncClient(url, **options)
-            self._client._sleep = self._nap
-        self._client._retry.clock = lambda: sum(self.naps)
+        self._client: Any = (weightwell.Client if kind == "sync" else weightwell.AsyncClient)(url, **options)
+        if not url.startswith("local:"):
+            door = self._client._door
+            door.sleep = (lambda seconds, _: self.naps.append(seconds)) if kind == "sync" else self._nap
+            door.retry.clock = lambda: sum(self.naps)
 
     async def _nap(self, seconds: float) -> None:
         self.naps.append(seconds)

@@ -18,8 +18,8 @@ RULES = [{"match": "*.bias", "scheme": "zeros"}, TYPO, {"match": "*", "scheme": 
 
 
 @pytest.fixture(params=["sync", "async"])
-def client(request: pytest.FixtureRequest, server: str) -> Iterator[Any]:
-    with Client(request.param, server) as client:
+def client(request: pytest.FixtureRequest, door: str) -> Iterator[Any]:
+    with Client(request.param, door) as client:
         yield client
 
 
@@ -49,15 +49,15 @@ def test_a_rule_that_no_tensor_takes_is_named(client: Any, draw: Callable[[Any, 
         draw(client, RULES)
 
 
-def test_a_warning_is_about_the_line_that_called_a_client(server: str) -> None:
-    with weightwell.Client(server) as client, pytest.warns(UnusedRuleWarning) as caught:
+def test_a_warning_is_about_the_line_that_called_a_client(door: str) -> None:
+    with weightwell.Client(door) as client, pytest.warns(UnusedRuleWarning) as caught:
         client.init_module_(model(), RULES)
     assert [warning.filename for warning in caught] == [__file__]
 
 
-def test_a_warning_is_about_the_line_that_awaited_a_client(server: str) -> None:
+def test_a_warning_is_about_the_line_that_awaited_a_client(door: str) -> None:
     async def fill() -> None:
-        async with weightwell.AsyncClient(server) as client:
+        async with weightwell.AsyncClient(door) as client:
             await client.init_module_(model(), RULES)
 
     with pytest.warns(UnusedRuleWarning) as caught:

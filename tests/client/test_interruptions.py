@@ -90,7 +90,7 @@ def test_a_server_that_is_killed_and_started_again_gives_the_right_file(
 
     monkeypatch.setattr(disk, "write_at", write_and_kill)
     with weightwell.Client(process.url, connections=connections) as client:
-        monkeypatch.setattr(client, "_sleep", start)
+        monkeypatch.setattr(client._door, "sleep", start)
         client.save(tmp_path / "broken", SHAPE, "normal", seed=7)
         monkeypatch.setattr(disk, "write_at", write)
         client.save(tmp_path / "whole", SHAPE, "normal", seed=7)

@@ -31,6 +31,10 @@ Connect = Callable[..., Any]
 GAIN = {"source": "torch", "nonlinearity": "relu", "gain": 1.5}
 
 
+def door_of(client: weightwell.Client | weightwell.AsyncClient) -> Any:
+    return client._door
+
+
 def bits(tensor: Any) -> bytes:
     return bytes(np.asarray(tensor).tobytes())
 
@@ -179,9 +183,9 @@ def test_a_child_of_a_fork_that_python_did_not_make_has_connections_of_its_own(
 
 def test_a_child_does_not_wait_for_locks_of_its_parent(fake: "Server", fork: Callable[[], None]) -> None:
     with weightwell.Client(fake.url) as client:
-        client._pool._lock.acquire()
+        door_of(client).pool._lock.acquire()
         for _ in range(pools.CALLS):
-            client._pool._owned.setdefault(None, client._pool._open()).turns.__enter__()
+            door_of(client).pool._owned.setdefault(None, door_of(client).pool._open()).turns.__enter__()
         fork()
         assert client.gain("relu") == 1.5
 
@@ -248,12 +252,9 @@ def test_settings_travel_and_connections_do_not(fake: "Server") -> None:
                 assert each.gain("relu") == 1.5
             sent = fake.requests[-1].headers
             assert (sent["x-team"], sent["authorization"][:5]) == ("vision", "Basic")
-            assert (each._pool.settings.timeout, each._retry.budget, each._progress, each._connections) == (
-                7,
-                5,
-                False,
-                3,
-            )
+            door = door_of(each)
+            assert (door.pool.settings.timeout, door.retry.budget) == (7, 5)
+            assert (door.connections, each._progress) == (3, False)
         client.gain("relu")
     assert fake.connections == 3
 
@@ -301,7 +302,7 @@ def test_a_client_works_in_one_event_loop_after_another(
     for _ in range(4):
         many(client)
         gc.collect()  # no socket is left to its destructor, which would warn
-    assert len(client._pool._owned) == 1
+    assert len(door_of(client).pool._owned) == 1
 
 
 def test_a_client_works_in_several_event_loops_at_once(

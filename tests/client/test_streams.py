@@ -16,8 +16,8 @@ Act = Callable[[Any], object]
 
 
 @pytest.fixture(params=["sync", "async"])
-def client(request: pytest.FixtureRequest, server: str) -> Iterator[Any]:
-    with Client(request.param, server) as client:
+def client(request: pytest.FixtureRequest, door: str) -> Iterator[Any]:
+    with Client(request.param, door) as client:
         yield client
 
 
@@ -216,8 +216,8 @@ def test_seeds_above_2_to_53_are_distinguished(recwarn: pytest.WarningsRecorder)
     assert not recwarn.list
 
 
-def test_two_clients_know_nothing_of_each_other(server: str, recwarn: pytest.WarningsRecorder) -> None:
+def test_two_clients_know_nothing_of_each_other(door: str, recwarn: pytest.WarningsRecorder) -> None:
     for size in (3, 4):
-        with weightwell.Client(server) as client:
+        with weightwell.Client(door) as client:
             client.init(size, "normal")
     assert not recwarn.list

@@ -34,7 +34,8 @@ def caught_in_a_task(url: str, method: str, *args: Any, **options: Any) -> Excep
 
     async def ask() -> Exception:
         async with weightwell.AsyncClient(url) as client:
-            client._sleep = _at_once
+            door: Any = client._door
+            door.sleep = _at_once
             try:
                 await getattr(client, method)(*args, **options)
             except Exception as error:  # whatever it is
@@ -81,21 +82,22 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("method", "args", "options"), CALLS, ids=lambda value: str(value)[:40])
 def test_a_refusal_ends_in_the_method_that_was_called(
-    server: str, method: str, args: tuple[Any, ...], options: dict[str, Any]
+    door: str, method: str, args: tuple[Any, ...], options: dict[str, Any]
 ) -> None:
-    with Client(server) as client:
+    with Client(door) as client:
         error = caught(getattr(client, method), *args, **options)
     assert len(lines(error)) <= LONGEST, "\n".join(lines(error))
     assert error.__suppress_context__
     assert traceback.extract_tb(error.__traceback__)[0].filename == __file__
-    other = caught_in_a_task(server, method, *args, **options)
+    other = caught_in_a_task(door, method, *args, **options)
     assert len(lines(other)) <= LONGEST, "\n".join(lines(other))
     assert type(other) is type(error)
 
 
 def test_a_refused_connection_ends_in_the_method_and_says_why(nobody: str) -> None:
     with Client(nobody) as client:
-        client._sleep = lambda *_: None
+        door: Any = client._door
+        door.sleep = lambda *_: None
         error = caught(client.init, (3, 4), "ones")
     for each in (error, caught_in_a_task(nobody, "init", (3, 4), "ones")):
         assert isinstance(each, weightwell.ConnectionFailed)
@@ -105,15 +107,15 @@ def test_a_refused_connection_ends_in_the_method_and_says_why(nobody: str) -> No
         assert each.__context__ is not None
 
 
-def test_a_file_that_cannot_be_verified_ends_in_the_method_and_says_why(server: str, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_verified_ends_in_the_method_and_says_why(door: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"\0" * 9)
-    with Client(server) as client:
+    with Client(door) as client:
         error = caught(client.verify, tmp_path / "file")
     assert len(lines(error)) <= LONGEST
     assert "file cannot be verified: " in str(error)
 
 
-def test_an_error_of_the_callers_function_keeps_every_frame(server: str) -> None:
+def test_an_error_of_the_callers_function_keeps_every_frame(door: str) -> None:
     class Table(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -122,7 +124,7 @@ def test_an_error_of_the_callers_function_keeps_every_frame(server: str) -> None
     def broken(_module: torch.nn.Module) -> None:
         raise ValueError("mine")
 
-    with Client(server) as client:
+    with Client(door) as client:
         error = caught(client.init_module_, Table(), device="cpu", reset_buffers=broken)
     assert traceback.extract_tb(error.__traceback__)[-1].name == "broken"
     assert "filling_of" in [frame.name for frame in traceback.extract_tb(error.__traceback__)]

@@ -26,9 +26,9 @@ def test_the_framework_decides_the_type_of_a_tensor(fake: "Server") -> None:
         assert_type(client.init(8, "ones"), Any)
 
 
-def test_the_framework_decides_the_type_of_a_state_dict(server: str) -> None:
+def test_the_framework_decides_the_type_of_a_state_dict(door: str) -> None:
     tensors = {"tensors": {"w": {"shape": [3], "scheme": "ones"}}}
-    with weightwell.Client(server) as client:
+    with weightwell.Client(door) as client:
         state = assert_type(client.init_state_dict(tensors, framework="torch"), dict[str, torch.Tensor])
         arrays = assert_type(client.init_state_dict(tensors, framework="numpy"), dict[str, Array])
         module = assert_type(client.init_module_(torch.nn.Linear(3, 4), "torch"), torch.nn.Linear)

@@ -11,19 +11,25 @@ import torch
 
 import weightwell
 from weightwell import calls, schemes, spec
-from weightwell_engine.parsing import fields, models
+from weightwell_engine.parsing import GainQuery, fields, models
 from weightwell_engine.presets import PRESETS
 from weightwell_engine.quadrature import ACTIVATIONS
 from weightwell_engine.schemes import ALIASES, SCHEMES
 from weightwell_engine.spec import GENERATORS
-from weightwell_service.queries import GainQuery
 
 # Every test draws from the same seed and name.
 pytestmark = pytest.mark.filterwarnings("ignore::weightwell.RepeatedStreamWarning")
 
 
 @pytest.fixture(scope="module")
-def client(server: str) -> Iterator[weightwell.Client]:
+def client(door: str) -> Iterator[weightwell.Client]:
+    with weightwell.Client(door) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def remote(server: str) -> Iterator[weightwell.Client]:
+    """A client of a server, whose files have addresses."""
     with weightwell.Client(server) as client:
         yield client
 
@@ -194,7 +200,6 @@ def test_parts_and_streams_are_drawn_planned_and_verified(client: weightwell.Cli
     copy = client.init((6, 4), "normal", seed=3, name="x", stream="w", dtype="float64", framework="numpy")
     np.testing.assert_array_equal(state["copy"], copy)
     plan = client.plan(COMPOSED)
-    assert plan.url
     assert plan.tensors["w"]["parts"][1]["law"]["kind"] == "orthogonal"
     assert client.plan((6, 4), "normal", stream="w", name="x").tensors["x"]["stream"] == "w"
     path = tmp_path / "composed.safetensors"
@@ -202,11 +207,11 @@ def test_parts_and_streams_are_drawn_planned_and_verified(client: weightwell.Cli
     assert client.verify(path).same
 
 
-def test_a_manifest_of_one_tensor_with_parts_has_a_url(client: weightwell.Client, tmp_path: Any) -> None:
+def test_a_manifest_of_one_tensor_with_parts_has_a_url(remote: weightwell.Client, tmp_path: Any) -> None:
     parts = [{"slice": "0:1", "scheme": "zeros"}]
     manifest = weightwell.Manifest({"w": {"shape": (6, 4), "scheme": "normal", "parts": parts}})
-    url = client.plan(manifest).url
-    client.save(tmp_path / "w", manifest)
+    url = remote.plan(manifest).url
+    remote.save(tmp_path / "w", manifest)
     assert url
     assert httpx.get(url).content == (tmp_path / "w").read_bytes()
 

@@ -8,10 +8,10 @@ from weightwell import literals
 from weightwell.dtypes import DTYPES as CLIENT_DTYPES
 from weightwell.frameworks import VIEWERS
 from weightwell_engine.dtypes import DTYPES
+from weightwell_engine.parsing import GainQuery
 from weightwell_engine.presets import PRESETS
 from weightwell_engine.schemes import ALIASES, SCHEMES
 from weightwell_engine.spec import GENERATORS
-from weightwell_service.queries import GainQuery
 
 
 def choices(parameter: str) -> set[str]:

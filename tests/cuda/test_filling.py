@@ -14,8 +14,8 @@ pytest.importorskip("weightwell_service.app")
 
 
 @pytest.fixture
-def client(server: str) -> Iterator[weightwell.Client]:
-    with weightwell.Client(server) as client:
+def client(door: str) -> Iterator[weightwell.Client]:
+    with weightwell.Client(door) as client:
         yield client
 
 

@@ -9,12 +9,15 @@ over.
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any, BinaryIO, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Generic, Protocol, TypeVar
 
 from weightwell.exceptions import InvalidFile, TransportError, UnexpectedResponse
 from weightwell.memory import Memory, allocate
 from weightwell.safetensors import PREFIX, Header, etag_of, header_length, read_header
 from weightwell.transfers.spans import Span
+
+if TYPE_CHECKING:
+    import torch
 
 BLOCK = 1 << 20  # bytes written to a file at once
 MAX_DOCUMENT = 256 << 20  # bytes of JSON: the plan of 100,000 tensors takes about 60 MB
@@ -41,6 +44,10 @@ class Destination(ABC):
     def buffers(self, start: int, stop: int) -> Iterator[memoryview]:  # noqa: ARG002 - for those that have more than a head
         """Yield the buffers of the bytes ``[start, stop)`` after the head; their lengths add up."""
         return iter(())
+
+    def on_device(self, start: int, stop: int) -> "torch.Tensor | None":  # noqa: ARG002 - for those with data
+        """Return the memory (n, uint8) of a GPU for some bytes of one tensor; None for memory of the host."""
+        return None
 
 
 class DataDestination(Protocol):
@@ -122,6 +129,11 @@ class SafetensorsFile(Destination):
     def buffers(self, start: int, stop: int) -> Iterator[memoryview]:
         """Yield the buffers of a range of the data."""
         return self._data.buffers(start - self._offset, stop - self._offset)
+
+    def on_device(self, start: int, stop: int) -> "torch.Tensor | None":
+        """Return the memory of a GPU for some bytes of one tensor; None for memory of the host."""
+        of_data = getattr(self._data, "on_device", None)
+        return of_data and of_data(start - self._offset, stop - self._offset)
 
 
 class InMemory:

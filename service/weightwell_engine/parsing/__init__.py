@@ -6,6 +6,7 @@ rules       which tensors a rule matches
 scales      tensors, such as norm weights, that a rule for all tensors must not draw at random
 manifest    from models to specs
 reading     from documents to specs
+gain        questions for gains
 """
 
 from weightwell_engine.parsing.fields import (
@@ -18,6 +19,7 @@ from weightwell_engine.parsing.fields import (
     MAX_SIZE,
     MAX_VALUES,
 )
+from weightwell_engine.parsing.gain import GainQuery, read_gain
 from weightwell_engine.parsing.models import (
     ENTRIES,
     PARTS,
@@ -47,10 +49,12 @@ __all__ = [
     "SINGLES",
     "Alias",
     "Entry",
+    "GainQuery",
     "Manifest",
     "Model",
     "read_document",
     "read_fields",
+    "read_gain",
     "read_text_fields",
     "schema_of",
     "validate",

@@ -7,11 +7,10 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from weightwell_engine.parsing import ENTRIES, PARTS, RULES, SINGLES, Alias, Entry, Manifest
+from weightwell_engine.parsing import ENTRIES, PARTS, RULES, SINGLES, Alias, Entry, GainQuery, Manifest
 from weightwell_engine.schemes import ALIASES
 from weightwell_service.links import MAX_URL, pack
 from weightwell_service.problems import Problem
-from weightwell_service.queries import GainQuery
 
 Schema = dict[str, Any]
 

@@ -82,8 +82,8 @@ def file(drawn: bytes, tmp_path: Path) -> File:
 
 
 @pytest.fixture
-def verify(server: str, file: File, connect: Connect) -> Callable[[], weightwell.Verdict]:
-    client = connect(server)
+def verify(door: str, file: File, connect: Connect) -> Callable[[], weightwell.Verdict]:
+    client = connect(door)
     return lambda: client.verify(file.path)
 
 
@@ -103,8 +103,8 @@ def test_the_repr_of_a_verdict_is_one_line(verify: Verify, file: File) -> None:
     assert repr(verify()).endswith(f", {size} bytes, 0 differences, 1 remarks)")
 
 
-def test_a_file_of_one_tensor_is_so(server: str, connect: Connect, tmp_path: Path) -> None:
-    client = connect(server)
+def test_a_file_of_one_tensor_is_so(door: str, connect: Connect, tmp_path: Path) -> None:
+    client = connect(door)
     client.save(tmp_path / "w", (64, 32), "normal", seed=2**64 - 1, std=0.02, slice="8:16,:", name="w")
     assert client.verify(str(tmp_path / "w")).same
 

@@ -113,8 +113,8 @@ def last_of_two() -> Iterator[None]:
 
 
 @pytest.fixture
-def client(server: str) -> Iterator[weightwell.Client]:
-    with weightwell.Client(server) as client:
+def client(door: str) -> Iterator[weightwell.Client]:
+    with weightwell.Client(door) as client:
         yield client
 
 

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is 
 
 
 @pytest.fixture
-def client(server: str) -> Iterator[weightwell.Client]:
-    with weightwell.Client(server) as client:
+def client(door: str) -> Iterator[weightwell.Client]:
+    with weightwell.Client(door) as client:
         yield client
 
 

@@ -128,9 +128,9 @@ def test_a_rank_asks_for_its_slices_of_the_whole(
 
 @BUILDS
 def test_a_rank_is_filled_with_its_slices_of_the_whole(
-    mesh: DeviceMesh, build: Callable[[DeviceMesh], nn.Module], slices: list[str | None], server: str
+    mesh: DeviceMesh, build: Callable[[DeviceMesh], nn.Module], slices: list[str | None], door: str
 ) -> None:
-    with weightwell.Client(server) as client:
+    with weightwell.Client(door) as client:
         whole = client.init_state_dict(Manifest.from_module(network(), seed=1))
         model = client.init_module_(build(mesh), seed=1, device="cpu")
     for (name, parameter), part in zip(model.named_parameters(), slices, strict=True):

@@ -24,8 +24,8 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 @pytest.fixture
-def client(server: str) -> Iterator[weightwell.Client]:
-    with weightwell.Client(server) as client:
+def client(door: str) -> Iterator[weightwell.Client]:
+    with weightwell.Client(door) as client:
         yield client
 
 

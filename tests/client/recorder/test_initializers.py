@@ -95,10 +95,10 @@ def test_the_initializers_of_transformers_run_and_the_model_stays() -> None:
     assert [getattr(module, "_is_hf_initialized", None) for module in model.modules()] == notes
 
 
-def test_buffers_are_what_the_models_code_computes(server: str) -> None:
+def test_buffers_are_what_the_models_code_computes(door: str) -> None:
     """Rotary frequencies are no part of the state dict, and have no values on the meta device."""
     config = small_config("llama")
-    with without_warnings(), weightwell.Client(server) as client:
+    with without_warnings(), weightwell.Client(door) as client:
         expected = dict(model_type(config)(config).named_buffers())
         with torch.device("meta"):
             model = model_type(config)(config)
@@ -155,10 +155,10 @@ LAYERS: list[tuple[type[nn.Module], tuple[Any, ...]]] = [
 
 @pytest.mark.parametrize(("layer", "args"), LAYERS)
 def test_recorded_layers_of_torch_are_drawn_as_the_preset_torch_draws_them(
-    layer: type[nn.Module], args: tuple[Any, ...], server: str
+    layer: type[nn.Module], args: tuple[Any, ...], door: str
 ) -> None:
     recorded, preset = Manifest.of(layer, *args, seed=4), Manifest.from_module(layer(*args), seed=4)
-    with weightwell.Client(server) as client, weightwell.Client(server) as another:
+    with weightwell.Client(door) as client, weightwell.Client(door) as another:
         one, two = client.init_state_dict(recorded), another.init_state_dict(preset)
     assert {*two} >= {*one}
     assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())

@@ -48,9 +48,9 @@ def last_rank() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def client(server: str) -> Iterator[weightwell.Client]:
+def client(door: str) -> Iterator[weightwell.Client]:
     """A client of a server."""
-    with weightwell.Client(server) as client:
+    with weightwell.Client(door) as client:
         yield client
 
 

@@ -1,0 +1,113 @@
+"""The doors to the engine in this process, for both clients."""
+
+import time
+from threading import Lock
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from weightwell.calls import Call
+from weightwell.in_process import answers
+from weightwell.in_process.address import Address
+from weightwell.in_process.drawing import Job, put
+from weightwell.in_process.engines import Engines
+from weightwell.in_process.refusals import refusals
+from weightwell.transfers.progress import Progress
+
+
+class Cancelled(Exception):
+    """The task that waits for a drawing was cancelled."""
+
+
+class Drawing:
+    """One call: it is made in one thread, and may be stopped in another."""
+
+    def __init__(self, call: Call[Any], progress: Progress, engines: Engines, seconds: float):
+        self._call = call
+        self._progress = progress
+        self._engines = engines
+        self._until = time.monotonic() + seconds
+        self._turn = Lock()
+        self._stopped = False
+        self._job: Job | None = None
+
+    def run(self) -> str:
+        """Bring the answer to its destination; return the rules that no tensor uses."""
+        with self._turn, refusals():
+            return self._run()
+
+    def _run(self) -> str:
+        request, destination = self._call.request, self._call.destination
+        if self._stopped:
+            raise Cancelled
+        if request.path != "init":
+            body = answers.document(request, self._engines)
+            put(body, destination, len(body), None)
+            return ""
+        plan = answers.plan(request, self._engines.of())
+        self._progress.start(plan.nbytes)
+        put(plan.header, destination, plan.nbytes, plan.etag)
+        self._job = Job(plan, destination, self._progress, self._engines, self._until)
+        if self._stopped:
+            raise Cancelled
+        self._job.run()
+        return ", ".join(f"rules.{place}" for place in plan.unused)
+
+    def stop(self) -> None:
+        """Let ``run`` end soon."""
+        self._stopped = True
+        if self._job is not None:
+            self._job.stop(Cancelled())
+
+    def wait(self) -> None:
+        """Wait until ``run`` has ended, if it has begun. Nothing is written after this."""
+        with self._turn:
+            pass
+
+
+class _Local:
+    """What both doors have: an address and engines. A copy, in this process or another, has engines of its own."""
+
+    def __init__(self, url: str):
+        self.address = url
+        self.engines = Engines(Address.of(url))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.address,)
+
+    def url(self, path: str | None) -> None:
+        """Return None: files of this process have no address."""
+        del path
+
+
+class LocalDoor(_Local):
+    """Answers the calls of a synchronous client in this process."""
+
+    def answer(self, call: Call[Any], progress: Progress, seconds: float) -> str:
+        """Bring the answer of a call to its destination within some seconds, or raise."""
+        return Drawing(call, progress, self.engines, seconds).run()
+
+    def close(self) -> None:
+        """End the threads that draw."""
+        self.engines.close()
+
+
+class AsyncLocalDoor(_Local):
+    """Answers the calls of an asynchronous client in this process, in threads."""
+
+    async def answer(self, call: Call[Any], progress: Progress, seconds: float) -> str:
+        """Bring the answer of a call to its destination within some seconds, or raise."""
+        drawing = Drawing(call, progress, self.engines, seconds)
+        try:
+            unused = await anyio.to_thread.run_sync(drawing.run, abandon_on_cancel=True)
+        except anyio.get_cancelled_exc_class():
+            drawing.stop()
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(drawing.wait)
+            raise
+        return unused
+
+    async def aclose(self) -> None:
+        """End the threads that draw."""
+        self.engines.close()

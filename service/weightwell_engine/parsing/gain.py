@@ -1,0 +1,32 @@
+"""Questions for gains."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from weightwell_engine.exceptions import InvalidSpec
+from weightwell_engine.parsing.models import Model, validate
+
+
+class GainQuery(Model):
+    """The parameters of ``/gain``."""
+
+    nonlinearity: Annotated[
+        str | None, Field(description="the nonlinearity; without it, the answer is the whole table", examples=["relu"])
+    ] = None
+    param: Annotated[
+        float | None, Field(description="the parameter of the nonlinearity, such as the negative slope of leaky_relu")
+    ] = None
+    source: Annotated[
+        Literal["torch", "quadrature"],
+        Field(description="torch: the value that torch recommends; quadrature: computed for a normal input"),
+    ] = "torch"
+
+
+def read_gain(fields: Mapping[str, object], *, strings: bool = False) -> GainQuery:
+    """Return the question in some fields, which are text if ``strings``; raise ``InvalidSpec`` or ``InvalidSpecs``."""
+    query = validate(GainQuery, fields, strings=strings)
+    if query.nonlinearity is None and query.param is not None:
+        raise InvalidSpec("param", got=query.param, expected="given together with its nonlinearity")
+    return query
