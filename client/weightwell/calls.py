@@ -18,7 +18,7 @@ from weightwell.models.modules import is_layer
 from weightwell.models.plans import Plan
 from weightwell.models.recipes import Rules
 from weightwell.request import Request, asking, asking_for_manifest
-from weightwell.safetensors import Entry, Header
+from weightwell.safetensors import PREFIX, Entry, Header, read_header
 from weightwell.spec import FileSpec, ManifestSpec, TensorSpec
 from weightwell.streams import Streams
 from weightwell.transfers.destinations import DataDestination, Destination, Document, InMemory, SafetensorsFile
@@ -78,22 +78,26 @@ class Drawn(SafetensorsFile):
         spec: FileSpec | None = None,
         module: "nn.Module | None" = None,
     ):
-        headers: list[Header] = []  # without a reference cycle, which would keep the module alive
-
-        def accept_and_keep(header: Header) -> int:
-            headers[:] = [header]
-            return accept(header)
-
-        super().__init__(accept_and_keep, data)
-        self._headers = headers
+        super().__init__(accept, data)
+        self._head = b""
         self._rules = spec.document.get("rules", ()) if isinstance(spec, ManifestSpec) else ()
         self._module = module
+
+    def begin(self, head: bytes, size: int, tag: str | None = None) -> None:
+        """Prepare for the data after a head, and keep the head."""
+        self._head = head
+        super().begin(head, size, tag)
+
+    @property
+    def header(self) -> Header:
+        """The header of the file."""
+        return read_header(self._head[PREFIX:])
 
     def cautions(self, unused: str, streams: Streams) -> None:
         """Warn of rules that match no tensor (the server lists them) and of repeated streams."""
         caution_unused(self._rules, unused)
-        if streams.watching and self._headers:
-            spec = spec_of(self._headers[0].metadata)
+        if streams.watching and self._head:
+            spec = spec_of(self.header.metadata)
             streams.note(spec, self._module, layer=self._module is not None and is_layer(self._module))
 
 
@@ -163,7 +167,7 @@ def verify(claim: Claim) -> Call[Verdict]:
 
     def accept(header: Header) -> int:
         raise_first(ManifestSpec.of(claim.document).mismatches(spec_of(header.metadata)), InvalidFile)
-        return comparison.check(header.entries)
+        return max((entry.stop for entry in header.entries.values()), default=0)
 
     body = SafetensorsFile(accept, comparison)
     request = asking_for_manifest("init", claim.document)
@@ -195,20 +199,14 @@ def presets() -> Call[Any]:
 def init_state_dict(spec: ManifestSpec, framework: str | None, device: object) -> Call[dict[str, Any]]:
     """Return the call for the tensors of a manifest, by name; tied names have one tensor."""
     viewer(framework, spec.dtype, device)  # raises MissingFramework before anything is drawn
-    views: dict[str, Callable[[memoryview], Any]] = {}
-
-    def accept(header: Header) -> int:
-        size = spec.accept(header)
-        views.update({name: _view(entry, framework, device) for name, entry in header.entries.items()})
-        return size
 
     def result() -> dict[str, Any]:
         whole = memoryview(data.memory)
-        tensors = {name: view(whole) for name, view in views.items()}
+        tensors = {name: _view(whole, entry, framework, device) for name, entry in body.header.entries.items()}
         return {name: tensors[spec.aliases.get(name, name)] for name in spec.names}
 
     data = InMemory()
-    body = Drawn(accept, data, spec)
+    body = Drawn(spec.accept, data, spec)
     return Call(spec.request, body, result, spec.label, cautions=body.cautions)
 
 
@@ -265,10 +263,9 @@ def _parameter(answer: Any) -> dict[str, Any]:
     return {"param": values[0] if len(values) == 1 else None}
 
 
-def _view(entry: Entry, framework: str | None, device: object) -> Callable[[memoryview], Any]:
+def _view(whole: memoryview, entry: Entry, framework: str | None, device: object) -> Any:
     """Return a tensor as a view of its file's data."""
-    view = viewer(framework, BY_CODE[entry.dtype], device)
-    return lambda data: view(data[entry.start : entry.stop], entry.shape)
+    return viewer(framework, BY_CODE[entry.dtype], device)(whole[entry.start : entry.stop], entry.shape)
 
 
 def _gain(row: Any) -> float:

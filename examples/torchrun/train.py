@@ -2,7 +2,7 @@
 
     torchrun --nproc-per-node 4 train.py
 
-Weightwell answers at $WEIGHTWELL_URL, or else at http://127.0.0.1:8000.
+No server is needed: each rank draws in its own process.
 """
 
 import hashlib
@@ -56,7 +56,7 @@ def main() -> None:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
 
-    with weightwell.Client() as client:
+    with weightwell.local() as client:
         client.init_module_(model, {nn.Linear: {"weight": "kaiming_normal", "bias": "zeros"}}, seed=42, device="cpu")
     start = digest(model)
 

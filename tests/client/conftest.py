@@ -344,7 +344,7 @@ class Client:
         self._runner = asyncio.Runner()
         self._client: Any = (weightwell.Client if kind == "sync" else weightwell.AsyncClient)(url, **options)
         if not url.startswith("local:"):
-            door = self._client._door
+            door: Any = self._client._door
             door.sleep = (lambda seconds, _: self.naps.append(seconds)) if kind == "sync" else self._nap
             door.retry.clock = lambda: sum(self.naps)
 

@@ -61,7 +61,8 @@ def test_the_python_of_the_page_prints_the_output_shown(
     examples = doctest.DocTestParser().get_doctest(PAGE.replace(ADDRESS, server), {}, "README.md", "README.md", 0)
     report: list[str] = []
     result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(examples, out=report.append, clear_globs=False)
-    examples.globs["client"].close()
+    for client in ("client", "remote"):
+        examples.globs[client].close()
     assert result.attempted > 8
     assert not result.failed, "".join(report)
 

@@ -14,19 +14,19 @@ import weightwell
 SCRIPT = Path(__file__).parents[2] / "examples" / "torchrun" / "train.py"
 
 
-def run(world_size: int, server: str) -> dict[str, str]:
+def run(world_size: int) -> dict[str, str]:
     """What the script prints when that many ranks run it."""
     program = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world_size}"]
-    quiet = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "WEIGHTWELL_URL": server}
+    quiet = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run([*program, SCRIPT], capture_output=True, text=True, env=os.environ | quiet, check=False)
     assert done.returncode == 0, done.stderr
     return dict(line.split() for line in done.stdout.splitlines())
 
 
 @pytest.fixture(scope="module")
-def runs(server: str) -> dict[int, dict[str, str]]:
+def runs() -> dict[int, dict[str, str]]:
     """What is printed by one rank, by two and by four."""
-    return {world_size: run(world_size, server) for world_size in (1, 2, 4)}
+    return {world_size: run(world_size) for world_size in (1, 2, 4)}
 
 
 def test_any_number_of_ranks_starts_with_the_same_parameters(runs: dict[int, dict[str, str]]) -> None:

@@ -117,18 +117,15 @@ class Comparison:
         self._first: dict[str, int] = {}  # the byte of each tensor at which it first differs
         self._remarks: list[str] = []
 
-    def check(self, entries: Mapping[str, Entry]) -> int:
-        """Note the tensors of the server's file; return the size of their data in bytes."""
-        self._entries = sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop))
-        self._starts = [entry.start for _, entry in self._entries]
-        return max((entry.stop for entry in entries.values()), default=0)
-
     def open(self, head: bytes, _size: int, _etag: str | None) -> Sequence[Span]:
         """Compare the head, and forget the differences of an earlier attempt."""
+        header = read_header(head[PREFIX:])
+        self._entries = sorted(header.entries.items(), key=lambda item: (item[1].start, item[1].stop))
+        self._starts = [entry.start for _, entry in self._entries]
         self._first = {}
         self._remarks = [
             *self._length(),
-            *_unlike(self._claim.metadata, read_header(head[PREFIX:]).metadata),
+            *_unlike(self._claim.metadata, header.metadata),
             *self._layout(),
         ]
         if not self._remarks and head != self._claim.head:

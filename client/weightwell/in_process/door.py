@@ -10,9 +10,10 @@ import anyio.to_thread
 from weightwell.calls import Call
 from weightwell.in_process import answers
 from weightwell.in_process.address import Address
-from weightwell.in_process.drawing import Job, put
+from weightwell.in_process.drawing import Job
 from weightwell.in_process.engines import Engines
 from weightwell.in_process.refusals import refusals
+from weightwell.transfers.destinations import Destination, SafetensorsFile
 from weightwell.transfers.progress import Progress
 
 
@@ -41,18 +42,17 @@ class Drawing:
         request, destination = self._call.request, self._call.destination
         if self._stopped:
             raise Cancelled
-        if request.path != "init":
-            body = answers.document(request, self._engines)
-            put(body, destination, len(body), None)
+        if not isinstance(destination, SafetensorsFile):
+            _write(answers.document(request, self._engines), destination)
             return ""
         plan = answers.plan(request, self._engines.of())
         self._progress.start(plan.nbytes)
-        put(plan.header, destination, plan.nbytes, plan.etag)
+        destination.begin(plan.header, plan.data_nbytes)
         self._job = Job(plan, destination, self._progress, self._engines, self._until)
         if self._stopped:
             raise Cancelled
         self._job.run()
-        return ", ".join(f"rules.{place}" for place in plan.unused)
+        return ", ".join([f"rules.{place}" for place in plan.unused])
 
     def stop(self) -> None:
         """Let ``run`` end soon."""
@@ -64,6 +64,13 @@ class Drawing:
         """Wait until ``run`` has ended, if it has begun. Nothing is written after this."""
         with self._turn:
             pass
+
+
+def _write(document: bytes, destination: Destination) -> None:
+    position = 0
+    for buffer in destination.head(len(document), None, None):
+        buffer[:] = document[position : position + len(buffer)]
+        position += len(buffer)
 
 
 class _Local:

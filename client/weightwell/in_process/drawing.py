@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from threading import Lock
-from typing import TYPE_CHECKING
 
 from weightwell.exceptions import TimedOut
 from weightwell.in_process.engines import Engines
@@ -14,30 +13,22 @@ from weightwell_engine.generators import DrawingStopped
 from weightwell_engine.plan import Piece, Plan
 from weightwell_engine.virtual_file import VirtualFile
 
-if TYPE_CHECKING:
-    import torch
-
-# Bytes that a thread draws at once: large enough that Python's work for them takes no time, and small enough that
-# several threads have equal shares, and that Ctrl-C ends a drawing at once.
+# Bytes that a thread draws at once: so many that Python's work for them does not matter, and so few that threads get
+# equal shares and that Ctrl-C stops them soon.
 CHUNK = 1 << 20
 
-# Bytes that are drawn on a GPU at once.
+# Bytes that are drawn at once on a GPU.
 DEVICE_CHUNK = 1 << 26
 
-# Bytes of a file that one thread draws sooner than it wakes others.
-ALONE = 1 << 18
+# Bytes of a file for each thread; for less, waking a thread takes longer than drawing.
+SHARE = 1 << 17
 
-
-def put(head: bytes, destination: Destination, total: int, etag: str | None) -> None:
-    """Write the head of a body of ``total`` bytes."""
-    position = 0
-    for buffer in destination.head(total, etag, None):
-        buffer[:] = head[position : position + len(buffer)]
-        position += len(buffer)
+# Elements of one tensor, and whether they are drawn into the memory of a GPU.
+Task = tuple[Piece, bool]
 
 
 class Job:
-    """Draws the data of one file into a destination that has its head. ``until``: a time of ``time.monotonic``."""
+    """Draws the data of a file into a destination that has its head. ``until``: a time of ``time.monotonic``."""
 
     def __init__(self, plan: Plan, destination: Destination, progress: Progress, engines: Engines, until: float):
         self._plan = plan
@@ -46,22 +37,22 @@ class Job:
         self._engines = engines
         self._until = until
         self._lock = Lock()
-        self._pieces = self._chunks()
+        self._tasks = self._divided()
         self._files: dict[str | None, VirtualFile] = {}
         self._error: BaseException | None = None
 
     def run(self) -> None:
         """Return when everything is drawn, or raise the first error. No thread draws after that."""
         helpers: list[Future[None]] = []
-        if self._destination.parallel and self._plan.data_nbytes > ALONE:
-            count = min(self._engines.helpers, self._plan.data_nbytes // ALONE)
-            helpers = [self._engines.executor().submit(self._work) for _ in range(count)]
         try:
+            if self._destination.parallel:
+                count = min(self._engines.helpers, self._plan.data_nbytes // SHARE - 1)
+                helpers += (self._engines.executor().submit(self._work) for _ in range(count))
             self._work()
-            wait(helpers)
+            _finish(helpers)
         except BaseException as error:  # Ctrl-C
             self.stop(error)
-            wait(helpers)
+            _finish(helpers)
         finally:
             self._close()
         if self._error is not None:
@@ -78,54 +69,53 @@ class Job:
             file.close()
 
     def _work(self) -> None:
-        """Draw one piece after another until there are no more."""
-        done = 0
+        """Take one task after another until there are no more."""
+        done = len(self._plan.header)
         try:
-            while (piece := self._next(done)) is not None:
-                self._draw(piece)
-                done = piece.nbytes
+            while (task := self._next(done)) is not None:
+                self._draw(*task)
+                done = task[0].nbytes
         except DrawingStopped:
             if self._error is None:
                 raise
         except Exception as error:
             self.stop(error)
 
-    def _next(self, done: int) -> Piece | None:
-        """Count some bytes as drawn, and return the next piece, or None."""
+    def _next(self, done: int) -> Task | None:
+        """Count some bytes as drawn, and return the next task, or None."""
         with self._lock:
             self._progress.advance(done)
             if self._error is not None:
                 return None
             if time.monotonic() >= self._until:
                 raise TimedOut("the call took longer than its deadline= allows")
-            return next(self._pieces, None)
+            return next(self._tasks, None)
 
-    def _chunks(self) -> Iterator[Piece]:
-        """Yield the pieces that are drawn at once."""
-        for tensor in self._plan.tensors:
-            size = tensor.dtype.itemsize
-            there = self._on_device(tensor.offset, tensor.offset + min(tensor.nbytes, size))
-            step = (CHUNK if there is None else DEVICE_CHUNK) // size
-            for first in range(0, tensor.size, step):
-                yield Piece(tensor, first, min(first + step, tensor.size))
-
-    def _on_device(self, start: int, stop: int) -> "torch.Tensor | None":
-        """Return the memory of a GPU for some bytes of the data, if they are drawn there."""
-        if self._plan.generator != "philox" or start == stop:
-            return None
+    def _divided(self) -> Iterator[Task]:
+        """Yield the tasks."""
         head = len(self._plan.header)
-        return self._destination.on_device(head + start, head + stop)
+        for tensor in self._plan.tensors:
+            size, offset = tensor.dtype.itemsize, head + tensor.offset
+            is_there = (
+                tensor.size > 0
+                and self._plan.generator == "philox"
+                and self._destination.on_device(offset, offset + size) is not None
+            )
+            step = (DEVICE_CHUNK if is_there else CHUNK) // size
+            for first in range(0, tensor.size, step):
+                yield Piece(tensor, first, min(first + step, tensor.size)), is_there
 
-    def _draw(self, piece: Piece) -> None:
-        size, offset = piece.tensor.dtype.itemsize, piece.tensor.offset
-        start, stop = offset + piece.start * size, offset + piece.stop * size
-        if (there := self._on_device(start, stop)) is not None:
-            self._file(str(there.device)).fill_on_device(piece, there)
+    def _draw(self, piece: Piece, is_there: bool) -> None:
+        size = piece.tensor.dtype.itemsize
+        start = len(self._plan.header) + piece.tensor.offset + piece.start * size
+        stop = start + piece.nbytes
+        if is_there and (memory := self._destination.on_device(start, stop)) is not None:
+            self._file(str(memory.device)).fill_on_device(piece, memory)
             return
-        file, first, head = self._file(None), piece.start, len(self._plan.header)
-        for buffer in self._destination.buffers(head + start, head + stop):
+        file, first = self._file(None), piece.start
+        for buffer in self._destination.buffers(start, stop):
             last = first + len(buffer) // size
-            file.fill(Piece(piece.tensor, first, last), buffer)
+            file.fill(piece if last - first == piece.stop - piece.start else Piece(piece.tensor, first, last), buffer)
             first = last
 
     def _file(self, device: str | None) -> VirtualFile:
@@ -136,3 +126,9 @@ class Job:
                 file = self._files.get(device) or self._engines.of(device).open(self._plan)
                 self._files[device] = file
         return file
+
+
+def _finish(helpers: list[Future[None]]) -> None:
+    """Wait until threads have ended."""
+    if helpers:
+        wait(helpers)

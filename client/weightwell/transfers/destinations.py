@@ -112,14 +112,19 @@ class SafetensorsFile(Destination):
         prefix = yield from collected(PREFIX)
         header = yield from collected(header_length(prefix, total))
         size = self._accept(read_header(header))
-        self._offset = PREFIX + len(header)
-        if self._offset + size != total:
-            raise InvalidFile(
-                f"the file has {self._offset + size} bytes by its header, and {total} by its Content-Length"
-            )
         head = bytes(prefix + header)
+        if len(head) + size != total:
+            raise InvalidFile(f"the file has {len(head) + size} bytes by its header, and {total} by its Content-Length")
         if etag not in {None, own := etag_of(head)}:
             raise InvalidFile(f"the ETag belongs to another file: expected {own}, got {etag}")
+        self.begin(head, size, tag)
+
+    def begin(self, head: bytes, size: int, tag: str | None = None) -> None:
+        """Prepare for ``size`` bytes of data after a head that belongs to the request.
+
+        ``tag`` is the entity tag for range requests, or None if ranges are not possible.
+        """
+        self._offset = len(head)
         self._there = self._data.open(head, size, tag)
 
     def there(self) -> Sequence[Span]:

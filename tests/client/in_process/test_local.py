@@ -281,7 +281,7 @@ def test_asynchronous_calls_run_at_once() -> None:
     async def draw() -> list[Any]:
         async with weightwell.AsyncClient("local:cpu?threads=2") as client:
             tasks = [client.init((50, 60), "normal", seed=seed, framework="numpy") for seed in range(20)]
-            return await asyncio.gather(*tasks)
+            return list(await asyncio.gather(*tasks))
 
     with weightwell.local() as client:
         assert [each.tobytes() for each in asyncio.run(draw())] == [
