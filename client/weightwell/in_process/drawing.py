@@ -44,6 +44,7 @@ class Job:
     def run(self) -> None:
         """Return when everything is drawn, or raise the first error. No thread draws after that."""
         helpers: list[Future[None]] = []
+        self._progress.advance(len(self._plan.header))
         try:
             if self._destination.parallel:
                 count = min(self._engines.helpers, self._plan.data_nbytes // SHARE - 1)
@@ -70,7 +71,7 @@ class Job:
 
     def _work(self) -> None:
         """Take one task after another until there are no more."""
-        done = len(self._plan.header)
+        done = 0
         try:
             while (task := self._next(done)) is not None:
                 self._draw(*task)
