@@ -68,10 +68,10 @@ def manifest_of(build: Callable[[], nn.Module], preset: Any, dtype: str | None =
 
 def compare(name: str, manifest: Manifest, url: str, root: Path) -> tuple[str, ...]:
     """Draw a model in every way and return its row of the table; raise ``RuntimeError`` if any bytes differ."""
-    with connected(url, 1) as one, connected(url, 8) as several:
+    with connected(url, 1) as one, connected(url, 8) as several, weightwell.local(progress=False) as local:
         plan = one.plan(manifest)
         digests = {"curl": _curl_digest(plan.url)}
-        for way, client in (("one connection", one), ("several", several)):
+        for way, client in (("one connection", one), ("several", several), ("in process", local)):
             client.save(root / "model.safetensors", manifest)
             digests[way] = _digest(root / "model.safetensors")
         digests[f"{RANKS} shards"] = digests["curl"] if _shards_are_the_whole(one, manifest) else "other numbers"
@@ -115,9 +115,11 @@ def _equal(whole: Tensor, parts: list[Tensor]) -> bool:
 def measure(layers: int, url: str, root: Path, rounds: int) -> None:
     """Time every way to get a Llama in bfloat16, and print the table."""
     manifest = manifest_of(lambda: llama(layers), "llama", "bfloat16")
-    with connected(url, 8) as client:
+    with connected(url, 8) as client, weightwell.local(progress=False) as local:
         plan = client.plan(manifest)
         contenders: dict[str, Callable[[], float]] = {
+            "in process, into a model on meta": lambda: seconds(lambda: _filled(local, layers)),
+            "in process, into a file": lambda: seconds(lambda: local.save(root / "model.safetensors", manifest)),
             "the client, into a state dict": lambda: seconds(lambda: client.init_state_dict(manifest)),
             "the client, into a model on meta": lambda: seconds(lambda: _filled(client, layers)),
             "one curl, thrown away": lambda: seconds(
