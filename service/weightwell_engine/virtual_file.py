@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from ctypes import addressof, c_ubyte
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from threading import Lock
@@ -121,6 +122,26 @@ class VirtualFile:
         self.read_into(start, memory)
         return memory
 
+    def fill(self, piece: Piece, out: memoryview | bytearray) -> None:
+        """Write the elements of a piece of this file's plan into ``out``, a writable buffer of ``piece.nbytes`` bytes.
+
+        Unlike ``read_into``, this draws no elements of other tensors. Any number of threads may fill at once. Raises as
+        ``read_into``, and ``ValueError`` if ``out`` has another size.
+        """
+        memory = memoryview(out).cast("B")
+        if len(memory) != piece.nbytes:
+            raise ValueError(f"out must have {piece.nbytes} bytes, the size of the piece, got {len(memory)}")
+        if not memory:
+            return
+        if _is_aligned(memory, piece.tensor.dtype.itemsize):
+            self._fill_pieces((piece,), memory)
+            return
+        size = piece.tensor.dtype.itemsize
+        for first, last in _spans(piece.start * size, piece.stop * size):
+            drawn = np.empty(last - first, np.uint8).data
+            self._fill_pieces((replace(piece, start=first // size, stop=last // size),), drawn)
+            memory[first - piece.start * size : last - piece.start * size] = drawn
+
     def close(self) -> None:
         """Stop drawing and release the cached matrices. Reading data afterwards raises ``DrawingStopped``."""
         with self._lock:
@@ -163,7 +184,7 @@ class VirtualFile:
             self._read_copied(start, out[: begin - start])
         if begin < end:
             middle = out[begin - start : end - start]
-            (self._fill if _is_aligned(middle) else self._read_copied)(begin, middle)
+            (self._fill if _is_aligned(middle, _WORD) else self._read_copied)(begin, middle)
         if end < stop:
             self._read_copied(end, out[end - start :])
 
@@ -177,8 +198,11 @@ class VirtualFile:
             out[first - start : last - start] = drawn[first - begin : last - begin]
 
     def _fill(self, start: int, out: memoryview) -> None:
+        self._fill_pieces(tuple(self.plan.pieces(start, start + len(out))), out)
+
+    def _fill_pieces(self, pieces: tuple[Piece, ...], out: memoryview) -> None:
         with _memory_errors():
-            self._drawn().fill(tuple(self.plan.pieces(start, start + len(out))), out)
+            self._drawn().fill(pieces, out)
 
 
 @contextmanager
@@ -197,5 +221,5 @@ def _spans(start: int, stop: int) -> Iterator[tuple[int, int]]:
         start = end
 
 
-def _is_aligned(out: memoryview) -> bool:
-    return addressof(c_ubyte.from_buffer(out)) % _WORD == 0
+def _is_aligned(out: memoryview, itemsize: int) -> bool:
+    return addressof(c_ubyte.from_buffer(out)) % itemsize == 0

@@ -12,6 +12,7 @@ from weightwell_engine.exceptions import Busy, UnsupportedSpec
 from weightwell_engine.generators import DrawingStopped
 from weightwell_engine.generators.devices import Cpu
 from weightwell_engine.parsing import read_document
+from weightwell_engine.plan import Piece
 from weightwell_engine.spec import GENERATORS
 from weightwell_engine.virtual_file import UNIT, VirtualFile
 
@@ -57,6 +58,43 @@ def test_files_of_torch_are_read_in_any_order(one: int, other: int) -> None:
     assert bytes(file.read(start, stop)) == bytes(file.read(0, file.nbytes))[start:stop]
 
 
+@given(data=st.data(), offset=st.integers(0, 15))
+def test_a_piece_drawn_to_any_address_is_its_part_of_the_file(data: st.DataObject, offset: int) -> None:
+    tensor = data.draw(st.sampled_from(FILE.plan.tensors))
+    start, stop = sorted(data.draw(st.tuples(*[st.integers(0, tensor.size)] * 2)))
+    piece = Piece(tensor, start, stop)
+    memory = bytearray(b"x" * (offset + piece.nbytes + 1))
+    FILE.fill(piece, memoryview(memory)[offset : offset + piece.nbytes])
+    begin = len(FILE.plan.header) + tensor.offset + start * tensor.dtype.itemsize
+    assert memory == b"x" * offset + WHOLE[begin : begin + piece.nbytes] + b"x"
+
+
+@pytest.mark.parametrize("generator", GENERATORS)
+def test_a_large_piece_in_memory_that_is_not_aligned_is_the_same(generator: str) -> None:
+    file = planned(shape=[2**20 + 99], scheme="normal", generator=generator)
+    piece = Piece(file.plan.tensors[0], 33, file.plan.tensors[0].size)
+    memory = bytearray(1 + piece.nbytes)
+    file.fill(piece, memoryview(memory)[1:])
+    assert memory[1:] == file.read(file.nbytes - piece.nbytes, file.nbytes)
+
+
+def test_only_the_elements_of_a_piece_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = opened()
+    drawing, drawn = file._drawn(), list[Piece]()
+    monkeypatch.setattr(drawing, "fill", lambda pieces, _: drawn.extend(pieces))
+    piece = Piece(file.plan.tensors[3], 5, 7)
+    file.fill(piece, bytearray(piece.nbytes))
+    assert drawn == [piece]
+
+
+@pytest.mark.parametrize("nbytes", [0, 39, 41])
+def test_memory_of_another_size_than_the_piece_is_refused(nbytes: int) -> None:
+    piece = Piece(FILE.plan.tensors[0], 1, 6)
+    assert piece.nbytes == 40
+    with pytest.raises(ValueError, match=f"out must have 40 bytes, the size of the piece, got {nbytes}"):
+        FILE.fill(piece, bytearray(nbytes))
+
+
 def test_a_read_beyond_the_end_returns_the_number_of_bytes_left() -> None:
     memory = bytearray(b"x" * 100)
     assert FILE.read_into(FILE.nbytes - 10, memory) == 10
@@ -70,6 +108,9 @@ def test_a_closed_file_draws_no_more(generator: str) -> None:
     file.close()
     with pytest.raises(DrawingStopped):
         file.read(0, file.nbytes)
+    piece = Piece(file.plan.tensors[0], 0, 1)
+    with pytest.raises(DrawingStopped):
+        file.fill(piece, bytearray(piece.nbytes))
 
 
 def in_units(file: VirtualFile, start: int, stop: int) -> tuple[int, bytes]:

@@ -20,7 +20,7 @@ class Drawing(Protocol):
     def fill(self, pieces: Sequence[Piece], out: memoryview) -> None:
         """Write the elements of pieces, little-endian, one piece after the other, into ``out``, which they fill.
 
-        ``out`` begins at an address that is a multiple of 8.
+        ``out`` begins at an address that is a multiple of 8, or of the item size if there is one piece.
         """
 
     def close(self) -> None:
