@@ -89,16 +89,6 @@ class VirtualFile:
             self._read_data(start + len(header) - len(self.plan.header), out[len(header) :])
         return len(out)
 
-    def fill(self, piece: Piece, out: memoryview) -> None:
-        """Write the elements of one piece into ``out``, which they fill; raises as ``read_into``."""
-        if _is_aligned(out):
-            with _memory_errors():
-                self._drawn().fill((piece,), out)
-        else:
-            memory = self.generator.allocate(piece.nbytes)
-            self.fill(piece, memory)
-            out[:] = memory
-
     def draw(self, start: int, stop: int) -> Generator[None, None, memoryview]:
         """Draw the bytes ``start ... stop - 1`` unit by unit, and return them in new memory.
 
