@@ -1,7 +1,8 @@
 """Initializers: the methods by which modules set their own parameters, found and run."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -56,7 +57,8 @@ def initialize(model: nn.Module, function: Initialize | None = None) -> None:
 def initialize_by_library(model: nn.Module) -> None:
     """Run the initializers that constructors do not run on the meta device: those of transformers and torchtitan."""
     if (method := method_of_library(model)) is not None:
-        method()
+        with _untied(model):
+            method()
         return
     for child in model.children():
         initialize_by_library(child)
@@ -67,7 +69,8 @@ def _initialize(module: nn.Module, seen: set[int]) -> None:
         return
     seen.add(id(module))
     if (method := method_of_library(module)) is not None:
-        method()
+        with _untied(module):
+            method()
         return
     if (whole := _method(module, arguments=0)) is not None:
         whole()
@@ -80,6 +83,36 @@ def _initialize(module: nn.Module, seen: set[int]) -> None:
             break
     if (each := _method(module, arguments=1)) is not None:
         module.apply(each)
+
+
+@contextmanager
+def _untied(model: nn.Module) -> Iterator[None]:
+    """Give tied parameters memory of their own while the context lasts, but for the one that the others take.
+
+    A library ties parameters after it has initialized them, each on its own. Where they are tied already, the last
+    module would overwrite what the others wrote, such as the padding row of an embedding.
+    """
+    names: dict[int, list[tuple[str, nn.Module, str]]] = {}
+    for path, module in model.named_modules():
+        for leaf, parameter in module._parameters.items():
+            if parameter is not None:
+                names.setdefault(id(parameter), []).append((f"{path}.{leaf}".lstrip("."), module, leaf))
+    taking = getattr(model, "all_tied_weights_keys", None) or {}
+    ties: list[tuple[nn.Module, str, nn.Parameter]] = []
+    for places in names.values():
+        source = next((name for name, *_ in places if name not in taking), places[0][0])
+        for name, module, leaf in places:
+            parameter = module._parameters[leaf]
+            if name != source and parameter is not None:
+                ties.append((module, leaf, parameter))
+    try:
+        for module, leaf, parameter in ties:
+            own = nn.Parameter(torch.empty_like(parameter), requires_grad=parameter.requires_grad)
+            module._parameters[leaf] = own
+        yield
+    finally:
+        for module, leaf, parameter in ties:
+            module._parameters[leaf] = parameter
 
 
 def _method(module: nn.Module, *, arguments: int) -> Callable[..., Any] | None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import nn
 from torch.nn.utils import parametrizations
 
@@ -162,3 +163,17 @@ def test_recorded_layers_of_torch_are_drawn_as_the_preset_torch_draws_them(
         one, two = client.init_state_dict(recorded), another.init_state_dict(preset)
     assert {*two} >= {*one}
     assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+
+
+def test_a_padding_row_stays_zero_if_a_head_is_tied_to_its_embedding() -> None:
+    """The head is initialized before it is tied, so it must not overwrite the row."""
+    config = transformers.BertConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, vocab_size=20, pad_token_id=3
+    )
+    rows = [{"slice": "3:4,0:8", "scheme": "zeros"}]
+    with torch.device("meta"):
+        model = transformers.BertForMaskedLM(config)
+    for manifest in (Manifest.of(transformers.BertForMaskedLM, config), Manifest.from_module(model)):
+        assert manifest.tensors["bert.embeddings.word_embeddings.weight"]["parts"] == rows
+        assert manifest.tensors["cls.predictions.decoder.weight"] == {"alias": "bert.embeddings.word_embeddings.weight"}
+    assert model.cls.predictions.decoder.weight is model.bert.embeddings.word_embeddings.weight
