@@ -20,7 +20,7 @@ from weightwell.connection import DEFAULT_URL, installed_version
 from weightwell.exceptions import AccessDenied, InvalidRequest, NotFound, TooLarge, WeightwellError
 from weightwell.models.manifest import Manifest
 from weightwell.models.recorded import built, table_text
-from weightwell.models.sources import builder_of
+from weightwell.models.sources import builder_of, on_meta, small_files_of
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 REFUSED = (InvalidRequest, TooLarge, NotFound, AccessDenied, ValueError)
@@ -112,6 +112,24 @@ def record(client: Client, options: argparse.Namespace) -> None:
         Path(options.output).write_text(str(manifest), encoding="utf-8")
 
 
+def export(client: Client, options: argparse.Namespace) -> None:
+    """Write a repository for `weightwell-service --repositories`: the manifest of a model, and its small files."""
+    del client  # no server is needed
+    build = builder_of(options.model)
+    if options.preset is None:
+        manifest = Manifest.of(build, dtype=options.dtype)
+    else:
+        manifest = Manifest.from_module(on_meta(build), options.preset, dtype=options.dtype)
+    if not manifest.tensors:
+        raise ValueError(f"{options.model} has no tensor to draw")
+    folder = Path(options.output)
+    for name, content in {**small_files_of(options.model), "manifest.json": str(manifest).encode()}.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    print(f"{folder}: {len(manifest.tensors)} tensors")
+
+
 def verify(client: Client, options: argparse.Namespace) -> int:
     """Generate the tensors of a safetensors file again and compare every byte."""
     verdict = client.verify(options.file)
@@ -184,6 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     _save_arguments(_verb(verbs, save))
     _plan_arguments(_verb(verbs, plan))
     _record_arguments(_verb(verbs, record))
+    _export_arguments(_verb(verbs, export))
     _verify_arguments(_verb(verbs, verify))
     for catalogue in (schemes, presets):
         _verb(verbs, catalogue).add_argument("--json", action="store_true", help="print the server's JSON")
@@ -272,6 +291,15 @@ def _record_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--explain", action="store_true", help="print for each tensor its law, and the line of code that gives it"
     )
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``export``."""
+    source = "folder of a model of transformers, or its config.json; or a function, as package.module:function"
+    parser.add_argument("model", help=source)
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to write: REPOSITORIES/owner/name")
+    parser.add_argument("--preset", help="name of the rules to use instead of the model's own code")
+    parser.add_argument("--dtype", help="element type of floating-point tensors (default: the model's own)")
 
 
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:

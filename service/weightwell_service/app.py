@@ -10,9 +10,10 @@ from fastapi_offline import FastAPIOffline
 
 from weightwell_engine.engine import Engine
 from weightwell_engine.generators.factory import find_device
-from weightwell_service import __version__, openapi, problems
+from weightwell_service import __version__, hub, openapi, problems
 from weightwell_service.budget import MemoryBudget
 from weightwell_service.file_response import DrawingResources
+from weightwell_service.repositories.library import library
 from weightwell_service.routes import methods, router
 from weightwell_service.service import Service
 from weightwell_service.settings import Settings
@@ -31,7 +32,8 @@ def make_engine(settings: Settings) -> Engine:
 def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
     """Build the service for a deployment, with its own engine or a given one.
 
-    Raises ``DeviceUnavailable`` if the configured device is not there.
+    Raises ``DeviceUnavailable`` if the configured device is not there, and ``InvalidRepository`` for a repository that
+    cannot be used.
     """
     engine = engine or make_engine(settings)
     for_bodies = max(settings.max_total_request_bytes, settings.max_request_bytes)
@@ -67,9 +69,11 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
         lifespan=lifespan,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
-    app.state.service = Service(settings, engine, resources)
+    repositories = library(settings.repositories, settings.max_shard_bytes)
+    app.state.service = Service(settings, engine, resources, repositories=repositories)
     app.state.methods = methods()
     app.router.routes[:0] = router.routes
+    app.router.routes.extend(hub.ROUTES)
     problems.install(app)
     app.openapi = openapi.document(app)  # type: ignore[method-assign]
     return app

@@ -112,14 +112,20 @@ class DrawingResources:
             self.responses -= 1
 
 
-def respond(method: str, request: Headers, file: VirtualFile, resources: DrawingResources) -> Response:
-    """Answer a request for a file, given its method and headers.
+def respond(
+    method: str,
+    request: Headers,
+    file: VirtualFile,
+    resources: DrawingResources,
+    more: Mapping[str, str] | None = None,
+) -> Response:
+    """Answer a request for a file, given its method and headers; ``more`` are lower-case headers of the answer.
 
     Preconditions are evaluated in the order of RFC 9110, section 13.2.2. Only GET has ranges. Nothing is drawn for
     HEAD, 304, 412 and 416. Raises ``PreconditionFailed``, ``RangeNotSatisfiable`` and ``TooLarge``.
     """
     resources.budget.check(file.footprint)
-    headers = _headers(file)
+    headers = _headers(file) | dict(more or {})
     if "if-match" in request and not etag_in(_listed(request, "if-match"), file.etag, weak=False):
         raise PreconditionFailed(file.etag)
     if method != "POST" and etag_in(_listed(request, "if-none-match"), file.etag, weak=True):

@@ -2,7 +2,7 @@
 
 import gc
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -20,6 +20,7 @@ from weightwell_service.file_response import DrawingResources
 from weightwell_service.parse_queues import Lanes
 from weightwell_service.plan_cache import PlanCache, plan_nbytes
 from weightwell_service.queries import read_query
+from weightwell_service.repositories.repository import Repository
 from weightwell_service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class Service:
     lanes: Lanes = field(default_factory=Lanes)
     health: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="health"))
     recent: PlanCache = field(default_factory=PlanCache)
+    repositories: Mapping[str, Repository] = field(default_factory=dict)
     started: bool = False
     failure: str | None = None
 
@@ -68,15 +70,21 @@ class Service:
         """Return the file of a spec; raise the errors of ``Engine.plan``, or ``TooLarge``."""
         return self.engine.open(self._plan(spec))
 
-    def open_recent(self, query: bytes) -> VirtualFile | None:
-        """Return the file of a query if its plan is cached, or None."""
-        plan = self.recent.get(query)
+    def open_recent(self, key: bytes) -> VirtualFile | None:
+        """Return the file of a query, or of another key, if its plan is cached, or None."""
+        plan = self.recent.get(key)
         return None if plan is None else self.engine.open(plan)
 
     def open_query(self, query: bytes, items: list[tuple[str, str]]) -> VirtualFile:
         """Return the file of a query, and cache its plan; ``items`` are its fields, in order. Raises as ``open``."""
-        plan = self._plan(read_query(items, max_manifest=self.settings.max_request_bytes))
-        self.recent.put(query, plan)
+        return self.open_spec(query, lambda: read_query(items, max_manifest=self.settings.max_request_bytes))
+
+    def open_spec(self, key: bytes, read: Callable[[], Spec]) -> VirtualFile:
+        """Return the file of a spec, and cache its plan under a key. Raises the errors of ``read``, and as ``open``."""
+        plan = self.recent.get(key)
+        if plan is None:
+            plan = self._plan(read())
+            self.recent.put(key, plan)
         return self.engine.open(plan)
 
     def describe(self, spec: Spec) -> PlanAnswer:

@@ -1,6 +1,7 @@
 """Settings of a deployment, from flags and from ``WEIGHTWELL_*`` environment variables."""
 
 import os
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -67,5 +68,16 @@ class Settings(BaseSettings):
     )
     shutdown_timeout: PositiveInt = Field(
         default=30, description="seconds that running responses have to end at shutdown"
+    )
+    repositories: Path | None = Field(
+        default=None, description="folder of owner/name folders, each a model for the clients of the Hub (docs/hub.md)"
+    )
+    max_shard_bytes: PositiveInt = Field(
+        default=5 * 10**9, description="largest weight file of a repository, in bytes; larger models have several"
+    )
+    data_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s/?#]+(/[^\s?#]*[^\s/?#])?$",
+        description="address to which the weights of repositories are redirected, such as http://10.0.0.7:8000",
     )
     access_log: bool = Field(default=True, description="whether the log has a line for each request")

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
+# The ends of the names of weight files.
+_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".npz"}
+
 _FORMS = "the path of a config.json of transformers or of its folder, or a function as package.module:function"
 
 
@@ -30,6 +33,37 @@ def builder_of(source: str) -> "Callable[[], nn.Module]":
     if not colon:
         raise ValueError(f"expected {_FORMS}; there is no file {source!r}")
     return _imported(module, name)
+
+
+def on_meta(build: "Callable[[], nn.Module]") -> "nn.Module":
+    """Return a model on the meta device, where its tensors have no memory."""
+    import torch
+
+    with torch.device("meta"):
+        return build()
+
+
+def small_files_of(source: str) -> dict[str, bytes]:
+    """Return the small files of a model by name: its ``config.json``, and what else is in its folder but weights.
+
+    A function has none.
+    """
+    path = Path(source)
+    if path.is_file():
+        return {"config.json": path.read_bytes()}
+    if not path.is_dir():
+        return {}
+    return {
+        each.relative_to(path).as_posix(): each.read_bytes()
+        for each in sorted(path.rglob("*"))
+        if each.is_file() and not _is_left_out(each.relative_to(path))
+    }
+
+
+def _is_left_out(path: Path) -> bool:
+    """Whether a file of a model is not one of its small files: weights, their indices, and hidden files."""
+    hidden = any(part.startswith(".") for part in path.parts)
+    return hidden or path.suffix in _WEIGHTS or path.name.endswith(".index.json") or path.name == "manifest.json"
 
 
 def _imported(module: str, name: str) -> "Callable[[], nn.Module]":

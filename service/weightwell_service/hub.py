@@ -1,0 +1,269 @@
+"""The door of the Hugging Face Hub: repositories as the Hub's clients read them, with weights that are drawn.
+
+The routes and header fields are those that huggingface_hub, transformers and huggingface.js use; docs/hub.md has them.
+A client first asks which commit a revision is, and then reads files of that commit.
+"""
+
+import json
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any
+from urllib.parse import parse_qs, quote
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from weightwell_engine.virtual_file import VirtualFile
+from weightwell_service.file_response import IMMUTABLE, REVALIDATE, respond
+from weightwell_service.links import address
+from weightwell_service.repositories.repository import CONFIG, Repository, Weights
+from weightwell_service.repositories.revision import FORMS, Revision
+from weightwell_service.service import Service, service_of
+from weightwell_service.small_file import etag_of, respond_small
+
+# Approximate bytes of a tensor in a manifest, for the queue in which a manifest is parsed.
+_ENTRY = 100
+
+# The most bytes of the body of ``paths-info``, and of paths in it.
+_MOST_BODY = 2**20
+
+_READ_ONLY = "this hub is read-only, and has models only: their weights are drawn when they are read"
+
+Answer = Callable[[Request, "Place"], Awaitable[Response]]
+
+
+class Refused(Exception):
+    """A request that is not answered. ``code`` is the Hub's name for what is not there, None for anything else."""
+
+    def __init__(self, code: str | None, message: str):
+        super().__init__(message)
+        self.code = code
+
+
+class Place:
+    """A repository at a revision, as a request names them."""
+
+    def __init__(self, service: Service, repository: Repository, revision: Revision, *, is_commit: bool):
+        self.service = service
+        self.repository = repository
+        self.revision = revision
+        self.commit = repository.commit(revision)
+        self.checkpoint = repository.checkpoint(revision)
+        # A commit never changes; a name of a revision does, if the operator changes the repository.
+        self.headers = {"x-repo-commit": self.commit, "cache-control": IMMUTABLE if is_commit else REVALIDATE}
+
+    @classmethod
+    def of(cls, request: Request) -> "Place":
+        """Read the path of a request; raise ``Refused``."""
+        service, parameters = service_of(request), request.path_params
+        name = f"{parameters['owner']}/{parameters['name']}"
+        repository = service.repositories.get(name)
+        if repository is None:
+            known = ", ".join(sorted(service.repositories)[:10])
+            raise Refused("RepoNotFound", f"there is no repository {name[:200]!r}; this server has {known}")
+        wanted = parameters.get("revision", "main")
+        revision = repository.revision(wanted)
+        if revision is None:
+            raise Refused("RevisionNotFound", f"there is no revision {wanted[:200]!r} of {name}; expected {FORMS}")
+        return cls(service, repository, revision, is_commit=wanted == repository.commit(revision))
+
+    async def weights(self, request: Request, weights: Weights) -> VirtualFile:
+        """Return a weight file. Its plan is kept, so that many ranges of it are planned once."""
+        key = f"{self.repository.name}/{self.commit}/{weights.name}".encode()
+        if (file := self.service.open_recent(key)) is not None:
+            return file
+        return await self.service.lanes.of(_ENTRY * len(weights.tensors)).run(
+            lambda: self.service.open_spec(key, lambda: self.repository.spec(weights, self.revision)),
+            request.is_disconnected,
+        )
+
+    async def entries(self, request: Request) -> dict[str, dict[str, Any]]:
+        """Return what the Hub says of each file, by path."""
+        found = {}
+        for name, content in self.checkpoint.small.items():
+            found[name] = _entry(name, len(content), etag_of(content))
+        for name, weights in self.checkpoint.weights.items():
+            file = await self.weights(request, weights)
+            found[name] = _entry(name, file.nbytes, file.etag)
+        return dict(sorted(found.items()))
+
+
+def _entry(path: str, size: int, etag: str) -> dict[str, Any]:
+    # No ``lfs``: it would need the SHA-256 of numbers that have not been drawn.
+    return {"type": "file", "path": path, "size": size, "oid": etag.strip('"')}
+
+
+def _answering(answer: Answer) -> Callable[[Request], Awaitable[Response]]:
+    """Return an endpoint that answers as the Hub does if something is not there."""
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            return await answer(request, Place.of(request))
+        except Refused as error:
+            return _error(404 if error.code else 400, error.code, str(error))
+
+    return endpoint
+
+
+def _error(status: int, code: str | None, message: str) -> Response:
+    """Return an error in the form that the Hub's clients read."""
+    shown = message.encode("ascii", "backslashreplace").decode()
+    headers = {"x-error-message": shown, "cache-control": "no-store", **({"x-error-code": code} if code else {})}
+    return JSONResponse({"error": message}, status, headers)
+
+
+# Models --------------------------------------------------------------------------------------------------------------
+
+
+async def models(request: Request) -> Response:
+    """List the repositories, of an author or with a text in their names."""
+    query = request.query_params
+    author, text = query.get("author"), (query.get("search") or "").lower()
+    found = [
+        _model(repository)
+        for name, repository in sorted(service_of(request).repositories.items())
+        if (author is None or name.startswith(f"{author}/")) and text in name.lower()
+    ]
+    limit = query.get("limit", "")
+    return JSONResponse(found[: int(limit)] if limit.isdecimal() and len(limit) < 10 else found)
+
+
+async def model(request: Request, place: Place) -> Response:
+    """Describe a repository at a revision: its commit and its files."""
+    siblings: list[dict[str, Any]] = []
+    for path, entry in (await place.entries(request)).items():
+        siblings.append({"rfilename": path, "size": entry["size"], "blobId": entry["oid"]})
+    described = {**_model(place.repository), "sha": place.commit, "siblings": siblings}
+    return JSONResponse(described, headers=place.headers)
+
+
+def _model(repository: Repository) -> dict[str, Any]:
+    config = json.loads(repository.files.get(CONFIG, b"{}"))
+    kind = config.get("model_type")
+    return {
+        "_id": repository.digest,
+        "id": repository.name,
+        "modelId": repository.name,
+        "author": repository.name.partition("/")[0],
+        "sha": repository.commit(Revision()),
+        "private": False,
+        "gated": False,
+        "disabled": False,
+        "downloads": 0,
+        "likes": 0,
+        "library_name": "transformers" if kind else "weightwell",
+        "tags": ["safetensors", *(["transformers", kind] if kind else [])],
+        "config": {key: config[key] for key in ("architectures", "model_type") if key in config},
+    }
+
+
+async def refs(_: Request, place: Place) -> Response:
+    """List the branches: main. Every seed is a revision too, but they are too many to list."""
+    branch = {"name": "main", "ref": "refs/heads/main", "targetCommit": place.repository.commit(Revision())}
+    return JSONResponse({"branches": [branch], "converts": [], "tags": []})
+
+
+async def tree(request: Request, place: Place) -> Response:
+    """List the files in a folder of a repository."""
+    folder = request.path_params.get("path", "").strip("/")
+    recursive = request.query_params.get("recursive", "").lower() in {"true", "1"}
+    entries = await place.entries(request)
+    inside = {path: each for path, each in entries.items() if not folder or path.startswith(f"{folder}/")}
+    if folder and not inside:
+        raise Refused("EntryNotFound", f"there is no folder {folder[:200]!r} in {place.repository.name}")
+    listed = list(inside.values()) if recursive else list(_top(folder, inside))
+    return JSONResponse(listed, headers=place.headers)
+
+
+def _top(folder: str, entries: Mapping[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the files directly in a folder, and its folders."""
+    seen = set()
+    start = len(folder) + 1 if folder else 0
+    for path, entry in entries.items():
+        name, slash, _ = path[start:].partition("/")
+        if not slash:
+            yield entry
+        elif name not in seen:
+            seen.add(name)
+            place = path[: start + len(name)]
+            yield {"type": "directory", "path": place, "size": 0, "oid": etag_of(place.encode()).strip('"')}
+
+
+async def paths_info(request: Request, place: Place) -> Response:
+    """Describe some files. The body is JSON, or a form, with ``paths``."""
+    paths = await _paths(request)  # first: who waits for a plan looks for a departure, and reads the body meanwhile
+    entries = await place.entries(request)
+    folders = {path[:at] for path in entries for at, sign in enumerate(path) if sign == "/"}
+    found = []
+    for path in paths:
+        if path in entries:
+            found.append(entries[path])
+        elif path in folders:
+            found.append({"type": "directory", "path": path, "size": 0, "oid": etag_of(path.encode()).strip('"')})
+    return JSONResponse(found, headers=place.headers)
+
+
+async def _paths(request: Request) -> list[str]:
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > _MOST_BODY:
+            raise Refused(None, f"the body has more than {_MOST_BODY} bytes: ask for fewer paths")
+    try:
+        if "form" in request.headers.get("content-type", ""):
+            return parse_qs(body.decode()).get("paths", [])
+        paths = json.loads(body)["paths"]
+        return [path for path in paths if isinstance(path, str)] if isinstance(paths, list) else [str(paths)]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Refused(None, "the body must be a JSON object or a form with paths") from error
+
+
+# Files ---------------------------------------------------------------------------------------------------------------
+
+
+async def resolve(request: Request, place: Place) -> Response:
+    """Send a file, or redirect to it at another address."""
+    path = request.path_params["path"]
+    content = place.checkpoint.small.get(path)
+    if content is not None:
+        return respond_small(request.method, request.headers, content, path, place.headers)
+    weights = place.checkpoint.weights.get(path)
+    if weights is None:
+        where = f"{place.repository.name} at {place.revision.name}"
+        raise Refused("EntryNotFound", f"there is no file {path[:200]!r} in {where}")
+    file = await place.weights(request, weights)
+    elsewhere = place.service.settings.data_url
+    if elsewhere is not None:
+        url, _ = address(place.repository.spec(weights, place.revision))
+        if url is not None:
+            linked = {"x-linked-size": str(file.nbytes), "x-linked-etag": file.etag}
+            return Response(status_code=302, headers={**place.headers, **linked, "location": elsewhere + url})
+    name = quote(path.rpartition("/")[2])
+    more = {**place.headers, "content-disposition": f'attachment; filename="{name}"'}
+    return respond(request.method, request.headers, file, place.service.resources, more)
+
+
+async def refuse(request: Request) -> Response:
+    """Refuse everything else that the Hub has, in its form."""
+    if request.method in {"GET", "HEAD"}:
+        return _error(404, "RepoNotFound", f"there is no {request.url.path[:200]!r} here: {_READ_ONLY}")
+    return _error(403, None, f"{request.method} is refused: {_READ_ONLY}")
+
+
+_REPOSITORY = "/{owner}/{name}"
+_API = f"/api/models{_REPOSITORY}"
+_FILE = "{revision}/{path:path}"
+
+ROUTES = [
+    Route("/api/models", models, methods=["GET"]),
+    Route(_API, _answering(model), methods=["GET"]),
+    Route(f"{_API}/revision/{{revision}}", _answering(model), methods=["GET"]),
+    Route(f"{_API}/refs", _answering(refs), methods=["GET"]),
+    Route(f"{_API}/tree/{{revision}}", _answering(tree), methods=["GET"]),
+    Route(f"{_API}/tree/{_FILE}", _answering(tree), methods=["GET"]),
+    Route(f"{_API}/paths-info/{{revision}}", _answering(paths_info), methods=["POST"]),
+    Route(f"{_REPOSITORY}/resolve/{_FILE}", _answering(resolve), methods=["GET"]),
+    Route(f"{_REPOSITORY}/raw/{_FILE}", _answering(resolve), methods=["GET"]),
+    Route(f"/api/resolve-cache/models{_REPOSITORY}/{_FILE}", _answering(resolve), methods=["GET"]),
+    Route("/api/{path:path}", refuse, methods=["GET", "POST", "PUT", "DELETE", "PATCH"]),
+]
