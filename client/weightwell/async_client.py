@@ -19,7 +19,7 @@ from weightwell.files.comparison import Claim, Verdict
 from weightwell.files.output import Target, opened
 from weightwell.forms import Described, manifest_of, spec_of
 from weightwell.http_door import in_thread
-from weightwell.literals import FileFields, FrameworkName, GainSource, SchemeName, TensorFields
+from weightwell.literals import FileFields, FrameworkName, GainSource, InPlaceFields, SchemeName, TensorFields
 from weightwell.models.filling import Reset
 from weightwell.models.manifest import Manifest
 from weightwell.models.plans import Plan
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 M = TypeVar("M", bound="nn.Module")
+A = TypeVar("A", bound="torch.Tensor | np.ndarray[Any, Any]")
 C = TypeVar("C", bound="Closable")
 
 
@@ -116,6 +117,11 @@ class AsyncClient:
 
     @overload
     async def init(
+        self, shape: ShapeLike, scheme: SchemeName | str, *, out: A, **fields: Unpack[TensorFields]
+    ) -> A: ...
+
+    @overload
+    async def init(
         self,
         shape: ShapeLike,
         scheme: SchemeName | str,
@@ -132,10 +138,15 @@ class AsyncClient:
         *,
         framework: FrameworkName | None = None,
         device: object = None,
+        out: Any = None,
         **fields: Any,
     ) -> Any:
         """Draw a tensor and return it; ``Client.init`` describes the ``fields``."""
-        return await self._call(calls.init(TensorSpec.of(shape, scheme, **fields), framework, device))
+        return await self._call(calls.init(TensorSpec.of(shape, scheme, **fields), framework, device, out))
+
+    async def init_(self, tensor: A, scheme: SchemeName | str, **fields: Unpack[InPlaceFields]) -> A:
+        """Fill a tensor in place, and return it; see ``Client.init_``."""
+        return await self._call(calls.init_in_place(tensor, scheme, fields))
 
     async def plan(
         self, what: ShapeLike | Described, scheme: SchemeName | str | None = None, **fields: Unpack[FileFields]

@@ -11,14 +11,16 @@ from weightwell.dtypes import BY_CODE
 from weightwell.exceptions import InvalidFile, UnexpectedResponse
 from weightwell.files.comparison import Claim, Comparison, Verdict
 from weightwell.files.output import Output
-from weightwell.frameworks import viewer
+from weightwell.frameworks import on_host, viewer
+from weightwell.memory import Memory
 from weightwell.models.filling import Reset, filling_of
 from weightwell.models.manifest import Manifest
 from weightwell.models.modules import is_layer
 from weightwell.models.plans import Plan
 from weightwell.models.recipes import Rules
+from weightwell.models.tensors import InTensors, destination_of
 from weightwell.request import Request, asking, asking_for_manifest
-from weightwell.safetensors import PREFIX, Entry, Header, read_header
+from weightwell.safetensors import PREFIX, Header, read_header
 from weightwell.spec import FileSpec, ManifestSpec, TensorSpec
 from weightwell.streams import Streams
 from weightwell.transfers.destinations import DataDestination, Destination, Document, InMemory, SafetensorsFile
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 ACTIVATIONS = {"identity": "linear", "swish": "silu"}
 
 DEFAULT_SOURCE = "torch"  # of gains
+
+# Arguments of ``init`` that ``init_`` takes from the tensor.
+OF_TENSOR = ("shape", "dtype", "slice", "framework", "device", "out")
 
 T = TypeVar("T")
 M = TypeVar("M", bound="nn.Module")
@@ -135,12 +140,46 @@ def schemes() -> Call[Any]:
     return _document("schemes", read)
 
 
-def init(spec: TensorSpec, framework: str | None, device: object) -> Call[Any]:
-    """Return the call for a tensor."""
-    data = InMemory()
+def init(spec: TensorSpec, framework: str | None, device: object, out: object = None) -> Call[Any]:
+    """Return the call for a tensor: a new one, or ``out``, which is filled in place."""
+    if out is not None:
+        return _init_out(spec, framework, device, out)
     view = viewer(framework, spec.dtype, device)
+    if on_host(device):
+        memory = InMemory()
+        return _drawn(spec, memory, lambda: view(memory.memory, spec.extent))
+    data = InTensors(device)
+    return _drawn(spec, data, lambda: next(iter(data.tensors.values())))
+
+
+def _init_out(spec: TensorSpec, framework: str | None, device: object, out: object) -> Call[Any]:
+    """Return the call that draws a tensor into ``out``; raise ValueError if it has another shape or dtype."""
+    if framework is not None or device is not None:
+        raise ValueError("out= has a framework and a device: leave out framework= and device=")
+    data = destination_of(out)
+    if data.bounds is not None and spec.bounds is None and data.shape == spec.shape:
+        spec = replace(spec, bounds=data.bounds)  # the shard of a DTensor
+    if (data.extent, data.dtype) != (spec.extent, spec.dtype):
+        raise ValueError(
+            f"out has shape {list(data.extent)} and dtype {data.dtype.name}, and the arguments ask for "
+            f"{list(spec.extent)} and {spec.dtype.name}: use init_(tensor, ...), which takes both from the tensor"
+        )
+    return _drawn(spec, data, data.commit)
+
+
+def init_in_place(tensor: T, scheme: str, fields: Mapping[str, Any]) -> Call[T]:
+    """Return the call that fills a tensor; ``fields`` are those of ``Client.init_``."""
+    if own := [field for field in OF_TENSOR if field in fields]:
+        raise TypeError(f"init_ takes {own[0]} from the tensor, got {own[0]}={fields[own[0]]!r:.80}: leave it out")
+    data = destination_of(tensor)
+    spec = TensorSpec.of(data.shape, scheme, dtype=data.dtype.name, **fields)
+    return _drawn(replace(spec, bounds=data.bounds), data, data.commit)
+
+
+def _drawn(spec: TensorSpec, data: DataDestination, result: Callable[[], T]) -> Call[T]:
+    """Return the call for one tensor."""
     body = Drawn(spec.accept, data)
-    return Call(spec.request, body, lambda: view(data.memory, spec.extent), spec.label, cautions=body.cautions)
+    return Call(spec.request, body, result, spec.label, cautions=body.cautions)
 
 
 def save(spec: FileSpec, data: DataDestination) -> Call[None]:
@@ -199,14 +238,21 @@ def presets() -> Call[Any]:
 def init_state_dict(spec: ManifestSpec, framework: str | None, device: object) -> Call[dict[str, Any]]:
     """Return the call for the tensors of a manifest, by name; tied names have one tensor."""
     viewer(framework, spec.dtype, device)  # raises MissingFramework before anything is drawn
+    if on_host(device):
+        memory = InMemory()
+        body = Drawn(spec.accept, memory, spec)
+        return _state_dict(spec, body, lambda: _views(body.header, memory.memory, framework, device))
+    data = InTensors(device)
+    return _state_dict(spec, Drawn(spec.accept, data, spec), lambda: data.tensors)
+
+
+def _state_dict(spec: ManifestSpec, body: Drawn, tensors: Callable[[], dict[str, Any]]) -> Call[dict[str, Any]]:
+    """Return the call for the tensors of a manifest, which ``tensors`` returns without their aliases."""
 
     def result() -> dict[str, Any]:
-        whole = memoryview(data.memory)
-        tensors = {name: _view(whole, entry, framework, device) for name, entry in body.header.entries.items()}
-        return {name: tensors[spec.aliases.get(name, name)] for name in spec.names}
+        stored = tensors()
+        return {name: stored[spec.aliases.get(name, name)] for name in spec.names}
 
-    data = InMemory()
-    body = Drawn(spec.accept, data, spec)
     return Call(spec.request, body, result, spec.label, cautions=body.cautions)
 
 
@@ -263,9 +309,13 @@ def _parameter(answer: Any) -> dict[str, Any]:
     return {"param": values[0] if len(values) == 1 else None}
 
 
-def _view(whole: memoryview, entry: Entry, framework: str | None, device: object) -> Any:
-    """Return a tensor as a view of its file's data."""
-    return viewer(framework, BY_CODE[entry.dtype], device)(whole[entry.start : entry.stop], entry.shape)
+def _views(header: Header, memory: Memory, framework: str | None, device: object) -> dict[str, Any]:
+    """Return the tensors of a file, by name, as views of its data."""
+    whole = memoryview(memory)
+    return {
+        name: viewer(framework, BY_CODE[entry.dtype], device)(whole[entry.start : entry.stop], entry.shape)
+        for name, entry in header.entries.items()
+    }
 
 
 def _gain(row: Any) -> float:

@@ -23,6 +23,7 @@ from weightwell.literals import (
     FrameworkName,
     GainSource,
     GeneratorName,
+    Parameters,
     SchemeName,
     SeedLike,
     TensorFields,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 M = TypeVar("M", bound="nn.Module")
+A = TypeVar("A", bound="torch.Tensor | np.ndarray[Any, Any]")
 
 
 @short_tracebacks
@@ -133,6 +135,9 @@ class Client:
     ) -> "np.ndarray[Any, np.dtype[Any]]": ...
 
     @overload
+    def init(self, shape: ShapeLike, scheme: SchemeName | str, *, out: A, **fields: Unpack[TensorFields]) -> A: ...
+
+    @overload
     def init(
         self,
         shape: ShapeLike,
@@ -156,6 +161,7 @@ class Client:
         stream: str | None = None,
         framework: FrameworkName | None = None,
         device: object = None,
+        out: Any = None,
         **parameters: Any,
     ) -> Any:
         """Draw a tensor and return it: a ``torch.Tensor``, or a ``numpy.ndarray`` without torch.
@@ -175,7 +181,10 @@ class Client:
         ``slice``: the part to draw, as slices of numpy: ``np.s_[0:128]`` or ``"0:128,:"``.
         ``stream``: the name that the random numbers are derived from instead of ``name``: that of another tensor, for a
         copy of it.
-        ``framework``: ``"torch"`` or ``"numpy"``; ``device``: the device to which torch moves the tensor.
+        ``framework``: ``"torch"`` or ``"numpy"``.
+        ``device``: the device of the new torch tensor. The bytes are received in blocks, and each is copied there.
+        ``out``: a torch tensor or a numpy array, which is filled and returned, as by ``init_``. Raises ValueError
+        unless its shape is that of the slice or tensor, and its dtype is ``dtype``.
         """
         spec = TensorSpec.of(
             shape,
@@ -188,7 +197,36 @@ class Client:
             stream=stream,
             **parameters,
         )
-        return self._call(calls.init(spec, framework, device))
+        return self._call(calls.init(spec, framework, device, out))
+
+    def init_(
+        self,
+        tensor: A,
+        scheme: SchemeName | str,
+        *,
+        seed: SeedLike = 0,
+        name: str | None = None,
+        generator: GeneratorName | str | None = None,
+        stream: str | None = None,
+        **parameters: Unpack[Parameters],
+    ) -> A:
+        """Fill a tensor in place, as the functions of ``torch.nn.init`` do, and return it.
+
+        ``tensor``: a torch tensor or parameter, on any device, or a writable numpy array. Shape and dtype are those of
+        the tensor. Each rank draws its shard of a DTensor.
+        ``scheme``, ``parameters``, ``seed``, ``name``, ``generator``, ``stream``: as in ``init``. The values are those
+        that ``init`` returns.
+
+        Contiguous memory is filled directly. A tensor with other strides is received into new memory and copied.
+        Gradients are not recorded, and autograd notices the change: ``backward`` through a graph that saved the old
+        value is an error, as after every in-place operation.
+
+        Raises TypeError for anything else than a tensor; ValueError for a tensor that is on the meta device, expanded,
+        sparse, quantized or read-only; and torch's RuntimeError for an inference tensor outside inference mode. After
+        a transfer that failed, the tensor may be partly overwritten.
+        """
+        fields = {"seed": seed, "name": name, "generator": generator, "stream": stream, **parameters}
+        return self._call(calls.init_in_place(tensor, scheme, fields))
 
     def plan(
         self, what: ShapeLike | Described, scheme: SchemeName | str | None = None, **fields: Unpack[FileFields]
@@ -224,7 +262,8 @@ class Client:
         ``what``: a ``Manifest``, a torch module or a dict, as for ``plan``. A module is not changed.
         ``framework``, ``device``: as in ``init``.
 
-        The tensors are views of one buffer. An alias is the same tensor as its target.
+        The tensors are views of one buffer; on a ``device`` other than the CPU, each has its own memory. An alias is
+        the same tensor as its target.
         """
         spec = ManifestSpec.of(manifest_of(what, fields).document())
         return self._call(calls.init_state_dict(spec, framework, device))

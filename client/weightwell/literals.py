@@ -85,15 +85,20 @@ class Parameters(TypedDict, total=False):
     batch_axis: AxisLike | None
 
 
-class TensorFields(Parameters, total=False):
-    """The fields of a tensor other than its shape and scheme; ``Client.init`` describes them."""
+class InPlaceFields(Parameters, total=False):
+    """The fields of a tensor that exists, other than its scheme; ``Client.init_`` describes them."""
 
     seed: SeedLike
-    dtype: DTypeLike
     name: str | None
     generator: GeneratorName | str | None
-    slice: SliceLike | None
     stream: str | None
+
+
+class TensorFields(InPlaceFields, total=False):
+    """The fields of a tensor other than its shape and scheme; ``Client.init`` describes them."""
+
+    dtype: DTypeLike
+    slice: SliceLike | None
 
 
 class FileFields(TensorFields, total=False):
