@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, SupportsFloat, TypeVar
 
 from weightwell.answers import OneOf, mismatches, raise_first, spec_of
 from weightwell.cautions import caution_unused
@@ -16,12 +17,14 @@ from weightwell.memory import Memory
 from weightwell.models.filling import Reset, filling_of
 from weightwell.models.manifest import Manifest
 from weightwell.models.modules import is_layer
+from weightwell.models.noise import Addition
 from weightwell.models.plans import Plan
 from weightwell.models.recipes import Rules
-from weightwell.models.tensors import InTensors, destination_of
+from weightwell.models.tensors import InTensors, destination_of, is_tensor
 from weightwell.request import Request, asking, asking_for_manifest
 from weightwell.safetensors import PREFIX, Header, read_header
-from weightwell.spec import FileSpec, ManifestSpec, TensorSpec
+from weightwell.slices import SliceLike
+from weightwell.spec import DEFAULT_DTYPE, FileSpec, ManifestSpec, TensorSpec
 from weightwell.streams import Streams
 from weightwell.transfers.destinations import DataDestination, Destination, Document, InMemory, SafetensorsFile
 from weightwell.transfers.progress import Progress
@@ -174,6 +177,37 @@ def init_in_place(tensor: T, scheme: str, fields: Mapping[str, Any]) -> Call[T]:
     data = destination_of(tensor)
     spec = TensorSpec.of(data.shape, scheme, dtype=data.dtype.name, **fields)
     return _drawn(replace(spec, bounds=data.bounds), data, data.commit)
+
+
+def noise(
+    what: Any,
+    *,
+    std: SupportsFloat,
+    alpha: SupportsFloat,
+    dtype: object,
+    slice: SliceLike | None,  # noqa: A002 - the field's name
+    framework: str | None,
+    device: object,
+    **fields: Any,
+) -> tuple[Call[Any], AbstractContextManager[None]]:
+    """Return the call for a new tensor of noise, or for noise that is added to a tensor; and a context to make it in.
+
+    The context adds a note to errors which says how many elements of the tensor have been changed.
+    """
+    if not is_tensor(what):
+        if alpha != 1:
+            raise ValueError(f"alpha is the factor of noise that is added to a tensor, got alpha={alpha!r} and a shape")
+        dtype = DEFAULT_DTYPE if dtype is None else dtype
+        spec = TensorSpec.of(what, "normal", std=std, dtype=dtype, slice=slice, **fields)
+        return init(spec, framework, device), nullcontext()
+    others = {"dtype": dtype, "slice": slice, "framework": framework, "device": device}
+    for field, value in others.items():
+        if value is not None:
+            raise TypeError(f"noise takes {field} from the tensor, got {field}={value!r:.80}: leave it out")
+    place = destination_of(what)
+    data = Addition(place, float(alpha))
+    spec = TensorSpec.of(place.shape, "normal", std=std, dtype=place.dtype.name, **fields)
+    return _drawn(replace(spec, bounds=place.bounds), data, data.commit), data.explained()
 
 
 def _drawn(spec: TensorSpec, data: DataDestination, result: Callable[[], T]) -> Call[T]:

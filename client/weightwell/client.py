@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, SupportsFloat, TypeVar, Unpack, overload
 
 import httpx
 
@@ -23,6 +23,7 @@ from weightwell.literals import (
     FrameworkName,
     GainSource,
     GeneratorName,
+    NoiseFields,
     Parameters,
     SchemeName,
     SeedLike,
@@ -227,6 +228,93 @@ class Client:
         """
         fields = {"seed": seed, "name": name, "generator": generator, "stream": stream, **parameters}
         return self._call(calls.init_in_place(tensor, scheme, fields))
+
+    @overload
+    def noise(self, what: A, *, alpha: SupportsFloat = 1.0, **fields: Unpack[NoiseFields]) -> A: ...
+
+    @overload
+    def noise(
+        self,
+        what: ShapeLike,
+        *,
+        framework: Literal["torch"],
+        dtype: "DTypeLike | None" = None,
+        slice: SliceLike | None = None,
+        device: object = None,
+        **fields: Unpack[NoiseFields],
+    ) -> "torch.Tensor": ...
+
+    @overload
+    def noise(
+        self,
+        what: ShapeLike,
+        *,
+        framework: Literal["numpy"],
+        dtype: "DTypeLike | None" = None,
+        slice: SliceLike | None = None,
+        device: None = None,
+        **fields: Unpack[NoiseFields],
+    ) -> "np.ndarray[Any, np.dtype[Any]]": ...
+
+    @overload
+    def noise(
+        self,
+        what: ShapeLike,
+        *,
+        framework: None = None,
+        dtype: "DTypeLike | None" = None,
+        slice: SliceLike | None = None,
+        device: object = None,
+        **fields: Unpack[NoiseFields],
+    ) -> Any: ...
+
+    def noise(
+        self,
+        what: Any,
+        *,
+        seed: SeedLike = 0,
+        name: str | None = None,
+        std: SupportsFloat = 1.0,
+        alpha: SupportsFloat = 1.0,
+        generator: GeneratorName | str | None = None,
+        stream: str | None = None,
+        dtype: "DTypeLike | None" = None,
+        slice: SliceLike | None = None,  # noqa: A002 - the field's name
+        framework: FrameworkName | None = None,
+        device: object = None,
+    ) -> Any:
+        """Draw normal noise with mean 0, or add it to a tensor in place.
+
+        ``what``: a shape, for a new tensor; or a torch tensor or a numpy array, to which ``alpha`` times the noise is
+        added, and which is returned. An array of integers of one dimension is a shape. The noise is bit for bit
+        ``init(shape, "normal", std=std, ...)``, with the shape and the dtype of the tensor.
+        ``std``: the standard deviation. ``alpha``: the factor; -1.0 subtracts.
+        ``seed``, ``name``, ``generator``, ``stream``: as in ``init``; ``dtype``, ``slice``, ``framework`` and
+        ``device`` too, for a new tensor.
+
+        The noise is added in blocks of 1 MiB, without a second copy of the tensor, and each element once, even if the
+        connection breaks. Each rank adds to its shard of a DTensor. The product with ``alpha`` and the sum are computed
+        in float32, or in float64 for float64, and rounded to the dtype. So to subtract what was added gives the old
+        values only up to rounding: keep a copy if you need them exactly.
+
+        Raises the errors of ``init_``, and ``InvalidFile`` if the server's file changed after a part of it was added.
+        An error after a part was added has a note with the number of elements that have been changed.
+        """
+        call, context = calls.noise(
+            what,
+            std=std,
+            alpha=alpha,
+            dtype=dtype,
+            slice=slice,
+            framework=framework,
+            device=device,
+            seed=seed,
+            name=name,
+            generator=generator,
+            stream=stream,
+        )
+        with context:
+            return self._call(call)
 
     def plan(
         self, what: ShapeLike | Described, scheme: SchemeName | str | None = None, **fields: Unpack[FileFields]

@@ -94,6 +94,16 @@ class InPlaceFields(Parameters, total=False):
     stream: str | None
 
 
+class NoiseFields(TypedDict, total=False):
+    """The fields of noise that a tensor or a shape does not decide; ``Client.noise`` describes them."""
+
+    seed: SeedLike
+    name: str | None
+    std: SupportsFloat
+    generator: GeneratorName | str | None
+    stream: str | None
+
+
 class TensorFields(InPlaceFields, total=False):
     """The fields of a tensor other than its shape and scheme; ``Client.init`` describes them."""
 

@@ -80,7 +80,7 @@ def test_a_parameter_is_filled_without_a_gradient_and_autograd_notices(fake: "Se
     assert parameter.requires_grad
     assert parameter._version > version
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize("strided", [False, True])
@@ -90,7 +90,7 @@ def test_a_tensor_that_is_no_leaf_is_filled_as_torch_does(fake: "Server", connec
     tensor = value.T if strided else value
     connect(fake.url).init_(tensor, "normal")
     assert bits(tensor) == fake.pattern(tensor.nbytes)
-    value.sum().backward()
+    value.sum().backward()  # type: ignore[no-untyped-call]
     assert source.grad is not None
     assert bool((source.grad == 2).all())
 

@@ -175,6 +175,17 @@ def destination_of(tensor: object) -> InPlace:
     raise TypeError(f"expected {_KINDS} to fill, got {type(tensor).__name__}: {tensor!r:.80}")
 
 
+def is_tensor(value: object) -> bool:
+    """Whether a value is a torch tensor or a numpy array, and not a shape: integers, of one dimension."""
+    if _is(value, "torch", "Tensor"):
+        integers = not (value.is_floating_point() or value.is_complex())  # type: ignore[attr-defined]
+    elif _is(value, "numpy", "ndarray"):
+        integers = value.dtype.kind in "iu"  # type: ignore[attr-defined]
+    else:
+        return False
+    return not integers or value.ndim != 1  # type: ignore[attr-defined]
+
+
 def check_memory(name: str, tensor: "torch.Tensor") -> None:
     """Raise ValueError for a tensor without separate memory for each element."""
     import torch
