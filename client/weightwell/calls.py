@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic, SupportsFloat, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, SupportsFloat, TypeVar, cast
 
 from weightwell.answers import OneOf, mismatches, raise_first, spec_of
 from weightwell.cautions import caution_unused
@@ -12,6 +12,7 @@ from weightwell.dtypes import BY_CODE
 from weightwell.exceptions import InvalidFile, UnexpectedResponse
 from weightwell.files.comparison import Claim, Comparison, Verdict
 from weightwell.files.output import Output
+from weightwell.files.remote import RangeTransfer, Region
 from weightwell.frameworks import on_host, viewer
 from weightwell.memory import Memory
 from weightwell.models.filling import Reset, filling_of
@@ -71,6 +72,15 @@ class Call(Generic[T]):
         return Transfer(
             self.request, self.destination, retry, progress, connections=count, deadline=retry.clock() + deadline
         )
+
+
+class RangeCall(Call[int]):
+    """The call for a region of a file. Its result is the number of bytes."""
+
+    def transfer(self, retry: Retry, progress: Progress, _connections: int, deadline: float) -> Transfer:
+        """Return the transfer of the region, which has to end in ``deadline`` seconds."""
+        region = cast("Region", self.destination)
+        return RangeTransfer(self.request, region, retry, progress, deadline=retry.clock() + deadline)
 
 
 class Drawn(SafetensorsFile):
@@ -319,6 +329,20 @@ def plan(spec: TensorSpec | ManifestSpec, url: Callable[[str | None], str | None
         return Plan.of(answer, rules, url(answer["url"]))
 
     return _asked(replace(spec.request, path="plan"), read)
+
+
+def read_range(request: Request, plan: Plan, start: int, buffer: memoryview) -> Call[int]:
+    """Return the call that fills a buffer with the bytes from ``start`` on of a planned file."""
+    return RangeCall(request, Region(start, buffer, plan.nbytes, plan.etag), lambda: len(buffer))
+
+
+def check_ranges(request: Request) -> None:
+    """Raise ValueError for a file that a server cannot send by ranges."""
+    if request.method != "GET":
+        raise ValueError(
+            "the manifest is too long for a URL, so its file has no ranges: open a manifest of fewer tensors, use "
+            "weightwell.local(), or save the file and open it"
+        )
 
 
 def _planned(answer: Any) -> dict[str, Any]:

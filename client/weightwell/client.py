@@ -11,10 +11,11 @@ import httpx
 
 from weightwell import calls
 from weightwell.calls import Call
-from weightwell.connection import CONNECTIONS, TIMEOUT
+from weightwell.connection import CONNECTIONS, TIMEOUT, without_credentials
 from weightwell.doors import door_to
 from weightwell.files.comparison import Claim, Verdict
 from weightwell.files.output import Target, opened
+from weightwell.files.remote import HttpReadable, OpenFile
 from weightwell.forms import Described, manifest_of, spec_of
 from weightwell.in_process.address import url_of
 from weightwell.literals import (
@@ -426,6 +427,25 @@ class Client:
             output.commit()
         finally:
             output.close()
+
+    def open(
+        self, what: ShapeLike | Described, scheme: SchemeName | str | None = None, **fields: Unpack[FileFields]
+    ) -> OpenFile:
+        """Return a file object of the file that ``save`` writes: seekable, read-only, an ``io.RawIOBase``.
+
+        ``what``, ``scheme``, ``fields``: as for ``plan``. Nothing is stored: bytes are generated as they are read, and
+        all of them belong to the same file (its entity tag is checked). Each ``read`` is one request. Use
+        ``io.BufferedReader(file, 1 << 20)`` for many small reads. If ranges of the file cost the server as much as the
+        whole, such as those of ``generator="torch"``, read it with one ``read()``.
+
+        Raises ValueError for a manifest that is too long for a URL. Reads raise the errors of every method, and
+        ``FileChanged`` if the server has another file by then.
+        """
+        spec = spec_of(what, scheme, fields)
+        calls.check_ranges(spec.request)
+        plan = self._call(calls.plan(spec, self._door.url))
+        source = HttpReadable(plan.nbytes, lambda *part: self._call(calls.read_range(spec.request, plan, *part)))
+        return OpenFile(source, without_credentials(plan.url or self._door.address))
 
     def verify(self, path: str | os.PathLike[str]) -> Verdict:
         """Generate a safetensors file again from its metadata, and compare every byte; the file is not changed.
