@@ -14,7 +14,8 @@ from torch import nn
 
 import weightwell
 from weightwell.dtypes import DTYPES
-from weightwell.models.noise import boxes
+from weightwell.models.noise import Addition, boxes
+from weightwell.models.tensors import destination_of
 from weightwell.transfers import destinations
 
 if TYPE_CHECKING:
@@ -185,6 +186,43 @@ def test_another_file_before_anything_was_added_is_added(fake: "Server", connect
     fake.faults.extend([fake.cut(head + 20), *[fake.other_file] * 2])
     connect(fake.url).noise(tensor)
     assert tensor.view(torch.uint8).numpy().tobytes() == fake.pattern(840)
+
+
+# In any order --------------------------------------------------------------------------------------------------------
+
+
+@given(st.permutations(range(11)), st.sets(st.integers(0, 10)))
+def test_ranges_of_whole_elements_are_added_once_in_any_order(order: list[int], twice: set[int]) -> None:
+    array = np.zeros((70, 3), np.float32)
+    data = np.arange(210, dtype=np.float32).tobytes()
+    addition = Addition(destination_of(array), 2.0)
+    addition.open(b"head", 840, None)
+    for chunk in [*order, *twice]:
+        start, stop = chunk * 80, min((chunk + 1) * 80, 840)
+        for buffer in addition.buffers(start, stop):
+            buffer[:] = data[start : start + len(buffer)]
+            start += len(buffer)
+    assert [*addition.open(b"head", 840, None)] == [(0, 840)]
+    assert addition.commit() is array
+    assert np.array_equal(array.reshape(-1), 2 * np.arange(210))
+
+
+def test_threads_of_this_process_add_different_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(destinations, "BLOCK", 1 << 16)
+    tensor = torch.zeros(1000, 1024).T
+    with weightwell.local(threads=3) as client:
+        client.noise(tensor, seed=1, name="w")
+        assert torch.equal(tensor, client.init((1024, 1000), "normal", seed=1, name="w"))
+
+
+def test_an_error_after_ranges_in_any_order_has_the_number_of_changed_elements() -> None:
+    addition = Addition(destination_of(np.zeros(40, np.float64)), 1.0)
+    addition.open(b"head", 320, None)
+    for _ in addition.buffers(160, 200):
+        pass
+    with pytest.raises(ZeroDivisionError) as caught, addition.explained():
+        _ = 1 // 0
+    assert caught.value.__notes__[0].startswith("5 of 40 elements of the tensor have been changed already. Restore")
 
 
 # Boxes ---------------------------------------------------------------------------------------------------------------

@@ -3,11 +3,13 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from weightwell.exceptions import InvalidFile
 from weightwell.models.tensors import InPlace, TorchInPlace
 from weightwell.transfers.destinations import DataDestination, blocks
+from weightwell.transfers.spans import Span, missing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,11 +19,14 @@ Index = tuple[int | slice, ...]
 
 
 class Addition(DataDestination):
-    """Adds ``alpha`` times the data to a tensor, in order. Every element is changed once, whatever breaks in between.
+    """Adds ``alpha`` times the data to a tensor. Every element is changed once, whatever breaks in between.
 
     Values are computed in float32, or float64 for float64, and rounded to the dtype of the tensor: the product, then
-    the sum.
+    the sum. Several threads may add ranges of whole elements. Ranges of a body may end within an element, so one
+    connection brings the data.
     """
+
+    parallel_elements = True
 
     def __init__(self, place: InPlace, alpha: float):
         self._place = place
@@ -29,14 +34,17 @@ class Addition(DataDestination):
         self._flat: Any = place.flat()
         self._add = _add_torch if isinstance(place, TorchInPlace) else _add_numpy
         self._head = b""
-        self._done = 0  # elements that have been changed
+        self._lock = Lock()
+        self._stops: dict[int, int] = {}  # by their starts: the ranges of elements that have been changed
+        self._starts: dict[int, int] = {}  # by their stops
 
-    def open(self, head: bytes, _size: int, _etag: str | None) -> Sequence[tuple[int, int]]:
+    def open(self, head: bytes, _size: int, _etag: str | None) -> Sequence[Span]:
         """Return the bytes that have been added; raise ``InvalidFile`` if they belong to another file."""
-        if self._done and head != self._head:
+        if self._stops and head != self._head:
             raise InvalidFile("the file on the server has changed, and a part of the old one has been added already")
         self._head = head
-        return [(0, self._done * self._place.dtype.itemsize)] if self._done else ()
+        size = self._place.dtype.itemsize
+        return [(start * size, stop * size) for start, stop in self._stops.items()]
 
     def buffers(self, start: int, stop: int) -> Iterator[memoryview]:
         """Yield buffers that are added as they fill; bytes that have been added before are ignored."""
@@ -55,28 +63,39 @@ class Addition(DataDestination):
         try:
             yield
         except BaseException as error:
-            if self._done:
+            if done := sum(stop - start for start, stop in self._stops.items()):
+                which = ": the first ones, in the order of their indices" if [*self._stops] == [0] else ""
                 error.add_note(
-                    f"{self._done} of {prod(self._place.extent)} elements of the tensor have been changed already: the "
-                    "first ones, in the order of their indices. Restore the tensor before you try again"
+                    f"{done} of {prod(self._place.extent)} elements of the tensor have been changed already{which}. "
+                    "Restore the tensor before you try again"
                 )
             raise
 
     def _take(self, start: int, buffer: memoryview) -> None:
-        """Add the bytes of a buffer that begins at ``start``, from the first element that has not been changed."""
+        """Add the bytes of a buffer that begins at ``start``, except those that have been added before."""
         size = self._place.dtype.itemsize
-        stop = start + len(buffer)
-        if stop <= (begin := self._done * size):
-            return
-        if start > begin:
-            raise InvalidFile(f"expected the data from byte {begin} on, got byte {start}")
-        data = buffer[begin - start :]
-        for index in boxes(self._flat.shape, self._done, stop // size):
+        first = start // size
+        with self._lock:
+            gaps = [*missing(self._stops.items(), first, first + len(buffer) // size)]
+        step = self._place.step
+        for begin, end in gaps:
+            for place in range(begin, end, step):
+                self._change(place, min(place + step, end), buffer[(place - first) * size :])
+
+    def _change(self, start: int, stop: int, data: memoryview) -> None:
+        """Add the first bytes of ``data`` to the elements ``[start, stop)``."""
+        for index in boxes(self._flat.shape, start, stop):
             here = self._flat[index]
-            count = prod(here.shape)
-            self._add(here, data[: count * size], self._alpha)
-            data = data[count * size :]
-            self._done += count
+            nbytes = prod(here.shape) * self._place.dtype.itemsize
+            self._add(here, data[:nbytes], self._alpha)
+            self._note(start, start + prod(here.shape))
+            start, data = start + prod(here.shape), data[nbytes:]
+
+    def _note(self, start: int, stop: int) -> None:
+        """Note that elements have been changed."""
+        with self._lock:
+            start, stop = self._starts.pop(start, start), self._stops.pop(stop, stop)
+            self._stops[start], self._starts[stop] = stop, start
 
 
 def boxes(shape: Sequence[int], start: int, stop: int) -> Iterator[Index]:
@@ -109,12 +128,13 @@ def _add_torch(here: "torch.Tensor", data: memoryview, alpha: float) -> None:
     """Add ``alpha`` times the elements in ``data`` to a torch tensor."""
     import torch
 
-    wide = torch.float64 if here.dtype == torch.float64 else torch.float32
     noise = torch.frombuffer(data, dtype=here.dtype).view(here.shape).to(here.device)
     with torch.no_grad():
-        noise = noise.to(wide)
-        if alpha != 1:
-            noise.mul_(alpha)
+        if abs(alpha) == 1 and here.dtype.itemsize > 1:
+            here.add_(noise, alpha=alpha)  # the product is exact, and torch adds 16-bit numbers in float32
+            return
+        wide = torch.float64 if here.dtype == torch.float64 else torch.float32
+        noise = noise.to(wide).mul_(alpha)
         if here.dtype == wide:
             here.add_(noise)
         else:

@@ -11,6 +11,7 @@ from weightwell.models.shards import bounds_of_shard, local_of
 from weightwell.safetensors import PREFIX, Entry, read_header
 from weightwell.slices import Bounds
 from weightwell.transfers.destinations import DataDestination
+from weightwell.transfers.spans import Span
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +32,7 @@ class InPlace(DataDestination, ABC):
     extent: tuple[int, ...]
     bounds: Bounds | None
     dtype: DType
+    step = (1 << 15) - 64  # elements that are changed at once: for 2^15, torch starts threads that wait for one another
 
     @abstractmethod
     def commit(self) -> Any:
@@ -51,10 +53,12 @@ class TorchInPlace(InPlace):
         self.shape, self.extent = tuple(tensor.shape), tuple(self._local.shape)
         self.bounds = bounds_of_shard("the tensor", tensor)
         self.dtype = dtype_of(tensor.dtype)
+        if tensor.device.type != "cpu":
+            self.step = 1 << 20  # a kernel is launched for each
         self._memory: torch.Tensor | None = None
         self._pieces = Pieces(())
 
-    def open(self, _head: bytes, size: int, _etag: str | None) -> Sequence[tuple[int, int]]:
+    def open(self, _head: bytes, size: int, _etag: str | None) -> Sequence[Span]:
         """Allocate memory if the tensor's own cannot be filled; a new attempt uses the same memory."""
         if self._memory is None:
             self._memory = contiguous(self._local)
@@ -102,7 +106,7 @@ class NumpyInPlace(InPlace):
         self.dtype = dtype_of(array.dtype)
         self._memory: np.ndarray[Any, Any] | None = None
 
-    def open(self, _head: bytes, _size: int, _etag: str | None) -> Sequence[tuple[int, int]]:
+    def open(self, _head: bytes, _size: int, _etag: str | None) -> Sequence[Span]:
         """Allocate memory if the array's own cannot be filled; a new attempt uses the same memory."""
         import numpy as np
 
@@ -143,7 +147,7 @@ class InTensors(DataDestination):
         self._entries: Mapping[str, Entry] = {}
         self._pieces = Pieces(())
 
-    def open(self, head: bytes, _size: int, _etag: str | None) -> Sequence[tuple[int, int]]:
+    def open(self, head: bytes, _size: int, _etag: str | None) -> Sequence[Span]:
         """Allocate the tensors, or keep those of an earlier attempt."""
         entries = read_header(head[PREFIX:]).entries
         if entries != self._entries:

@@ -26,9 +26,14 @@ T = TypeVar("T")
 
 
 class Destination(ABC):
-    """The destination of a body. ``parallel``: ranges may arrive in any order and several at once."""
+    """The destination of a body.
+
+    ``parallel``: ranges may arrive in any order and several at once. ``parallel_elements``: the same for ranges of
+    whole elements of the tensors in it.
+    """
 
     parallel = False
+    parallel_elements = False
 
     @abstractmethod
     def head(self, total: int, etag: str | None, tag: str | None) -> Iterator[memoryview]:
@@ -53,10 +58,12 @@ class Destination(ABC):
 class DataDestination(ABC):
     """The destination of a safetensors file's data; offsets count from its first byte.
 
-    ``parallel``: ranges may arrive in any order and several at once.
+    ``parallel``: ranges may arrive in any order and several at once. ``parallel_elements``: the same for ranges of
+    whole elements only.
     """
 
     parallel = False
+    parallel_elements = False
 
     @abstractmethod
     def open(self, head: bytes, size: int, etag: str | None) -> Sequence[Span]:
@@ -109,6 +116,7 @@ class SafetensorsFile(Destination):
 
     def __init__(self, accept: Callable[[Header], int], data: DataDestination):
         self.parallel = data.parallel
+        self.parallel_elements = data.parallel or data.parallel_elements
         self._accept = accept
         self._data = data
         self._offset = 0  # of the data in the file
