@@ -161,6 +161,21 @@ def test_a_broken_transfer_is_continued_in_the_tensor(fake: "Server", connect: C
     assert "range" in fake.requests[1].headers
 
 
+@pytest.mark.parametrize("make", VIEWS.values(), ids=VIEWS)
+@pytest.mark.filterwarnings("ignore::weightwell.RepeatedStreamWarning")
+def test_every_door_fills_the_values_of_init(door: str, connect: Connect, make: Callable[[], torch.Tensor]) -> None:
+    tensor = make()
+    client = connect(door)
+    client.init_(tensor, "normal", seed=3, name="w")
+    assert torch.equal(tensor, client.init(tensor.shape, "normal", seed=3, name="w"))
+    array = np.zeros(tuple(tensor.shape), np.float64).T
+    client.init_(array, "normal", seed=3)
+    assert np.array_equal(array, client.init(array.shape, "normal", seed=3, dtype="float64", framework="numpy"))
+    out = torch.zeros(3, 1, dtype=torch.bfloat16)
+    assert client.init((9, 1), "normal", slice="2:5", dtype="bfloat16", out=out) is out
+    assert torch.equal(out, client.init((9, 1), "normal", slice="2:5", dtype="bfloat16"))
+
+
 # numpy ---------------------------------------------------------------------------------------------------------------
 
 
@@ -238,9 +253,9 @@ def test_a_new_tensor_is_allocated_on_its_device(fake: "Server", connect: Connec
     assert (tensor.device.type, tensor.shape, tensor.dtype) == ("meta", SHAPE, torch.bfloat16)
 
 
-def test_the_tensors_of_a_state_dict_are_allocated_on_their_device(server: str) -> None:
+def test_the_tensors_of_a_state_dict_are_allocated_on_their_device(door: str) -> None:
     tensors = {"a": {"shape": [3, 4], "scheme": "normal"}, "b": {"alias": "a"}, "c": {"shape": [0], "scheme": "ones"}}
-    with weightwell.Client(server) as client:
+    with weightwell.Client(door) as client:
         state = client.init_state_dict({"tensors": tensors}, device="meta")
     assert list(state) == ["a", "b", "c"]
     assert state["a"] is state["b"]

@@ -49,8 +49,8 @@ def element(dtype: str) -> Any:
 # New tensors ---------------------------------------------------------------------------------------------------------
 
 
-def test_noise_for_a_shape_is_a_new_tensor_as_init_draws_it(server: str, connect: Connect) -> None:
-    client = connect(server)
+def test_noise_for_a_shape_is_a_new_tensor_as_init_draws_it(door: str, connect: Connect) -> None:
+    client = connect(door)
     noise = client.noise(SHAPE, seed=3, name="w", std=0.5, dtype="float16", slice="2:9")
     expected = client.init(SHAPE, "normal", seed=3, name="w", std=0.5, dtype="float16", slice="2:9")
     assert torch.equal(noise, expected)
@@ -69,9 +69,9 @@ def test_a_shape_has_no_alpha(fake: "Server", connect: Connect) -> None:
 @pytest.mark.parametrize("alpha", [1.0, -1.0, 0.3])
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_the_sum_is_computed_in_float32_or_float64_and_rounded(
-    server: str, connect: Connect, dtype: str, alpha: float
+    door: str, connect: Connect, dtype: str, alpha: float
 ) -> None:
-    client = connect(server)
+    client = connect(door)
     noise = wide(client.init(SHAPE, "normal", seed=3, std=0.5, dtype=dtype, framework="numpy"))
     before = client.init(SHAPE, "uniform", name="before", dtype=dtype, framework="numpy")
     factor = noise.dtype.type(alpha)
@@ -104,10 +104,10 @@ PLACES: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("make", PLACES.values(), ids=PLACES)
-def test_noise_is_added_whatever_the_strides(server: str, connect: Connect, make: Callable[[], Any]) -> None:
+def test_noise_is_added_whatever_the_strides(door: str, connect: Connect, make: Callable[[], Any]) -> None:
     tensor = make()
     dtype = str(tensor.dtype.name) if isinstance(tensor, np.ndarray) else tensor.dtype
-    client = connect(server)
+    client = connect(door)
     client.noise(tensor, seed=1)
     assert np.array_equal(wide(tensor), wide(client.init(tensor.shape, "normal", seed=1, dtype=dtype)))
 

@@ -141,10 +141,10 @@ def test_a_rank_is_filled_with_its_slices_of_the_whole(
 
 @BUILDS
 def test_tensors_that_exist_are_filled_and_changed_in_the_rank_s_slices(
-    mesh: DeviceMesh, build: Callable[[DeviceMesh], nn.Module], slices: list[str | None], server: str
+    mesh: DeviceMesh, build: Callable[[DeviceMesh], nn.Module], slices: list[str | None], door: str
 ) -> None:
     model = build(mesh).to_empty(device="cpu")
-    with weightwell.Client(server) as client:
+    with weightwell.Client(door) as client:
         for (name, parameter), part in zip(model.named_parameters(), slices, strict=True):
             here = tuple(slice(*each) for each in bounds_of(part or "...", tuple(parameter.shape)))
             assert isinstance(parameter, DTensor)
