@@ -24,7 +24,7 @@ from weightwell.models.recipes import Rules
 from weightwell.models.tensors import InTensors, destination_of, is_tensor
 from weightwell.request import Request, asking, asking_for_manifest
 from weightwell.safetensors import PREFIX, Header, read_header
-from weightwell.slices import SliceLike
+from weightwell.slices import SliceLike, text_of
 from weightwell.spec import DEFAULT_DTYPE, FileSpec, ManifestSpec, TensorSpec
 from weightwell.streams import Streams
 from weightwell.transfers.destinations import DataDestination, Destination, Document, InMemory, SafetensorsFile
@@ -170,8 +170,14 @@ def _init_out(spec: TensorSpec, framework: str | None, device: object, out: obje
     if framework is not None or device is not None:
         raise ValueError("out= has a framework and a device: leave out framework= and device=")
     data = destination_of(out)
-    if data.bounds is not None and spec.bounds is None and data.shape == spec.shape:
-        spec = replace(spec, bounds=data.bounds)  # the shard of a DTensor
+    if data.bounds is not None:  # a shard
+        if data.shape != spec.shape or spec.bounds not in {None, data.bounds}:
+            raise ValueError(
+                f"out is the shard {text_of(data.bounds)} of a tensor of shape {list(data.shape)}, and the arguments "
+                f"ask for {text_of(spec.bounds) if spec.bounds else 'the whole'} of {list(spec.shape)}: give the shape "
+                "of the whole tensor, and leave out slice="
+            )
+        spec = replace(spec, bounds=data.bounds)
     if (data.extent, data.dtype) != (spec.extent, spec.dtype):
         raise ValueError(
             f"out has shape {list(data.extent)} and dtype {data.dtype.name}, and the arguments ask for "
