@@ -28,6 +28,7 @@ import torch
 
 import weightwell
 from benchmarks.measure import interleave, seconds, table
+from weightwell.models.pieces import host_memory
 
 MIB = 2**20
 
@@ -84,6 +85,7 @@ def cases(scale: float) -> list[Case]:
 
 def measure(case: Case, service: str, static: str, rounds: int) -> None:
     """Measure every way to get one file, and print the table."""
+    present = torch.zeros(case.shape)
     with weightwell.Client(service, progress=False) as client:
         contenders: dict[str, Callable[[], float]] = {
             "curl from the service": lambda: _curl(case, "curl from the service", case.url(service)),
@@ -91,6 +93,10 @@ def measure(case: Case, service: str, static: str, rounds: int) -> None:
             "the client, into a tensor": lambda: seconds(
                 lambda: client.init(case.shape, case.scheme, **case.parameters)
             ),
+            "init_, into memory that is there": lambda: seconds(
+                lambda: client.init_(present, case.scheme, **case.parameters)
+            ),
+            "a recv_into loop, into the same": lambda: seconds(lambda: _received(case.url(service), present)),
             "torch.nn.init in process": lambda: seconds(lambda: case.torch(torch.empty(case.shape))),
             "a memory fill": lambda: seconds(lambda: torch.empty(case.shape).fill_(1.0)),
         }
@@ -102,6 +108,19 @@ def measure(case: Case, service: str, static: str, rounds: int) -> None:
     ]
     title = f"{case.title}, {case.mebibytes} MiB of float32"
     table(title, ("way", "first byte, ms", "GB/s", "times torch in process"), rows)
+
+
+def _received(url: str, tensor: torch.Tensor) -> None:
+    """Receive a body into the memory of a tensor as fast as Python can, without any check; the head goes there too."""
+    address, memory = httpx.URL(url), host_memory(tensor)
+    request = f"GET {address.raw_path.decode()} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    with socket.create_connection((address.host, address.port or 80)) as connection:
+        connection.sendall(request.encode())
+        position = 0
+        while count := connection.recv_into(memory[position:] or memory):
+            position += count
+    if position < len(memory):
+        raise RuntimeError(f"{url} gave {position} bytes, expected at least {len(memory)}")
 
 
 def _first(case: Case, name: str) -> str:

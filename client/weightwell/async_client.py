@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, SupportsFloat, TypeVar, Unpack, overload
 
 import anyio
 import anyio.to_thread
@@ -19,11 +19,23 @@ from weightwell.files.comparison import Claim, Verdict
 from weightwell.files.output import Target, opened
 from weightwell.forms import Described, manifest_of, spec_of
 from weightwell.http_door import in_thread
-from weightwell.literals import FileFields, FrameworkName, GainSource, SchemeName, TensorFields
+from weightwell.literals import (
+    DTypeLike,
+    FileFields,
+    FrameworkName,
+    GainSource,
+    GeneratorName,
+    InPlaceFields,
+    NoiseFields,
+    SchemeName,
+    SeedLike,
+    TensorFields,
+)
 from weightwell.models.filling import Reset
 from weightwell.models.manifest import Manifest
 from weightwell.models.plans import Plan
 from weightwell.models.recipes import Rules
+from weightwell.slices import SliceLike
 from weightwell.spec import ManifestSpec, ShapeLike, TensorSpec
 from weightwell.streams import Streams
 from weightwell.tracebacks import short_tracebacks
@@ -36,6 +48,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 M = TypeVar("M", bound="nn.Module")
+A = TypeVar("A", bound="torch.Tensor | np.ndarray[Any, Any]")
 C = TypeVar("C", bound="Closable")
 
 
@@ -116,6 +129,11 @@ class AsyncClient:
 
     @overload
     async def init(
+        self, shape: ShapeLike, scheme: SchemeName | str, *, out: A, **fields: Unpack[TensorFields]
+    ) -> A: ...
+
+    @overload
+    async def init(
         self,
         shape: ShapeLike,
         scheme: SchemeName | str,
@@ -132,10 +150,86 @@ class AsyncClient:
         *,
         framework: FrameworkName | None = None,
         device: object = None,
+        out: Any = None,
         **fields: Any,
     ) -> Any:
         """Draw a tensor and return it; ``Client.init`` describes the ``fields``."""
-        return await self._call(calls.init(TensorSpec.of(shape, scheme, **fields), framework, device))
+        return await self._call(calls.init(TensorSpec.of(shape, scheme, **fields), framework, device, out))
+
+    async def init_(self, tensor: A, scheme: SchemeName | str, **fields: Unpack[InPlaceFields]) -> A:
+        """Fill a tensor in place, and return it; see ``Client.init_``."""
+        return await self._call(calls.init_in_place(tensor, scheme, fields))
+
+    @overload
+    async def noise(self, what: A, *, alpha: SupportsFloat = 1.0, **fields: Unpack[NoiseFields]) -> A: ...
+
+    @overload
+    async def noise(
+        self,
+        what: ShapeLike,
+        *,
+        framework: Literal["torch"],
+        dtype: "DTypeLike | None" = None,
+        slice: SliceLike | None = None,
+        device: object = None,
+        **fields: Unpack[NoiseFields],
+    ) -> "torch.Tensor": ...
+
+    @overload
+    async def noise(
+        self,
+        what: ShapeLike,
+        *,
+        framework: Literal["numpy"],
+        dtype: "DTypeLike | None" = None,
+        slice: SliceLike | None = None,
+        device: None = None,
+        **fields: Unpack[NoiseFields],
+    ) -> "np.ndarray[Any, np.dtype[Any]]": ...
+
+    @overload
+    async def noise(
+        self,
+        what: ShapeLike,
+        *,
+        framework: None = None,
+        dtype: "DTypeLike | None" = None,
+        slice: SliceLike | None = None,
+        device: object = None,
+        **fields: Unpack[NoiseFields],
+    ) -> Any: ...
+
+    async def noise(
+        self,
+        what: Any,
+        *,
+        seed: SeedLike = 0,
+        name: str | None = None,
+        std: SupportsFloat = 1.0,
+        alpha: SupportsFloat = 1.0,
+        generator: GeneratorName | str | None = None,
+        stream: str | None = None,
+        dtype: "DTypeLike | None" = None,
+        slice: SliceLike | None = None,  # noqa: A002 - the field's name
+        framework: FrameworkName | None = None,
+        device: object = None,
+    ) -> Any:
+        """Draw normal noise, or add it to a tensor in place; see ``Client.noise``."""
+        call, context = calls.noise(
+            what,
+            std=std,
+            alpha=alpha,
+            dtype=dtype,
+            slice=slice,
+            framework=framework,
+            device=device,
+            seed=seed,
+            name=name,
+            generator=generator,
+            stream=stream,
+        )
+        with context:
+            return await self._call(call)
 
     async def plan(
         self, what: ShapeLike | Described, scheme: SchemeName | str | None = None, **fields: Unpack[FileFields]

@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, SupportsFloat, TypeVar, cast
 
 from weightwell.answers import OneOf, mismatches, raise_first, spec_of
 from weightwell.cautions import caution_unused
@@ -11,15 +12,20 @@ from weightwell.dtypes import BY_CODE
 from weightwell.exceptions import InvalidFile, UnexpectedResponse
 from weightwell.files.comparison import Claim, Comparison, Verdict
 from weightwell.files.output import Output
-from weightwell.frameworks import viewer
+from weightwell.files.remote import RangeTransfer, Region
+from weightwell.frameworks import on_host, viewer
+from weightwell.memory import Memory
 from weightwell.models.filling import Reset, filling_of
 from weightwell.models.manifest import Manifest
 from weightwell.models.modules import is_layer
+from weightwell.models.noise import Addition
 from weightwell.models.plans import Plan
 from weightwell.models.recipes import Rules
+from weightwell.models.tensors import InTensors, destination_of, is_tensor
 from weightwell.request import Request, asking, asking_for_manifest
-from weightwell.safetensors import PREFIX, Entry, Header, read_header
-from weightwell.spec import FileSpec, ManifestSpec, TensorSpec
+from weightwell.safetensors import PREFIX, Header, read_header
+from weightwell.slices import SliceLike, text_of
+from weightwell.spec import DEFAULT_DTYPE, FileSpec, ManifestSpec, TensorSpec
 from weightwell.streams import Streams
 from weightwell.transfers.destinations import DataDestination, Destination, Document, InMemory, SafetensorsFile
 from weightwell.transfers.progress import Progress
@@ -33,6 +39,9 @@ if TYPE_CHECKING:
 ACTIVATIONS = {"identity": "linear", "swish": "silu"}
 
 DEFAULT_SOURCE = "torch"  # of gains
+
+# Arguments of ``init`` that ``init_`` takes from the tensor.
+OF_TENSOR = ("shape", "dtype", "slice", "framework", "device", "out")
 
 T = TypeVar("T")
 M = TypeVar("M", bound="nn.Module")
@@ -63,6 +72,15 @@ class Call(Generic[T]):
         return Transfer(
             self.request, self.destination, retry, progress, connections=count, deadline=retry.clock() + deadline
         )
+
+
+class RangeCall(Call[int]):
+    """The call for a region of a file. Its result is the number of bytes."""
+
+    def transfer(self, retry: Retry, progress: Progress, _connections: int, deadline: float) -> Transfer:
+        """Return the transfer of the region, which has to end in ``deadline`` seconds."""
+        region = cast("Region", self.destination)
+        return RangeTransfer(self.request, region, retry, progress, deadline=retry.clock() + deadline)
 
 
 class Drawn(SafetensorsFile):
@@ -135,12 +153,83 @@ def schemes() -> Call[Any]:
     return _document("schemes", read)
 
 
-def init(spec: TensorSpec, framework: str | None, device: object) -> Call[Any]:
-    """Return the call for a tensor."""
-    data = InMemory()
+def init(spec: TensorSpec, framework: str | None, device: object, out: object = None) -> Call[Any]:
+    """Return the call for a tensor: a new one, or ``out``, which is filled in place."""
+    if out is not None:
+        return _init_out(spec, framework, device, out)
     view = viewer(framework, spec.dtype, device)
+    if on_host(device):
+        memory = InMemory()
+        return _drawn(spec, memory, lambda: view(memory.memory, spec.extent))
+    data = InTensors(device)
+    return _drawn(spec, data, lambda: next(iter(data.tensors.values())))
+
+
+def _init_out(spec: TensorSpec, framework: str | None, device: object, out: object) -> Call[Any]:
+    """Return the call that draws a tensor into ``out``; raise ValueError if it has another shape or dtype."""
+    if framework is not None or device is not None:
+        raise ValueError("out= has a framework and a device: leave out framework= and device=")
+    data = destination_of(out)
+    if data.bounds is not None:  # a shard
+        if data.shape != spec.shape or spec.bounds not in {None, data.bounds}:
+            raise ValueError(
+                f"out is the shard {text_of(data.bounds)} of a tensor of shape {list(data.shape)}, and the arguments "
+                f"ask for {text_of(spec.bounds) if spec.bounds else 'the whole'} of {list(spec.shape)}: give the shape "
+                "of the whole tensor, and leave out slice="
+            )
+        spec = replace(spec, bounds=data.bounds)
+    if (data.extent, data.dtype) != (spec.extent, spec.dtype):
+        raise ValueError(
+            f"out has shape {list(data.extent)} and dtype {data.dtype.name}, and the arguments ask for "
+            f"{list(spec.extent)} and {spec.dtype.name}: use init_(tensor, ...), which takes both from the tensor"
+        )
+    return _drawn(spec, data, data.commit)
+
+
+def init_in_place(tensor: T, scheme: str, fields: Mapping[str, Any]) -> Call[T]:
+    """Return the call that fills a tensor; ``fields`` are those of ``Client.init_``."""
+    if own := [field for field in OF_TENSOR if field in fields]:
+        raise TypeError(f"init_ takes {own[0]} from the tensor, got {own[0]}={fields[own[0]]!r:.80}: leave it out")
+    data = destination_of(tensor)
+    spec = TensorSpec.of(data.shape, scheme, dtype=data.dtype.name, **fields)
+    return _drawn(replace(spec, bounds=data.bounds), data, data.commit)
+
+
+def noise(
+    what: Any,
+    *,
+    std: SupportsFloat,
+    alpha: SupportsFloat,
+    dtype: object,
+    slice: SliceLike | None,  # noqa: A002 - the field's name
+    framework: str | None,
+    device: object,
+    **fields: Any,
+) -> tuple[Call[Any], AbstractContextManager[None]]:
+    """Return the call for a new tensor of noise, or for noise that is added to a tensor; and a context to make it in.
+
+    The context adds a note to errors which says how many elements of the tensor have been changed.
+    """
+    if not is_tensor(what):
+        if alpha != 1:
+            raise ValueError(f"alpha is the factor of noise that is added to a tensor, got alpha={alpha!r} and a shape")
+        dtype = DEFAULT_DTYPE if dtype is None else dtype
+        spec = TensorSpec.of(what, "normal", std=std, dtype=dtype, slice=slice, **fields)
+        return init(spec, framework, device), nullcontext()
+    others = {"dtype": dtype, "slice": slice, "framework": framework, "device": device}
+    for field, value in others.items():
+        if value is not None:
+            raise TypeError(f"noise takes {field} from the tensor, got {field}={value!r:.80}: leave it out")
+    place = destination_of(what)
+    data = Addition(place, float(alpha))
+    spec = TensorSpec.of(place.shape, "normal", std=std, dtype=place.dtype.name, **fields)
+    return _drawn(replace(spec, bounds=place.bounds), data, data.commit), data.explained()
+
+
+def _drawn(spec: TensorSpec, data: DataDestination, result: Callable[[], T]) -> Call[T]:
+    """Return the call for one tensor."""
     body = Drawn(spec.accept, data)
-    return Call(spec.request, body, lambda: view(data.memory, spec.extent), spec.label, cautions=body.cautions)
+    return Call(spec.request, body, result, spec.label, cautions=body.cautions)
 
 
 def save(spec: FileSpec, data: DataDestination) -> Call[None]:
@@ -199,14 +288,21 @@ def presets() -> Call[Any]:
 def init_state_dict(spec: ManifestSpec, framework: str | None, device: object) -> Call[dict[str, Any]]:
     """Return the call for the tensors of a manifest, by name; tied names have one tensor."""
     viewer(framework, spec.dtype, device)  # raises MissingFramework before anything is drawn
+    if on_host(device):
+        memory = InMemory()
+        body = Drawn(spec.accept, memory, spec)
+        return _state_dict(spec, body, lambda: _views(body.header, memory.memory, framework, device))
+    data = InTensors(device)
+    return _state_dict(spec, Drawn(spec.accept, data, spec), lambda: data.tensors)
+
+
+def _state_dict(spec: ManifestSpec, body: Drawn, tensors: Callable[[], dict[str, Any]]) -> Call[dict[str, Any]]:
+    """Return the call for the tensors of a manifest, which ``tensors`` returns without their aliases."""
 
     def result() -> dict[str, Any]:
-        whole = memoryview(data.memory)
-        tensors = {name: _view(whole, entry, framework, device) for name, entry in body.header.entries.items()}
-        return {name: tensors[spec.aliases.get(name, name)] for name in spec.names}
+        stored = tensors()
+        return {name: stored[spec.aliases.get(name, name)] for name in spec.names}
 
-    data = InMemory()
-    body = Drawn(spec.accept, data, spec)
     return Call(spec.request, body, result, spec.label, cautions=body.cautions)
 
 
@@ -241,6 +337,20 @@ def plan(spec: TensorSpec | ManifestSpec, url: Callable[[str | None], str | None
     return _asked(replace(spec.request, path="plan"), read)
 
 
+def read_range(request: Request, plan: Plan, start: int, buffer: memoryview) -> Call[int]:
+    """Return the call that fills a buffer with the bytes from ``start`` on of a planned file."""
+    return RangeCall(request, Region(start, buffer, plan.nbytes, plan.etag), lambda: len(buffer))
+
+
+def check_ranges(request: Request) -> None:
+    """Raise ValueError for a file that a server cannot send by ranges."""
+    if request.method != "GET":
+        raise ValueError(
+            "the manifest is too long for a URL, so its file has no ranges: open a manifest of fewer tensors, use "
+            "weightwell.local(), or save the file and open it"
+        )
+
+
 def _planned(answer: Any) -> dict[str, Any]:
     """Return the spec of a plan, in the form of a file's metadata."""
     tensors = {
@@ -263,9 +373,13 @@ def _parameter(answer: Any) -> dict[str, Any]:
     return {"param": values[0] if len(values) == 1 else None}
 
 
-def _view(whole: memoryview, entry: Entry, framework: str | None, device: object) -> Any:
-    """Return a tensor as a view of its file's data."""
-    return viewer(framework, BY_CODE[entry.dtype], device)(whole[entry.start : entry.stop], entry.shape)
+def _views(header: Header, memory: Memory, framework: str | None, device: object) -> dict[str, Any]:
+    """Return the tensors of a file, by name, as views of its data."""
+    whole = memoryview(memory)
+    return {
+        name: viewer(framework, BY_CODE[entry.dtype], device)(whole[entry.start : entry.stop], entry.shape)
+        for name, entry in header.entries.items()
+    }
 
 
 def _gain(row: Any) -> float:

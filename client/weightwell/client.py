@@ -5,16 +5,17 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, SupportsFloat, TypeVar, Unpack, overload
 
 import httpx
 
 from weightwell import calls
 from weightwell.calls import Call
-from weightwell.connection import CONNECTIONS, TIMEOUT
+from weightwell.connection import CONNECTIONS, TIMEOUT, without_credentials
 from weightwell.doors import door_to
 from weightwell.files.comparison import Claim, Verdict
 from weightwell.files.output import Target, opened
+from weightwell.files.remote import HttpReadable, OpenFile
 from weightwell.forms import Described, manifest_of, spec_of
 from weightwell.in_process.address import url_of
 from weightwell.literals import (
@@ -23,6 +24,8 @@ from weightwell.literals import (
     FrameworkName,
     GainSource,
     GeneratorName,
+    NoiseFields,
+    Parameters,
     SchemeName,
     SeedLike,
     TensorFields,
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 M = TypeVar("M", bound="nn.Module")
+A = TypeVar("A", bound="torch.Tensor | np.ndarray[Any, Any]")
 
 
 @short_tracebacks
@@ -133,6 +137,9 @@ class Client:
     ) -> "np.ndarray[Any, np.dtype[Any]]": ...
 
     @overload
+    def init(self, shape: ShapeLike, scheme: SchemeName | str, *, out: A, **fields: Unpack[TensorFields]) -> A: ...
+
+    @overload
     def init(
         self,
         shape: ShapeLike,
@@ -156,6 +163,7 @@ class Client:
         stream: str | None = None,
         framework: FrameworkName | None = None,
         device: object = None,
+        out: Any = None,
         **parameters: Any,
     ) -> Any:
         """Draw a tensor and return it: a ``torch.Tensor``, or a ``numpy.ndarray`` without torch.
@@ -175,7 +183,10 @@ class Client:
         ``slice``: the part to draw, as slices of numpy: ``np.s_[0:128]`` or ``"0:128,:"``.
         ``stream``: the name that the random numbers are derived from instead of ``name``: that of another tensor, for a
         copy of it.
-        ``framework``: ``"torch"`` or ``"numpy"``; ``device``: the device to which torch moves the tensor.
+        ``framework``: ``"torch"`` or ``"numpy"``.
+        ``device``: the device of the new torch tensor. The bytes are received in blocks, and each is copied there.
+        ``out``: a torch tensor or a numpy array, which is filled and returned, as by ``init_``. Raises ValueError
+        unless its shape is that of the slice or tensor, and its dtype is ``dtype``.
         """
         spec = TensorSpec.of(
             shape,
@@ -188,7 +199,123 @@ class Client:
             stream=stream,
             **parameters,
         )
-        return self._call(calls.init(spec, framework, device))
+        return self._call(calls.init(spec, framework, device, out))
+
+    def init_(
+        self,
+        tensor: A,
+        scheme: SchemeName | str,
+        *,
+        seed: SeedLike = 0,
+        name: str | None = None,
+        generator: GeneratorName | str | None = None,
+        stream: str | None = None,
+        **parameters: Unpack[Parameters],
+    ) -> A:
+        """Fill a tensor in place, as the functions of ``torch.nn.init`` do, and return it.
+
+        ``tensor``: a torch tensor or parameter, on any device, or a writable numpy array. Shape and dtype are those of
+        the tensor. Each rank draws its shard of a DTensor.
+        ``scheme``, ``parameters``, ``seed``, ``name``, ``generator``, ``stream``: as in ``init``. The values are those
+        that ``init`` returns.
+
+        Contiguous memory is filled directly. A tensor with other strides is received into new memory and copied.
+        Gradients are not recorded, and autograd notices the change: ``backward`` through a graph that saved the old
+        value is an error, as after every in-place operation.
+
+        Raises TypeError for anything else than a tensor; ValueError for a tensor that is on the meta device, expanded,
+        sparse, quantized or read-only; and torch's RuntimeError for an inference tensor outside inference mode. After
+        a transfer that failed, the tensor may be partly overwritten.
+        """
+        fields = {"seed": seed, "name": name, "generator": generator, "stream": stream, **parameters}
+        return self._call(calls.init_in_place(tensor, scheme, fields))
+
+    @overload
+    def noise(self, what: A, *, alpha: SupportsFloat = 1.0, **fields: Unpack[NoiseFields]) -> A: ...
+
+    @overload
+    def noise(
+        self,
+        what: ShapeLike,
+        *,
+        framework: Literal["torch"],
+        dtype: "DTypeLike | None" = None,
+        slice: SliceLike | None = None,
+        device: object = None,
+        **fields: Unpack[NoiseFields],
+    ) -> "torch.Tensor": ...
+
+    @overload
+    def noise(
+        self,
+        what: ShapeLike,
+        *,
+        framework: Literal["numpy"],
+        dtype: "DTypeLike | None" = None,
+        slice: SliceLike | None = None,
+        device: None = None,
+        **fields: Unpack[NoiseFields],
+    ) -> "np.ndarray[Any, np.dtype[Any]]": ...
+
+    @overload
+    def noise(
+        self,
+        what: ShapeLike,
+        *,
+        framework: None = None,
+        dtype: "DTypeLike | None" = None,
+        slice: SliceLike | None = None,
+        device: object = None,
+        **fields: Unpack[NoiseFields],
+    ) -> Any: ...
+
+    def noise(
+        self,
+        what: Any,
+        *,
+        seed: SeedLike = 0,
+        name: str | None = None,
+        std: SupportsFloat = 1.0,
+        alpha: SupportsFloat = 1.0,
+        generator: GeneratorName | str | None = None,
+        stream: str | None = None,
+        dtype: "DTypeLike | None" = None,
+        slice: SliceLike | None = None,  # noqa: A002 - the field's name
+        framework: FrameworkName | None = None,
+        device: object = None,
+    ) -> Any:
+        """Draw normal noise with mean 0, or add it to a tensor in place.
+
+        ``what``: a shape, for a new tensor; or a torch tensor or a numpy array, to which ``alpha`` times the noise is
+        added, and which is returned. An array of integers of one dimension is a shape. The noise is bit for bit
+        ``init(shape, "normal", std=std, ...)``, with the shape and the dtype of the tensor.
+        ``std``: the standard deviation. ``alpha``: the factor; -1.0 subtracts.
+        ``seed``, ``name``, ``generator``, ``stream``: as in ``init``; ``dtype``, ``slice``, ``framework`` and
+        ``device`` too, for a new tensor.
+
+        The noise is added in blocks of 1 MiB, without a second copy of the tensor, and each element once, even if the
+        connection breaks. Each rank adds to its shard of a DTensor. The product with ``alpha`` and the sum are computed
+        in float32, or in float64 for float64, and rounded to the dtype. So to subtract what was added gives the old
+        values only up to rounding: keep a copy if you need them exactly.
+
+        Raises the errors of ``init_``, and ``InvalidFile`` if the server's file changed after a part of it was added.
+        An error after a part was added has a note with the number of elements that have been changed.
+        """
+        call, context = calls.noise(
+            what,
+            std=std,
+            alpha=alpha,
+            dtype=dtype,
+            slice=slice,
+            framework=framework,
+            device=device,
+            seed=seed,
+            name=name,
+            generator=generator,
+            stream=stream,
+        )
+        with context:
+            return self._call(call)
 
     def plan(
         self, what: ShapeLike | Described, scheme: SchemeName | str | None = None, **fields: Unpack[FileFields]
@@ -224,7 +351,8 @@ class Client:
         ``what``: a ``Manifest``, a torch module or a dict, as for ``plan``. A module is not changed.
         ``framework``, ``device``: as in ``init``.
 
-        The tensors are views of one buffer. An alias is the same tensor as its target.
+        The tensors are views of one buffer; on a ``device`` other than the CPU, each has its own memory. An alias is
+        the same tensor as its target.
         """
         spec = ManifestSpec.of(manifest_of(what, fields).document())
         return self._call(calls.init_state_dict(spec, framework, device))
@@ -299,6 +427,25 @@ class Client:
             output.commit()
         finally:
             output.close()
+
+    def open(
+        self, what: ShapeLike | Described, scheme: SchemeName | str | None = None, **fields: Unpack[FileFields]
+    ) -> OpenFile:
+        """Return a file object of the file that ``save`` writes: seekable, read-only, an ``io.RawIOBase``.
+
+        ``what``, ``scheme``, ``fields``: as for ``plan``. Nothing is stored: bytes are generated as they are read, and
+        all of them belong to the same file (its entity tag is checked). Each ``read`` is one request. Use
+        ``io.BufferedReader(file, 1 << 20)`` for many small reads. If ranges of the file cost the server as much as the
+        whole, such as those of ``generator="torch"``, read it with one ``read()``.
+
+        Raises ValueError for a manifest that is too long for a URL. Reads raise the errors of every method, and
+        ``FileChanged`` if the server has another file by then.
+        """
+        spec = spec_of(what, scheme, fields)
+        calls.check_ranges(spec.request)
+        plan = self._call(calls.plan(spec, self._door.url))
+        source = HttpReadable(plan.nbytes, lambda *part: self._call(calls.read_range(spec.request, plan, *part)))
+        return OpenFile(source, without_credentials(plan.url or self._door.address))
 
     def verify(self, path: str | os.PathLike[str]) -> Verdict:
         """Generate a safetensors file again from its metadata, and compare every byte; the file is not changed.

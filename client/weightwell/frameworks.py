@@ -28,6 +28,11 @@ def viewer(framework: str | None, dtype: DType, device: object = None) -> View:
     return VIEWERS[name](dtype, device)
 
 
+def on_host(device: object) -> bool:
+    """Whether tensors for this device of torch are in host memory; None is no device."""
+    return device is None or _imported("torch", extra="torch").device(device).type == "cpu"
+
+
 def _torch(dtype: DType, device: object) -> View:
     """Return the view of memory as a ``torch.Tensor``."""
     torch = _imported("torch", extra="torch")

@@ -85,15 +85,30 @@ class Parameters(TypedDict, total=False):
     batch_axis: AxisLike | None
 
 
-class TensorFields(Parameters, total=False):
-    """The fields of a tensor other than its shape and scheme; ``Client.init`` describes them."""
+class InPlaceFields(Parameters, total=False):
+    """The fields of a tensor that exists, other than its scheme; ``Client.init_`` describes them."""
 
     seed: SeedLike
-    dtype: DTypeLike
     name: str | None
     generator: GeneratorName | str | None
-    slice: SliceLike | None
     stream: str | None
+
+
+class NoiseFields(TypedDict, total=False):
+    """The fields of noise that a tensor or a shape does not decide; ``Client.noise`` describes them."""
+
+    seed: SeedLike
+    name: str | None
+    std: SupportsFloat
+    generator: GeneratorName | str | None
+    stream: str | None
+
+
+class TensorFields(InPlaceFields, total=False):
+    """The fields of a tensor other than its shape and scheme; ``Client.init`` describes them."""
+
+    dtype: DTypeLike
+    slice: SliceLike | None
 
 
 class FileFields(TensorFields, total=False):

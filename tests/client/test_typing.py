@@ -26,6 +26,34 @@ def test_the_framework_decides_the_type_of_a_tensor(fake: "Server") -> None:
         assert_type(client.init(8, "ones"), Any)
 
 
+def test_a_tensor_that_exists_keeps_its_type(server: str) -> None:
+    parameter, array = torch.nn.Parameter(torch.zeros(3, 4)), np.zeros((3, 4))
+    with weightwell.Client(server) as client:
+        assert assert_type(client.init_(parameter, "normal", seed=1), torch.nn.Parameter) is parameter
+        assert client.init_(array, "normal", seed=2, std=0.5) is array
+        assert assert_type(client.init((3, 4), "normal", seed=3, out=parameter), torch.nn.Parameter) is parameter
+        assert assert_type(client.noise(parameter, seed=4, alpha=-1), torch.nn.Parameter) is parameter
+        assert client.noise(array, seed=5) is array
+        assert_type(client.noise((3, 4), seed=6, framework="torch"), torch.Tensor)
+        assert_type(client.noise((3, 4), seed=7, framework="numpy", dtype="float16"), Array)
+        assert_type(client.noise(8, seed=8), Any)
+        assert len(client.open((3, 4), "ones").read(8)) == 8
+
+
+def test_the_asynchronous_client_keeps_the_type_of_a_tensor_that_exists(server: str) -> None:
+    async def fill() -> None:
+        parameter = torch.nn.Parameter(torch.zeros(3, 4))
+        async with weightwell.AsyncClient(server) as client:
+            assert assert_type(await client.init_(parameter, "normal", seed=1), torch.nn.Parameter) is parameter
+            out = await client.init((3, 4), "normal", seed=3, out=parameter)
+            assert assert_type(out, torch.nn.Parameter) is parameter
+            assert assert_type(await client.noise(parameter, seed=4), torch.nn.Parameter) is parameter
+            assert_type(await client.noise((3, 4), seed=6, framework="torch"), torch.Tensor)
+            assert_type(await client.noise((3, 4), seed=7, framework="numpy"), Array)
+
+    asyncio.run(fill())
+
+
 def test_the_framework_decides_the_type_of_a_state_dict(door: str) -> None:
     tensors = {"tensors": {"w": {"shape": [3], "scheme": "ones"}}}
     with weightwell.Client(door) as client:
@@ -66,6 +94,10 @@ def test_wrong_arguments_are_errors_for_a_type_checker_as_well(fake: "Server") -
             client.init((3, 4), "ones", framework="jax")  # type: ignore[call-overload]
         with pytest.raises(ValueError, match="a numpy array has no device"):
             client.init((3, 4), "ones", framework="numpy", device="cuda")  # type: ignore[call-overload]
+        with pytest.raises(TypeError, match=r"expected a .* to fill, got list"):
+            client.init_([1.0], "ones")  # type: ignore[type-var]
+        with pytest.raises(TypeError, match="init_ takes dtype from the tensor"):
+            client.init_(torch.zeros(3), "ones", dtype="float16")  # type: ignore[call-arg]
         with pytest.raises(TypeError, match="the path comes first"):
             client.save(weightwell.Manifest({}), "file")  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="no scheme"):

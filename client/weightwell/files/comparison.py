@@ -13,7 +13,7 @@ from weightwell.answers import spec_of
 from weightwell.exceptions import InvalidFile
 from weightwell.files import disk
 from weightwell.safetensors import PREFIX, Entry, header_length, read_header
-from weightwell.transfers.destinations import blocks
+from weightwell.transfers.destinations import DataDestination, blocks
 from weightwell.transfers.spans import Span
 
 
@@ -104,7 +104,7 @@ class Claim:
         return prefix + disk.read_at(self._descriptor, header_length(prefix, self.size), PREFIX)
 
 
-class Comparison:
+class Comparison(DataDestination):
     """A destination that compares the data with a file, in any order and in several threads at once."""
 
     parallel = True

@@ -16,13 +16,13 @@ from pathlib import Path
 from weightwell.files import disk
 from weightwell.files.comparison import Claim
 from weightwell.files.record import Record
-from weightwell.transfers.destinations import blocks
+from weightwell.transfers.destinations import DataDestination, blocks
 from weightwell.transfers.spans import Span
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
-class Part:
+class Part(DataDestination):
     """The part of the file at ``path``; a destination for its data. Always close it.
 
     Raises BlockingIOError where another process saves to the same path, and OSError where the disk is full.

@@ -46,7 +46,7 @@ class Job:
         helpers: list[Future[None]] = []
         self._progress.advance(len(self._plan.header))
         try:
-            if self._destination.parallel:
+            if self._destination.parallel_elements:
                 count = min(self._engines.helpers, self._plan.data_nbytes // SHARE - 1)
                 helpers += (self._engines.executor().submit(self._work) for _ in range(count))
             self._work()

@@ -13,9 +13,11 @@ from weightwell.models.pieces import Piece, Pieces
 from weightwell.models.places import Place, in_place_of
 from weightwell.models.reparametrized import Reparametrization
 from weightwell.models.shards import bounds_of_shard, is_sharded, local_of, with_local
+from weightwell.models.tensors import check_memory, contiguous
 from weightwell.safetensors import PREFIX, read_header
 from weightwell.slices import text_of
 from weightwell.spec import ManifestSpec, Stored
+from weightwell.transfers.destinations import DataDestination
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +28,7 @@ Reset = Callable[["nn.Module"], object]
 Numbers = Callable[[], Any]
 
 
-class Filling(Generic[M]):
+class Filling(DataDestination, Generic[M]):
     """The destination of a file's data in a module. ``commit`` puts the received tensors into the module.
 
     ``slots`` maps the names in the file to the tensors of the module. ``ties`` maps them to all slots that share the
@@ -56,7 +58,7 @@ class Filling(Generic[M]):
         """Allocate memory for the tensors of a file with this head, which has been checked."""
         if not self._targets:  # a new attempt uses the same memory
             self._targets = {name: _target(slot, self._device) for name, slot in self._slots.items()}
-            self._memory = {name: _contiguous(target) for name, target in self._targets.items()}
+            self._memory = {name: contiguous(target) for name, target in self._targets.items()}
         entries = read_header(head[PREFIX:]).entries.items()
         self._pieces = Pieces(Piece(entry.start, entry.stop, self._memory[name]) for name, entry in entries)
         return ()
@@ -64,6 +66,10 @@ class Filling(Generic[M]):
     def buffers(self, start: int, stop: int) -> Iterator[memoryview]:
         """Yield writable memory for the data bytes ``[start, stop)``, in order."""
         return self._pieces.buffers(start, stop)
+
+    def on_device(self, start: int, stop: int) -> "torch.Tensor | None":
+        """Return the memory of a GPU for the data bytes ``[start, stop)`` of one tensor, or None."""
+        return self._pieces.on_device(start, stop)
 
     def commit(self) -> M:
         """Put every received tensor into the module, and return the module.
@@ -202,7 +208,7 @@ def _check_fit(slot: Slot, expected: Stored, spec: ManifestSpec) -> None:
             f"{slot.name} is {slot.dtype.name} in the module, but {dtype} in the manifest; filling does not change "
             f"dtypes: use module.to(torch.{dtype})"
         )
-    _check_memory(slot.name, tensor)
+    check_memory(slot.name, tensor)
 
 
 def _check_source(slot: Slot, source: Reparametrization, given: Collection[object]) -> None:
@@ -213,18 +219,6 @@ def _check_source(slot: Slot, source: Reparametrization, given: Collection[objec
         source.check()
     except ValueError as error:
         raise ValueError(f"{slot.name} is computed by {source.kind}: {error}") from None
-
-
-def _check_memory(name: str, tensor: "torch.Tensor") -> None:
-    """Raise ValueError for a tensor without separate memory for each element."""
-    import torch
-
-    if hasattr(tensor, "__tensor_flatten__") or tensor.layout != torch.strided:
-        kind = f"{type(tensor).__name__} ({tensor.layout})"
-        cure = "fill the module before it is quantized or made sparse"
-        raise ValueError(f"{name} is a {kind}; only plain tensors are filled: {cure}")
-    if any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True)):
-        raise ValueError(f"{name} is an expanded tensor, whose elements share memory: make it contiguous first")
 
 
 def _left_on_meta(slots: Iterable[Slot], missing: Iterable[Slot], device: Any) -> list[Slot]:
@@ -288,13 +282,6 @@ def _key(place: Place) -> tuple[int, str]:
     """Return a hashable key for a place."""
     owner, leaf = place
     return id(owner), leaf
-
-
-def _contiguous(tensor: "torch.Tensor") -> "torch.Tensor":
-    """Return a contiguous tensor to receive bytes: the tensor itself, or new memory."""
-    import torch
-
-    return tensor if tensor.is_contiguous() else torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
 
 def _clear_padding(slot: Slot, memory: "torch.Tensor") -> None:

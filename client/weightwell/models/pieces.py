@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 BLOCK = 4 << 20  # bytes of a block of host memory
+GPU = "cuda"  # the type of the devices on which the engine can draw
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +32,17 @@ class Piece:
         else:
             yield from self.staged(start, stop)
 
+    def bytes(self) -> "torch.Tensor":
+        """Return the memory of the tensor as uint8, of one dimension."""
+        import torch
+
+        return self.tensor.reshape(-1).view(torch.uint8)
+
     def staged(self, start: int, stop: int) -> Iterator[memoryview]:
         """Yield host memory, which is copied to the tensor when it is full."""
         import torch
 
-        there = self.tensor.reshape(-1).view(torch.uint8)
+        there = self.bytes()
         here = torch.empty(min(BLOCK, stop - start), dtype=torch.uint8, pin_memory=self.tensor.is_cuda)
         for begin in range(start, stop, BLOCK):
             count = min(BLOCK, stop - begin)
@@ -57,6 +64,13 @@ class Pieces:
             end = min(stop, piece.stop)
             yield from piece.buffers(start - piece.start, end - piece.start)
             start, index = end, index + 1
+
+    def on_device(self, start: int, stop: int) -> "torch.Tensor | None":
+        """Return the memory (n, uint8) of a GPU for the bytes ``[start, stop)`` of one tensor; else None."""
+        index = bisect_right(self._pieces, start, key=lambda piece: piece.stop)
+        if start == stop or (piece := self._pieces[index]).tensor.device.type != GPU:
+            return None
+        return piece.bytes()[start - piece.start : stop - piece.start]
 
 
 def host_memory(tensor: "torch.Tensor") -> memoryview:

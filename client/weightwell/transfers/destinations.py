@@ -9,7 +9,7 @@ over.
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Generic, TypeVar
 
 from weightwell.exceptions import InvalidFile, TransportError, UnexpectedResponse
 from weightwell.memory import Memory, allocate
@@ -26,9 +26,14 @@ T = TypeVar("T")
 
 
 class Destination(ABC):
-    """The destination of a body. ``parallel``: ranges may arrive in any order and several at once."""
+    """The destination of a body.
+
+    ``parallel``: ranges may arrive in any order and several at once. ``parallel_elements``: the same for ranges of
+    whole elements of the tensors in it.
+    """
 
     parallel = False
+    parallel_elements = False
 
     @abstractmethod
     def head(self, total: int, etag: str | None, tag: str | None) -> Iterator[memoryview]:
@@ -50,19 +55,30 @@ class Destination(ABC):
         return None
 
 
-class DataDestination(Protocol):
-    """The destination of a safetensors file's data; offsets count from its first byte."""
+class DataDestination(ABC):
+    """The destination of a safetensors file's data; offsets count from its first byte.
 
-    parallel: bool
+    ``parallel``: ranges may arrive in any order and several at once. ``parallel_elements``: the same for ranges of
+    whole elements only.
+    """
 
+    parallel = False
+    parallel_elements = False
+
+    @abstractmethod
     def open(self, head: bytes, size: int, etag: str | None) -> Sequence[Span]:
         """Prepare for ``size`` bytes of data, which follow the ``head`` of the file with this strong entity tag.
 
         Return the spans of the data that an earlier attempt received.
         """
 
+    @abstractmethod
     def buffers(self, start: int, stop: int) -> Iterator[memoryview]:
         """Yield the buffers of the bytes ``[start, stop)``; their lengths add up."""
+
+    def on_device(self, start: int, stop: int) -> "torch.Tensor | None":  # noqa: ARG002 - for those on a device
+        """Return the memory (n, uint8) of a GPU for the bytes ``[start, stop)`` of one tensor; else None."""
+        return None
 
 
 class Document(Destination, Generic[T]):
@@ -100,6 +116,7 @@ class SafetensorsFile(Destination):
 
     def __init__(self, accept: Callable[[Header], int], data: DataDestination):
         self.parallel = data.parallel
+        self.parallel_elements = data.parallel or data.parallel_elements
         self._accept = accept
         self._data = data
         self._offset = 0  # of the data in the file
@@ -137,11 +154,10 @@ class SafetensorsFile(Destination):
 
     def on_device(self, start: int, stop: int) -> "torch.Tensor | None":
         """Return the memory of a GPU for some bytes of one tensor; None for memory of the host."""
-        of_data = getattr(self._data, "on_device", None)
-        return of_data and of_data(start - self._offset, stop - self._offset)
+        return self._data.on_device(start - self._offset, stop - self._offset)
 
 
-class InMemory:
+class InMemory(DataDestination):
     """Data in new memory, aligned for every element type."""
 
     parallel = True
@@ -160,7 +176,7 @@ class InMemory:
         yield memoryview(self.memory)[start:stop]
 
 
-class InFile:
+class InFile(DataDestination):
     """The head and the data in a binary file, in order, from its current position."""
 
     parallel = False

@@ -139,6 +139,36 @@ def test_a_rank_is_filled_with_its_slices_of_the_whole(
         assert torch.equal(parameter.to_local(), whole[name][tuple(slice(*each) for each in bounds)])
 
 
+@BUILDS
+def test_tensors_that_exist_are_filled_and_changed_in_the_rank_s_slices(
+    mesh: DeviceMesh, build: Callable[[DeviceMesh], nn.Module], slices: list[str | None], door: str
+) -> None:
+    model = build(mesh).to_empty(device="cpu")
+    with weightwell.Client(door) as client:
+        for (name, parameter), part in zip(model.named_parameters(), slices, strict=True):
+            here = tuple(slice(*each) for each in bounds_of(part or "...", tuple(parameter.shape)))
+            assert isinstance(parameter, DTensor)
+            whole = client.init(parameter.shape, "normal", seed=1, name=name)
+            version = parameter._version
+            assert client.init_(parameter, "normal", seed=1, name=name) is parameter
+            assert parameter._version > version
+            assert torch.equal(parameter.to_local(), whole[here])
+            client.noise(parameter, seed=2, name=name)
+            assert torch.equal(parameter.to_local(), client.noise(whole, seed=2, name=name)[here])
+            assert client.init(parameter.shape, "normal", seed=3, name=name, out=parameter) is parameter
+            assert torch.equal(parameter.to_local(), client.init(parameter.shape, "normal", seed=3, name=name)[here])
+
+
+@pytest.mark.parametrize(("shape", "part"), [((10, 6), "0:5"), ((5, 6), None), ((20, 6), "5:10")])
+def test_a_shard_is_not_filled_with_another_part(mesh: DeviceMesh, shape: tuple[int, int], part: str | None) -> None:
+    shard: Any = DTensor.from_local(torch.zeros(5, 6), mesh["dp"], [Shard(0)])
+    with weightwell.local() as client:
+        with pytest.raises(ValueError, match=r"out is the shard 5:10,0:6 of a tensor of shape \[10, 6\], and"):
+            client.init(shape, "normal", slice=part, out=shard)
+        client.init((10, 6), "normal", slice="5:10", out=shard)
+        assert torch.equal(shard.to_local(), client.init((10, 6), "normal")[5:10])
+
+
 def test_a_tensor_that_is_still_to_be_summed_is_named(mesh: DeviceMesh) -> None:
     partial = DTensor.from_local(torch.zeros(3, 2), mesh, [Partial(), Shard(0)])
     with pytest.raises(ValueError, match=r"part of w, which is placed as .* is not a slice"):
