@@ -7,11 +7,12 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from threading import Lock
+from typing import Any
 
 import numpy as np
 
 from weightwell_engine import generators
-from weightwell_engine.generators import Drawing, DrawingStopped
+from weightwell_engine.generators import DeviceDrawing, Drawing, DrawingStopped
 from weightwell_engine.generators.devices import no_memory
 from weightwell_engine.plan import Piece, Plan
 
@@ -131,6 +132,18 @@ class VirtualFile:
             drawn = np.empty(last - first, np.uint8).data
             self._fill_pieces((replace(piece, start=first // size, stop=last // size),), drawn)
             memory[first - piece.start * size : last - piece.start * size] = drawn
+
+    def fill_on_device(self, piece: Piece, out: Any) -> None:
+        """Write the elements of a piece into ``out`` (piece.nbytes, uint8), a contiguous tensor on the device.
+
+        The elements are drawn after the work of the caller's current stream, and are there when this returns. Raises
+        as ``fill``, and ``TypeError`` if the generator draws into memory of the host.
+        """
+        drawing = self._drawn()
+        if not isinstance(drawing, DeviceDrawing):
+            raise TypeError(f"generator={self.plan.generator} draws into memory of the host on this device; use fill")
+        with _memory_errors():
+            drawing.fill_on_device(piece, out)
 
     def close(self) -> None:
         """Stop drawing and release the cached matrices. Reading data afterwards raises ``DrawingStopped``."""

@@ -230,10 +230,16 @@ def test_the_specification_and_the_reading_of_specs_take_neither_torch_nor_numba
     assert _imported(PLANNED) == set()
 
 
-def test_drawing_with_philox_takes_no_torch() -> None:
-    assert _imported(f"{PLANNED}\nengine = Engine(Cpu(), threads=1)\nengine.open(engine.plan(spec)).read(0, 600)") == {
-        "numba"
-    }
+DRAWN = f"{PLANNED}\nengine = Engine(Cpu(), threads=1)\nengine.open(engine.plan(spec)).read(0, 600)\n"
+
+
+def test_drawing_a_small_tensor_takes_neither_torch_nor_numba() -> None:
+    assert _imported(DRAWN) == set()
+
+
+def test_drawing_a_large_tensor_takes_numba_and_no_torch() -> None:
+    large = 'spec = read_document(b\'{"shape": [512, 512], "scheme": "kaiming_normal"}\')'
+    assert _imported(f"{DRAWN}{large}\nfile = engine.open(engine.plan(spec))\nfile.read(0, file.nbytes)") == {"numba"}
 
 
 def test_without_torch_the_engine_says_so() -> None:

@@ -5,7 +5,7 @@ depends on the plan alone. It does not depend on the other pieces, or on the ord
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from weightwell_engine.plan import Piece, Plan
 
@@ -25,6 +25,14 @@ class Drawing(Protocol):
 
     def close(self) -> None:
         """Stop drawing: a ``fill`` under way may raise ``DrawingStopped`` instead of going on."""
+
+
+@runtime_checkable
+class DeviceDrawing(Protocol):
+    """A drawing that also writes into memory of its device, without a copy on the host."""
+
+    def fill_on_device(self, piece: Piece, out: Any) -> None:
+        """Write the elements of a piece into ``out`` (n, uint8), a tensor of torch on the device, which they fill."""
 
 
 class Generator(Protocol):

@@ -1,8 +1,8 @@
 """Devices for drawing. The CPU is here; ``gpu`` needs torch."""
 
+import mmap
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from mmap import mmap
 from threading import RLock
 from typing import Protocol
 from weakref import finalize
@@ -10,12 +10,16 @@ from weakref import finalize
 import numpy as np
 from numpy.typing import NDArray
 
+from weightwell_engine import forks
 from weightwell_engine.exceptions import Busy
 
 _CACHE_LINE = 64
 
 # Buffers of at least this many bytes are memory mappings.
 _MAPPED = 2**16
+
+# Mappings are private, so that a child of a fork does not write into the buffers of its parent. Python's are shared.
+_PRIVATE: dict[str, int] = {"flags": mmap.MAP_PRIVATE} if hasattr(mmap, "MAP_PRIVATE") else {}
 
 # torch's message for a failed allocation.
 _NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
@@ -52,6 +56,7 @@ class Buffers:
         self._free: dict[int, list[NDArray[np.uint8]]] = {}
         self._nbytes = 0
         self._lock = RLock()  # reentrant, as a finalizer may run at any time
+        forks.protect(self._lock)
 
     def lend(self, nbytes: int) -> memoryview:
         """Return one or more uninitialized bytes, aligned to a page."""
@@ -61,7 +66,7 @@ class Buffers:
                 memory = free.pop()
                 self._nbytes -= size
             else:
-                memory = np.frombuffer(mmap(-1, size), np.uint8)
+                memory = np.frombuffer(mmap.mmap(-1, size, **_PRIVATE), np.uint8)
         lent = memory[:nbytes]  # which every view of it keeps alive
         finalize(lent, self._take_back, memory).atexit = False
         return lent.data

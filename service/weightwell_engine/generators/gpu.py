@@ -50,11 +50,16 @@ class Gpu:
             return self._pinned(nbytes).numpy().data
 
     @contextmanager
-    def queue(self) -> Iterator[None]:
-        """Give this thread its own CUDA stream, so that the work of several threads overlaps on the GPU."""
+    def queue(self, *, after_caller: bool = False) -> Iterator[None]:
+        """Give this thread its own CUDA stream, so that the work of several threads overlaps on the GPU.
+
+        ``after_caller``: its work begins after that of the caller's current stream, to which memory may belong.
+        """
         with self.guarded():
             if not hasattr(self._own, "stream"):
                 self._own.stream = self._driver.Stream(self.place)
+            if after_caller:
+                self._own.stream.wait_stream(self._driver.current_stream(self.place))
             with self._driver.stream(self._own.stream):
                 yield
 

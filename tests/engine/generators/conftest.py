@@ -8,18 +8,29 @@ import torch
 from weightwell_engine.generators.gpu import Gpu
 
 
+class Stream:
+    """Stands in for a CUDA stream, and counts its waits for others."""
+
+    def __init__(self) -> None:
+        self.waited = 0
+
+    def wait_stream(self, other: object) -> None:
+        del other
+        self.waited += 1
+
+
 class Driver:
     """Stands in for ``torch.cuda``: does all at once, counts, and answers with ``lost`` once that is an error."""
 
     def __init__(self) -> None:
         self.lost: RuntimeError | None = None
-        self.streams: list[object] = []
+        self.streams: list[Stream] = []
         self.finished = 0
         self.emptied = 0
 
     def Stream(self, device: torch.device) -> object:  # noqa: N802 - torch's name
         del device
-        self.streams.append(object())
+        self.streams.append(Stream())
         return self.streams[-1]
 
     def stream(self, stream: object) -> AbstractContextManager[None]:

@@ -2,12 +2,14 @@
 
 generator             the generator, as the engine makes it
 drawing               the pieces of one file, written into memory
+early                 small parts, drawn by the reference before a kernel is loaded
 checked               laws prepared for kernels that have passed the self-check
 laws                  laws prepared for the kernels
 orthogonal_law        an orthogonal matrix as a law
 orthogonal_stack      many orthogonal matrices as a law
 orthogonal            products of blocks of reflectors, computed by threads
-positional            constants and lattices
+memory                bytes of matrices that are drawn whole
+positional, table     constants and lattices; given numbers
 sparse                sparse matrices
 words                 kernel: Philox4x32-10
 singles, doubles      kernels: from words to elements in float32 and float64

@@ -6,13 +6,14 @@
 A kernel is compiled, or read from disk, when it is first needed, and checked before its first number is handed out.
 """
 
+import os
 from collections.abc import Iterable
 from concurrent.futures import Executor
 from functools import lru_cache
 from threading import Lock
 
 from weightwell_engine.dtypes import DTYPES, DType
-from weightwell_engine.generators.philox.cpu import laws
+from weightwell_engine.generators.philox.cpu import early, laws
 from weightwell_engine.generators.philox.cpu.laws import Prepared
 from weightwell_engine.generators.philox.specification.known_answers import KNOWN_ANSWERS, NAME, SEED
 from weightwell_engine.laws import Law
@@ -25,6 +26,9 @@ _COMMON = "singles float32", "singles bfloat16"
 
 _sound: set[str] = set()
 _locks: dict[str, Lock] = {}
+if hasattr(os, "register_at_fork"):  # not on Windows
+    # A kernel that another thread was checking is checked again in the child. Compiling itself is not interrupted.
+    os.register_at_fork(after_in_child=_locks.clear)
 
 
 def prepare(law: Law, dtype: DType, seed: int, name: str, executor: Executor | None = None) -> Prepared:
@@ -62,6 +66,7 @@ def _require_sound(kernels: Iterable[str]) -> None:
                 if kernel not in _sound:
                     _check(kernel)
                     _sound.add(kernel)
+                    early.allowance.end()
 
 
 def _check(kernel: str) -> None:

@@ -3,10 +3,13 @@
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
+from llvmlite.binding import ffi
 from llvmlite.ir import Constant
 from numba import njit, types
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 
+from weightwell_engine import forks
 from weightwell_engine.generators.philox.cpu.machine_code import MachineCode
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -14,6 +17,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 # Options that are missing in Numba's type annotations.
 _FOR_KERNELS: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 _FOR_PYTHON: dict[str, Any] = {"no_cfunc_wrapper": True}
+
+# A fork waits until no thread compiles. The compiler takes the lock of LLVM after its own.
+forks.protect(global_compiler_lock._lock, ffi.lib._lock._lock)
 
 
 def kernel(function: Function) -> Function:

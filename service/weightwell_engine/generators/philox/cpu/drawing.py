@@ -1,4 +1,4 @@
-"""Drawings: compiled kernels write the pieces of one file into memory."""
+"""Drawings: kernels, or at first the reference, write the pieces of one file into memory. Kernels load when needed."""
 
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Executor, ThreadPoolExecutor
@@ -7,30 +7,15 @@ from dataclasses import replace
 import numpy as np
 
 from weightwell_engine.generators import DrawingStopped, places
-from weightwell_engine.generators.philox.cpu import orthogonal, orthogonal_stack, sparse
-from weightwell_engine.generators.philox.cpu.checked import Prepared, prepare
+from weightwell_engine.generators.philox.cpu.early import Prepared, loading, prepare
 from weightwell_engine.generators.philox.generator import Laws
 from weightwell_engine.generators.philox.specification.formats import UNSIGNED, Patterns
-from weightwell_engine.laws import Orthogonal, OrthogonalStack, Sparse
+from weightwell_engine.laws import Orthogonal, OrthogonalStack
 from weightwell_engine.plan import Layer, Piece, PlannedTensor
 from weightwell_engine.regions import Part, Runs, indices
 
 # Elements of a part that are drawn at once and then copied, where they are not side by side in their tensor.
 _BLOCK = 1 << 16
-
-
-def resident(tensor: PlannedTensor, threads: int) -> int:
-    """Return the bytes that a number of threads keep for drawing a tensor, not counting the chunks."""
-    match tensor.law:
-        case Sparse() as law:
-            return sparse.nbytes(law, threads)
-        case Orthogonal(rows, cols):
-            arithmetic = max(tensor.dtype.itemsize, 4)
-            kept = rows * cols * (arithmetic + tensor.dtype.itemsize)
-            return orthogonal.nbytes(rows, cols, arithmetic, threads) + kept
-        case OrthogonalStack() as law:
-            return orthogonal_stack.nbytes(law, tensor.dtype, threads)
-    return 0
 
 
 class CpuDrawing:
@@ -96,7 +81,14 @@ class CpuDrawing:
 
     def _prepare(self, tensor: PlannedTensor) -> Prepared:
         executor = self._workers() if isinstance(tensor.law, Orthogonal | OrthogonalStack) else None
-        return prepare(tensor.law, tensor.dtype, tensor.seed, tensor.stream_name, executor)
+        law = tensor.law, tensor.dtype, tensor.seed, tensor.stream_name
+
+        def kernels() -> Prepared:
+            with loading:
+                from weightwell_engine.generators.philox.cpu import checked
+            return checked.prepare(*law, executor)
+
+        return prepare(*law, kernels)
 
     def _workers(self) -> Executor:
         """Return the threads that compute the matrices of this file. They are not the threads that draw chunks."""

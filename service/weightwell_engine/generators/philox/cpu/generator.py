@@ -1,13 +1,15 @@
-"""The philox generator on the CPU. Numba is imported at the first drawing; planning does not need it."""
+"""The philox generator on the CPU. Numba is imported when a kernel is needed; planning and small tensors need none."""
 
 from weightwell_engine.generators import Drawing
 from weightwell_engine.generators.devices import Cpu
+from weightwell_engine.generators.philox.cpu.drawing import CpuDrawing
+from weightwell_engine.generators.philox.cpu.early import loading
 from weightwell_engine.generators.philox.generator import PhiloxGenerator, is_matrix
 from weightwell_engine.plan import Plan, PlannedTensor
 
 
 class CpuPhiloxGenerator(PhiloxGenerator):
-    """Draws with compiled kernels, in any number of threads."""
+    """Draws with compiled kernels, in any number of threads; at first with the reference, if little is drawn."""
 
     chunk = Cpu.chunk
 
@@ -19,7 +21,8 @@ class CpuPhiloxGenerator(PhiloxGenerator):
 
     def warm_up(self) -> None:
         """Load the common kernels and check their known answers; raise ``GeneratorUnsound`` for a wrong answer."""
-        from weightwell_engine.generators.philox.cpu.checked import warm_up
+        with loading:
+            from weightwell_engine.generators.philox.cpu.checked import warm_up
 
         warm_up()
         self._warm = True
@@ -38,8 +41,6 @@ class CpuPhiloxGenerator(PhiloxGenerator):
 
     def open(self, plan: Plan) -> Drawing:
         """Start drawing a file."""
-        from weightwell_engine.generators.philox.cpu.drawing import CpuDrawing
-
         del plan
         return CpuDrawing(self._threads)
 
@@ -47,6 +48,7 @@ class CpuPhiloxGenerator(PhiloxGenerator):
         """Return the bytes kept for drawing a tensor, not counting the chunks."""
         if not is_matrix(tensor):
             return 0
-        from weightwell_engine.generators.philox.cpu.drawing import resident
+        with loading:
+            from weightwell_engine.generators.philox.cpu.memory import resident
 
         return resident(tensor, self._threads)

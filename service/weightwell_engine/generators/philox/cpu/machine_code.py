@@ -6,8 +6,9 @@ the code depends on: the source files of this package and of the specification, 
 llvmlite, the types of the arguments, and the processor. New files are renamed into place, so processes can share a
 folder.
 
-The folder is ``NUMBA_CACHE_DIR`` if it is set, else ``__pycache__`` next to the source, else the user's cache. Code
-next to the source may also be for a generic processor (``precompile``). Every processor with its features can use it.
+Code of ``precompile`` is next to the source, in ``__pycache__``, and is read first. It is for a generic processor, so
+every processor with its features can use it. New code is written to ``NUMBA_CACHE_DIR`` if it is set, else to the
+user's cache, else next to the source.
 """
 
 import os
@@ -62,7 +63,7 @@ class MachineCode:
         self._kernel = kernel
 
     def load_overload(self, signature: Any, context: Any) -> Any:
-        """Return the version for a signature, or None."""
+        """Return the version for a signature, or None if there is none or it is damaged."""
         rtsys.initialize(context)  # only the functions that the machine code calls; Numba needs the others to compile
         levels = (Processor(PROCESSOR.system, *level) for level in LEVELS.items() if PROCESSOR.can_run(level[0]))
         for processor in (PROCESSOR, *levels):
@@ -110,20 +111,29 @@ def _source_files() -> list[Path]:
 
 def _folders() -> Iterator[Path]:
     """Yield the folders that may hold machine code."""
+    yield NEXT_TO_SOURCE
     yield from _writable_folders()
-    if config.CACHE_DIR:
-        yield NEXT_TO_SOURCE
 
 
 def _writable_folders() -> Iterator[Path]:
-    """Yield the folders for new machine code. A folder shared with other programs has a subfolder for each source."""
-    own = f"weightwell_{sha256(str(NEXT_TO_SOURCE).encode()).hexdigest()[:16]}"
+    """Yield the folders for new machine code. A folder for several installations has a subfolder for each source."""
+    own = f"weightwell_{sha256(str(Path(__file__).parent).encode()).hexdigest()[:16]}"
     if config.CACHE_DIR:
         yield Path(config.CACHE_DIR) / own
         return
-    yield NEXT_TO_SOURCE
     with suppress(RuntimeError):  # there may be no home
-        yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "numba" / own
+        yield _user_cache() / "weightwell" / own
+    yield NEXT_TO_SOURCE
+
+
+def _user_cache() -> Path:
+    """Return the folder of the user's caches; raise ``RuntimeError`` if the user has no home."""
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    folder = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(folder) if Path(folder).is_absolute() else Path.home() / ".cache"
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -10,6 +10,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
+from shutil import copy
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -55,10 +58,14 @@ def main() -> None:
     if not PROCESSOR.system.startswith("x86_64"):
         print(f"nothing to compile for {PROCESSOR.system}: its kernels are compiled at their first use")
         return
+    NEXT_TO_SOURCE.mkdir(exist_ok=True)
     for level, features in LEVELS.items():
-        target = {"NUMBA_CPU_NAME": level, "NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": ""}
-        command = [sys.executable, "-m", __spec__.name, "here"]
-        subprocess.run(command, env=os.environ | target, check=True)  # noqa: S603 - a command of our own
+        with TemporaryDirectory() as folder:
+            target = {"NUMBA_CPU_NAME": level, "NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": folder}
+            command = [sys.executable, "-m", __spec__.name, "here"]
+            subprocess.run(command, env=os.environ | target, check=True)  # noqa: S603 - a command of our own
+            for file in Path(folder).rglob("*.kernel"):
+                copy(file, NEXT_TO_SOURCE)
     for file in sorted(NEXT_TO_SOURCE.glob("*.kernel")):
         print(f"{file.stat().st_size:10,} {file}")
 

@@ -23,6 +23,9 @@ from weightwell_engine.regions import Runs
 
 COMMON: tuple[Law, ...] = Uniform(-1.0, 1.0), Normal(0.0, 1.0), TruncatedNormal(0.0, 1.0, -2.0, 2.0)
 
+# Kernels write vectors of this many bytes, to addresses that are multiples of it.
+_VECTOR = 16
+
 # Runs that need both ways of drawing: some elements one by one, and the others in groups of four.
 _UNEVEN = Runs(first=3, length=1026, stride=0, count=1)
 
@@ -81,18 +84,41 @@ class CudaDrawing:
     def fill(self, pieces: Sequence[Piece], out: memoryview) -> None:
         """Write the elements of pieces, one piece after the other, into ``out``, which is host memory."""
         with self._gpu.queue():
-            over: list[Over] = []
-            parts = list(self._parts(pieces, over))
             memory = torch.empty(len(out), dtype=torch.uint8, device=self._gpu.place)
-            cuda.fill(parts, memory)
-            self._write_given(pieces, memory)
-            if over:
-                write_over(over, memory, self._drawn)
+            self._draw(pieces, memory)
             self._gpu.fetch(memory, out)
+
+    def fill_on_device(self, piece: Piece, out: torch.Tensor) -> None:
+        """Write the elements of a piece into ``out`` (piece.nbytes, uint8), which is on the GPU, and wait for them."""
+        wanted = torch.uint8, (piece.nbytes,), self._gpu.place
+        if (out.dtype, tuple(out.shape), out.device) != wanted or not out.is_contiguous():
+            raise ValueError(
+                f"out must be a contiguous tensor of {piece.nbytes} uint8 on {self._gpu.place}, got "
+                f"{tuple(out.shape)} {out.dtype} on {out.device}"
+            )
+        if not piece.nbytes:
+            return
+        with self._gpu.queue(after_caller=True):
+            if out.data_ptr() % _VECTOR or out.storage_offset() % piece.tensor.dtype.itemsize:
+                memory = torch.empty_like(out)
+                self._draw((piece,), memory)
+                out.copy_(memory)
+            else:
+                self._draw((piece,), out)
+            self._gpu.finish()
 
     def close(self) -> None:
         """Release the prepared laws."""
         self._laws.clear()
+
+    def _draw(self, pieces: Sequence[Piece], memory: torch.Tensor) -> None:
+        """Enqueue what draws pieces into ``memory`` (n, uint8), which they fill."""
+        over: list[Over] = []
+        parts = list(self._parts(pieces, over))
+        cuda.fill(parts, memory)
+        self._write_given(pieces, memory)
+        if over:
+            write_over(over, memory, self._drawn)
 
     def _prepare(self, tensor: PlannedTensor) -> cuda.Prepared:
         return cuda.prepare(tensor.law, tensor.dtype, tensor.seed, tensor.stream_name, self._gpu.place)

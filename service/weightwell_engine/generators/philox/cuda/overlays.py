@@ -67,10 +67,12 @@ def _copy(over: Over, drawn: torch.Tensor, out: torch.Tensor) -> None:
     typed = INTEGERS[size]
     elements = out[: out.numel() // size * size].view(typed)
     source = drawn[: piece.nbytes].view(typed)
-    first = over.offset // size - over.start  # where the element 0 of the tensor would be
+    # Where the element 0 of the tensor would be. as_strided counts from the start of the storage of ``out``.
+    first = over.offset // size - over.start
+    begin = elements.storage_offset()
     for at in over.layer.box.parts(piece.start, piece.stop):
         if isinstance(at, Runs):
-            rows = elements.as_strided((at.count, at.length), (at.stride, 1), first + at.first)
+            rows = elements.as_strided((at.count, at.length), (at.stride, 1), begin + first + at.first)
             rows.copy_(source[: at.size].view(at.count, at.length))
         else:
             elements[torch.from_numpy(indices(at) + first).to(out.device)] = source[: at.size]

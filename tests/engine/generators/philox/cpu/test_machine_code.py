@@ -269,6 +269,49 @@ def test_without_a_folder_that_can_be_written_kernels_work_all_the_same(
     assert _compiles(entry(_twice), monkeypatch)
 
 
+def _started(code: str, cache: Path, **variables: str) -> "subprocess.Popen[str]":
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "NUMBA_CACHE_DIR": str(cache)} | variables
+    return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_processes_that_start_at_once_with_an_empty_cache_all_draw_right(tmp_path: Path) -> None:
+    answer = next(answer for answer in KNOWN_ANSWERS if answer.dtype == "float8_e5m2")
+    drawn = f"""
+from weightwell_engine.generators.philox.cpu import checked
+from weightwell_engine.generators.philox.specification.known_answers import KNOWN_ANSWERS
+print(KNOWN_ANSWERS[{KNOWN_ANSWERS.index(answer)}].digest_by(checked.draw))
+"""
+    processes = [_started(drawn, tmp_path) for _ in range(8)]
+    assert [process.communicate()[0].strip() for process in processes] == [answer.digest] * 8
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) >= 1
+    assert {path.suffix for path in files} == {".kernel"}  # no temporary file is left
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
+def test_new_code_is_in_the_cache_of_the_user(platform: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "CACHE_DIR", "")
+    monkeypatch.setattr(sys, "platform", platform)
+    for name in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    usual = {"linux": ".cache", "darwin": "Library/Caches", "win32": "AppData/Local"}[platform]
+    first, last = machine_code._writable_folders()
+    assert first.parent == tmp_path / usual / "weightwell"
+    assert last == machine_code.NEXT_TO_SOURCE
+    assert next(machine_code._folders()) == machine_code.NEXT_TO_SOURCE
+
+
+def test_the_cache_of_the_user_is_where_xdg_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "CACHE_DIR", "")
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert next(machine_code._writable_folders()).parent == tmp_path / "weightwell"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored, says the specification of XDG
+    assert next(machine_code._writable_folders()).parent == Path.home() / ".cache" / "weightwell"
+
+
 def test_code_for_a_generic_processor_runs_where_its_features_are() -> None:
     v3, v4 = (set(LEVELS[level].split(",")) for level in ("x86-64-v3", "x86-64-v4"))
     machine = Processor("x86_64-unknown-linux-gnu", "znver3", ",".join(sorted(v3 | {"+sha"})))

@@ -25,7 +25,7 @@ from weightwell_engine.generators.philox.cuda import overlays
 from weightwell_engine.generators.philox.cuda.generator import CudaPhiloxGenerator
 from weightwell_engine.generators.philox.specification.known_answers import KNOWN_ANSWERS
 from weightwell_engine.parsing import read_document
-from weightwell_engine.plan import Plan, make_plan
+from weightwell_engine.plan import Piece, Plan, make_plan
 from weightwell_engine.virtual_file import VirtualFile
 from weightwell_service.app import create_app
 from weightwell_service.settings import Settings
@@ -292,3 +292,47 @@ def test_a_lost_device_is_said_and_readiness_fails(client: httpx.Client, driver:
     assert "illegal memory access" in refused.json()["detail"]
     assert client.get("/health/live").status_code == 200
     assert client.head("/init", params=QUERY).status_code == 200
+
+
+# Memory of the device -----------------------------------------------------------------------------------------------
+
+GIVEN = {"table": {"shape": [40], "scheme": "values", "values": [0.5 * place for place in range(40)]}}
+BODIES = {
+    "tensors": MANIFEST,
+    "parts": PARTS,
+    "values": {"tensors": GIVEN},
+}
+
+
+@pytest.mark.parametrize("offset", [0, 1, 4, 16])
+@pytest.mark.parametrize("name", BODIES)
+def test_pieces_drawn_into_memory_of_the_device_have_the_bytes_of_the_cpu(
+    generator: CudaPhiloxGenerator, driver: Any, name: str, offset: int
+) -> None:
+    plan = planned(BODIES[name])
+    with closing(VirtualFile(plan, generator)) as file, closing(VirtualFile(plan, CpuPhiloxGenerator(1))) as on_cpu:
+        for tensor in plan.tensors:
+            for piece in (Piece(tensor, 0, tensor.size), Piece(tensor, tensor.size // 3, tensor.size - 1)):
+                if piece.start >= piece.stop:
+                    continue
+                expected = bytearray(piece.nbytes)
+                on_cpu.fill(piece, expected)
+                memory = torch.full((offset + piece.nbytes + 3,), 77, dtype=torch.uint8)
+                file.fill_on_device(piece, memory[offset : offset + piece.nbytes])
+                edges = [*memory[:offset].tolist(), *memory[offset + piece.nbytes :].tolist()]
+                assert bytes(memory[offset : offset + piece.nbytes].numpy()) == expected
+                assert set(edges) == {77}
+    assert driver.streams[0].waited == driver.finished > 0
+
+
+def test_memory_that_a_piece_does_not_fill_is_refused(generator: CudaPhiloxGenerator) -> None:
+    piece = Piece(PLAN.tensors[0], 0, 5)
+    with closing(VirtualFile(PLAN, generator)) as file:
+        for wrong in (torch.empty(5), torch.empty(41, dtype=torch.uint8), torch.empty(80, dtype=torch.uint8)[::2]):
+            with pytest.raises(ValueError, match="out must be a contiguous tensor of 40 uint8 on cpu, got"):
+                file.fill_on_device(piece, wrong)
+
+
+def test_a_generator_of_the_host_does_not_draw_into_memory_of_a_device() -> None:
+    with closing(VirtualFile(PLAN, CpuPhiloxGenerator(1))) as file, pytest.raises(TypeError, match="use fill"):
+        file.fill_on_device(Piece(PLAN.tensors[0], 0, 5), torch.empty(40, dtype=torch.uint8))
