@@ -113,7 +113,7 @@ _MEANINGS = {
 }
 
 # Of so many models one is built without a recording as well, for the ratio of the times.
-_PAIRED = 8
+_PAIRED = 16
 
 
 @dataclass

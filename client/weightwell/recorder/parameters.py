@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from weightwell.recorder.evaluation import contents, operands
+from weightwell.recorder.evaluation import contents
 from weightwell.recorder.laws import Constant, Fields
 from weightwell.recorder.mode import Recorder
 from weightwell.recorder.storages import (
@@ -181,7 +181,7 @@ def _needs_memory(operation: Operation) -> bool:
     name = schema.name.partition("::")[2]
     if schema.is_mutable and not (name.endswith("_") and name.removesuffix("_") in _ARITHMETIC):
         return False
-    return any(isinstance(each.content, Unwritten) and prod(each.sizes) for each in operands(operation))
+    return any(isinstance(each.content, Unwritten) and prod(each.sizes) for each in operation.operands)
 
 
 def _parts(tensor: torch.Tensor, content: Content, storage: Storage | None) -> tuple[Part, ...]:
