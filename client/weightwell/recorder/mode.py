@@ -122,9 +122,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Raise ValueError for an operator that writes a tensor that must not be written."""
         for place, argument in enumerate(func._schema.arguments):
             if argument.alias_info is not None and argument.alias_info.is_write:
-                for each in instances(
-                    torch.Tensor, (args[place] if place < len(args) else kwargs.get(argument.name),), {}
-                ):
+                value = args[place] if place < len(args) else kwargs.get(argument.name)
+                for each in instances(torch.Tensor, (value,), {}):
                     self._check_tensor(each)
 
     def _check_tensor(self, tensor: torch.Tensor) -> None:
@@ -164,7 +163,7 @@ def _numbers_in(tensor: torch.Tensor) -> Content:
 
 
 def _spoil(tensor: torch.Tensor) -> None:
-    """Make random numbers that are not drawn no numbers: what is computed from them outside of torch is seen then."""
+    """Fill a tensor whose random numbers are not drawn with NaN: code that uses them outside of torch is noticed."""
     if not tensor.is_meta and tensor.is_floating_point():
         with _disable_current_modes(), torch.no_grad():
             tensor.detach().fill_(math.nan)
@@ -387,7 +386,7 @@ def _assign(recorder: Recorder, target: torch.Tensor, content: Content) -> None:
 
 
 def _number(recorder: Recorder, value: Any) -> float | None:
-    """Return a number, or that of a tensor whose elements all have one; None if there is none."""
+    """Return a number, or that of a tensor of one element; None if it is not known."""
     if isinstance(value, bool | int | float):
         return float(value)
     if not isinstance(value, torch.Tensor) or value.numel() != 1:
@@ -408,17 +407,15 @@ def _affine(of: Map) -> Handler:
 
     def handle(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         numbers = [_number(recorder, each) for each in args[1:]]
-        content = (
-            recorder.read(args[0]) if isinstance(args[0], torch.Tensor) and recorder.is_symbolic(args[0]) else None
-        )
-        first, factors = args[0], None
-        if content is not None and None not in numbers:
-            factors = of(*numbers, **kwargs)
+        source = args[0]
+        known = isinstance(source, torch.Tensor) and recorder.is_symbolic(source)
+        content = recorder.read(source) if known else None
+        factors = of(*numbers, **kwargs) if known and None not in numbers else None
         law = getattr(content, "law", None)
         new = law.affine(*factors) if law is not None and factors is not None else None
         if isinstance(content, Drawn) and factors is not None and factors[0] < 0:
             content = replace(content, key=(*content.key, NEGATED))  # no law says which numbers are whose negatives
-        return _mapped(recorder, func, args, kwargs, first, content, new)
+        return _with_law(recorder, func, args, kwargs, source, content, new)
 
     return handle
 
@@ -430,12 +427,12 @@ def _mapping(of: Callable[..., Law | None]) -> Handler:
         content = recorder.read(args[0]) if recorder.is_symbolic(args[0]) else None
         law = getattr(content, "law", None)
         new = of(law, *args[1:], **kwargs) if law is not None else None
-        return _mapped(recorder, func, args, kwargs, args[0], content, new)
+        return _with_law(recorder, func, args, kwargs, args[0], content, new)
 
     return handle
 
 
-def _mapped(
+def _with_law(
     recorder: Recorder,
     func: Any,
     args: tuple[Any, ...],
@@ -542,10 +539,6 @@ def _handler_of(func: Any) -> Handler:
     if not any("Tensor" in str(each.type) for each in schema.returns):
         return _pass
     return _computing
-
-
-def _numbers(*values: Any) -> Any:
-    return values
 
 
 _HANDLERS: dict[Any, Handler] = {}
