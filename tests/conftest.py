@@ -22,6 +22,7 @@ PATIENCE = 30.0
 # Files, and folders, whose tests take most of the suite's time.
 SLOW = (
     "client/models/test_names.py",
+    "client/recorder/test_sharded.py",
     "client/test_bad_servers.py",
     "client/test_cautions.py",
     "client/test_docs.py",

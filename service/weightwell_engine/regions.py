@@ -168,16 +168,17 @@ class Region:
     def blocks(self, start: int, stop: int, size: int) -> Iterator[tuple[int, Part]]:
         """Yield the elements ``start ... stop - 1`` as ``parts`` does, each part with the number of its first element.
 
-        Parts that are not a single run have at most ``size`` elements.
+        Parts that are not a single run have at most ``size`` elements: whole runs, unless a run is longer.
         """
         for part in self.parts(start, stop):
             end = start + part.size
             if is_single(part):
                 yield start, part
             else:
-                for begin in range(start, end, size):
+                step = size - size % part.length if part.length <= size else size
+                for begin in range(start, end, step):
                     at = begin
-                    for each in self.parts(begin, min(begin + size, end)):
+                    for each in self.parts(begin, min(begin + step, end)):
                         yield at, each
                         at += each.size
             start = end

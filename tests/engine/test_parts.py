@@ -20,7 +20,7 @@ from weightwell_engine.generators.philox.specification import reference
 from weightwell_engine.generators.philox.specification.formats import UNSIGNED
 from weightwell_engine.parsing import read_document
 from weightwell_engine.plan import Piece, Plan, PlannedTensor
-from weightwell_engine.regions import Region, indices
+from weightwell_engine.regions import Region, Runs, indices
 from weightwell_engine.spec import Spec, TensorSpec, text_of
 
 ENGINE = Engine(Cpu(), threads=2)
@@ -193,6 +193,12 @@ def test_blocks_of_a_region_are_its_elements(box: Region, size: int) -> None:
         assert first == len(found)
         found += [int(at) for at in indices(part)]
     assert found == inside
+
+
+def test_blocks_of_columns_do_not_split_rows() -> None:
+    box = Region((9, 20), (0, 3), (9, 10))
+    blocks = [part for _, part in box.blocks(0, box.size, 16)]
+    assert [(part.length, part.count) for part in blocks if isinstance(part, Runs)] == [(7, 2)] * 4 + [(7, 1)]
 
 
 def test_a_part_that_is_not_in_the_slice_costs_nothing() -> None:

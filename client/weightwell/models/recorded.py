@@ -33,7 +33,7 @@ class Recording:
     """A context in which models are built, and initialized by their own code.
 
     What the code writes into parameters is recorded, on the meta device or any other. Random numbers are not drawn, so
-    parameters on other devices hold any values.
+    parameters on other devices hold NaN.
     """
 
     def __init__(self) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_leaves, tree_map
 
 from weightwell.recorder.laws import Constant
 from weightwell.recorder.storages import (
@@ -40,15 +39,9 @@ def contents(content: Content) -> Iterator[Content]:
         seen.add(id(each))
         yield each
         if isinstance(each, Computed):
-            waiting += [operand.content for operand in operands(each.operation)]
+            waiting += [operand.content for operand in each.operation.operands]
         elif isinstance(each, Copied):
             waiting += [write.content for write in each.writes]
-
-
-def operands(operation: Operation) -> list[Operand]:
-    """Return the tensors among the arguments of an operation."""
-    leaves = tree_leaves((operation.arguments, dict(operation.keywords)), is_leaf=_is_operand)
-    return [each for each in leaves if isinstance(each, Operand)]
 
 
 class Evaluation:
@@ -85,11 +78,7 @@ class Evaluation:
     def _computed(self, content: Computed) -> torch.Tensor:
         operation = content.operation
         if id(operation) not in self._results:
-            arguments, keywords = tree_map(
-                lambda each: self._argument(each) if _is_operand(each) else each,
-                (operation.arguments, dict(operation.keywords)),
-                is_leaf=_is_operand,
-            )
+            arguments, keywords = operation.call(self._argument)
             if "device" in keywords:
                 keywords["device"] = self._device
             result = operation.function(*arguments, **keywords)
@@ -121,7 +110,3 @@ class Evaluation:
 
 def _part(memory: torch.Tensor, view: View) -> torch.Tensor:
     return memory.as_strided(view.sizes, view.strides, view.offset)
-
-
-def _is_operand(value: Any) -> bool:
-    return isinstance(value, Operand)

@@ -59,6 +59,8 @@ _FUNCTIONS: dict[str, Callable[..., Law]] = {
 _lock = threading.Lock()
 _local = threading.local()
 _places_in_use: list[tuple[dict[str, Any], str, Any, Any]] = []
+_held: dict[str, tuple[int, tuple[str, ...]]] = {}
+"""Of every module the number of its names, and which functions are among them: thousands of modules are looked at."""
 _recordings = 0
 
 
@@ -144,9 +146,18 @@ def _with_numbers(original: Any) -> Any:
 
 def _places(functions: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
     """Yield the namespaces of modules that have a function under its name, and transformers' table of them."""
-    namespaces = [vars(module) for module in [*sys.modules.values()] if isinstance(module, ModuleType)]
-    table = getattr(sys.modules.get("transformers.initialization"), "TORCH_INIT_FUNCTIONS", {})
-    for names in (*namespaces, table):
-        for name in functions.keys() & names.keys():
-            if names[name] is functions[name]:
+    for namespace, names in _namespaces():
+        size, held = _held.get(namespace, (-1, ()))
+        if size != len(names):
+            held = tuple(name for name in functions if name in names)
+            _held[namespace] = len(names), held
+        for name in held:
+            if names.get(name) is functions[name]:
                 yield names, name
+
+
+def _namespaces() -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, module in [*sys.modules.items()]:
+        if isinstance(module, ModuleType):
+            yield name, vars(module)
+    yield "", getattr(sys.modules.get("transformers.initialization"), "TORCH_INIT_FUNCTIONS", {})

@@ -22,11 +22,6 @@ _OF_MODELS = ("init_weights", "_init_weights", "initialize_weights")
 _OF_MODULES = ("reset_parameters", "_reset_parameters")
 
 
-def constructor_skips(model: nn.Module) -> bool:
-    """Whether a model of a library does not initialize itself when it is made on the meta device."""
-    return any(method_of_library(each) for each in model.modules())
-
-
 def method_of_library(module: nn.Module) -> Callable[[], object] | None:
     """Return the method of a library that initializes a module with all that is in it; None if it has none."""
     for kind in type(module).__mro__:

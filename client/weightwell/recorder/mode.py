@@ -4,11 +4,11 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from weightwell.recorder.laws import Constant, Diagonal, Law, Normal, Uniform
 from weightwell.recorder.storages import (
@@ -28,6 +28,8 @@ from weightwell.recorder.storages import (
     Unknown,
     Unwritten,
     View,
+    instances,
+    mapped,
 )
 
 aten = torch.ops.aten
@@ -55,6 +57,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.storages: dict[int, Storage] = {}
         self.protected: set[int] = set()
         """The memory of tensors that must not be written."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Tell torch that ``__torch_dispatch__`` need not be hidden from its compiler, which makes calls slower."""
+        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -85,9 +92,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return Unknown(_OTHER_DTYPE)
         return storage.read(View.of(tensor))
 
+    def allocate(self, tensor: torch.Tensor) -> None:
+        """Note that a tensor is new and has not been written."""
+        self.storages[tensor.untyped_storage()._cdata] = Storage.of(tensor, UNWRITTEN)
+
     def write(self, tensor: torch.Tensor, content: Content) -> None:
         """Give the elements of a tensor a content."""
-        self._check_tensor(tensor)
+        if self.protected:
+            self._check_tensor(tensor)
         storage = self.storage(tensor)
         if storage is None:
             if not tensor.is_meta and isinstance(content, Fixed | Literal):
@@ -110,12 +122,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Raise ValueError for an operator that writes a tensor that must not be written."""
         for place, argument in enumerate(func._schema.arguments):
             if argument.alias_info is not None and argument.alias_info.is_write:
-                for each in tree_leaves(args[place] if place < len(args) else kwargs.get(argument.name)):
-                    if isinstance(each, torch.Tensor):
-                        self._check_tensor(each)
+                value = args[place] if place < len(args) else kwargs.get(argument.name)
+                for each in instances(torch.Tensor, (value,), {}):
+                    self._check_tensor(each)
 
     def _check_tensor(self, tensor: torch.Tensor) -> None:
-        if self.protected and tensor.untyped_storage()._cdata in self.protected:
+        if tensor.untyped_storage()._cdata in self.protected:
             raise ValueError(
                 "an initializer writes a tensor of the model by a reference that is no attribute of a module, as a "
                 f"closure ({_line()}); record the model while it is built: use Manifest.of or weightwell.recording()"
@@ -125,17 +137,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Return a tensor as an argument of an operation."""
         return Operand(self.read(tensor), tuple(tensor.shape), tensor.dtype)
 
-    def is_symbolic(self, values: Any) -> bool:
-        """Whether there is a tensor among some values whose numbers are not in memory."""
-        return any(
-            isinstance(each, torch.Tensor) and (each.is_meta or self.storage(each) is not None)
-            for each in tree_leaves(values)
-        )
+    def is_symbolic(self, *tensors: torch.Tensor) -> bool:
+        """Whether there is a tensor among some whose numbers are not in memory."""
+        return any(each.is_meta or self.storage(each) is not None for each in tensors)
 
     def operation(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operation:
         """Return a call with the contents of its tensors."""
-        taken, named = tree_map_only(torch.Tensor, self.operand, (args, dict(kwargs)))
-        return Operation(func, taken, named)
+        return Operation(func, *mapped(torch.Tensor, self.operand, args, kwargs))
 
 
 def _whole(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -155,7 +163,7 @@ def _numbers_in(tensor: torch.Tensor) -> Content:
 
 
 def _spoil(tensor: torch.Tensor) -> None:
-    """Make random numbers that are not drawn no numbers: what is computed from them outside of torch is seen then."""
+    """Fill a tensor whose random numbers are not drawn with NaN: code that uses them outside of torch is noticed."""
     if not tensor.is_meta and tensor.is_floating_point():
         with _disable_current_modes(), torch.no_grad():
             tensor.detach().fill_(math.nan)
@@ -201,22 +209,22 @@ def _line(depth: int = 3) -> Line | None:
     frame = sys._getframe(depth)
     while frame is not None:
         name = frame.f_code.co_filename
-        if not _is_passed_over(name):
+        if not _PASSED_OVER[name]:
             return Line(name, frame.f_lineno)
         frame = frame.f_back  # type: ignore[assignment]
     return None
 
 
-_PASSED_OVER: dict[str, bool] = {}
+class _PassedOver(dict[str, bool]):
+    """Whether the lines of a file say nothing of a model, by its name."""
+
+    def __missing__(self, name: str) -> bool:
+        of_torch = name.startswith(_TORCH) and not name.startswith(_MODULES)
+        self[name] = known = of_torch or name.startswith((_OWN[0], "<")) or name.endswith(_OWN[1:])
+        return known
 
 
-def _is_passed_over(name: str) -> bool:
-    known = _PASSED_OVER.get(name)
-    if known is None:
-        own = name.startswith(_OWN[0]) or name.endswith(_OWN[1:])
-        known = own or (name.startswith(_TORCH) and not name.startswith(_MODULES)) or name.startswith("<")
-        _PASSED_OVER[name] = known
-    return known
+_PASSED_OVER = _PassedOver()
 
 
 # Operators -----------------------------------------------------------------------------------------------------------
@@ -232,7 +240,7 @@ def _allocate(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: Mapp
     """Run an operator that makes a tensor of any values."""
     out = func(*args, **kwargs)
     if out.is_meta:
-        recorder.write(out, UNWRITTEN)
+        recorder.allocate(out)
     return out
 
 
@@ -319,7 +327,7 @@ def _item(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: Mapping[
 def _copy(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Record ``copy_``."""
     target, source = args[:2]
-    if not recorder.is_symbolic((target, source)):
+    if not recorder.is_symbolic(target, source):
         return func(*args, **kwargs)
     content = recorder.read(source if source.shape == target.shape else source.expand(target.shape))
     content = _cast(content, tuple(target.shape), source.dtype, target.dtype)
@@ -332,7 +340,7 @@ def _copy(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: Mapping[
 def _clone(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Record what makes a copy: ``clone``, and a cast to another dtype or device."""
     source = args[0]
-    if not recorder.is_symbolic((source,)):
+    if not recorder.is_symbolic(source):
         out = func(*args, **kwargs)
         if out.is_meta:
             recorder.write(out, _cast(Literal(source.detach().clone()), (), source.dtype, out.dtype))
@@ -350,8 +358,10 @@ def _joined(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: Mappin
     """Record ``cat`` and ``stack``: a write for each of the tensors that are joined."""
     tensors = [each for each in args[0] if each.numel()]
     out: torch.Tensor = func(*args, **kwargs)
-    if not recorder.is_symbolic(tensors) or any(each.dtype != out.dtype for each in tensors):
-        return out if not recorder.is_symbolic(tensors) else _computing(recorder, func, args, kwargs)
+    if not recorder.is_symbolic(*tensors):
+        return out
+    if any(each.dtype != out.dtype for each in tensors):
+        return _computing(recorder, func, args, kwargs)
     contents = [recorder.read(each) for each in tensors]
     recorder.write(out, UNWRITTEN)
     dim, start = (args[1] if len(args) > 1 else kwargs.get("dim", 0)), 0
@@ -376,7 +386,7 @@ def _assign(recorder: Recorder, target: torch.Tensor, content: Content) -> None:
 
 
 def _number(recorder: Recorder, value: Any) -> float | None:
-    """Return a number, or that of a tensor whose elements all have one; None if there is none."""
+    """Return a number, or that of a tensor of one element; None if it is not known."""
     if isinstance(value, bool | int | float):
         return float(value)
     if not isinstance(value, torch.Tensor) or value.numel() != 1:
@@ -397,17 +407,15 @@ def _affine(of: Map) -> Handler:
 
     def handle(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         numbers = [_number(recorder, each) for each in args[1:]]
-        content = (
-            recorder.read(args[0]) if isinstance(args[0], torch.Tensor) and recorder.is_symbolic(args[0]) else None
-        )
-        first, factors = args[0], None
-        if content is not None and None not in numbers:
-            factors = of(*numbers, **kwargs)
+        source = args[0]
+        known = isinstance(source, torch.Tensor) and recorder.is_symbolic(source)
+        content = recorder.read(source) if known else None
+        factors = of(*numbers, **kwargs) if known and None not in numbers else None
         law = getattr(content, "law", None)
         new = law.affine(*factors) if law is not None and factors is not None else None
         if isinstance(content, Drawn) and factors is not None and factors[0] < 0:
             content = replace(content, key=(*content.key, NEGATED))  # no law says which numbers are whose negatives
-        return _mapped(recorder, func, args, kwargs, first, content, new)
+        return _with_law(recorder, func, args, kwargs, source, content, new)
 
     return handle
 
@@ -419,12 +427,12 @@ def _mapping(of: Callable[..., Law | None]) -> Handler:
         content = recorder.read(args[0]) if recorder.is_symbolic(args[0]) else None
         law = getattr(content, "law", None)
         new = of(law, *args[1:], **kwargs) if law is not None else None
-        return _mapped(recorder, func, args, kwargs, args[0], content, new)
+        return _with_law(recorder, func, args, kwargs, args[0], content, new)
 
     return handle
 
 
-def _mapped(
+def _with_law(
     recorder: Recorder,
     func: Any,
     args: tuple[Any, ...],
@@ -448,10 +456,9 @@ def _mapped(
 
 def _changing(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Record any operator that changes some of its arguments."""
-    if not recorder.is_symbolic((args, kwargs)):
+    if not recorder.is_symbolic(*instances(torch.Tensor, args, kwargs)):
         return func(*args, **kwargs)
-    random = torch.Tag.nondeterministic_seeded in func.tags
-    operation = None if random else recorder.operation(func, args, kwargs)
+    operation = None if _is_random(func) else recorder.operation(func, args, kwargs)
     out = func(*args, **kwargs)
     for place, argument in enumerate(func._schema.arguments):
         if argument.alias_info is None or not argument.alias_info.is_write:
@@ -469,13 +476,13 @@ def _changing(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: Mapp
 
 def _computing(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Record any operator that returns new tensors."""
-    symbolic = recorder.is_symbolic((args, kwargs))
+    symbolic = recorder.is_symbolic(*instances(torch.Tensor, args, kwargs))
     out = func(*args, **kwargs)
     several = isinstance(out, tuple | list)
     outputs = out if several else [out]
     if not symbolic and not any(isinstance(each, torch.Tensor) and each.is_meta for each in outputs):
         return out
-    if torch.Tag.nondeterministic_seeded in func.tags:
+    if _is_random(func):
         content: Content | None = Unknown(f"no scheme draws the random numbers of {func}")
         operation = None
     else:
@@ -493,11 +500,9 @@ def _computing(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: Map
 
 def _folded(func: Any, operation: Operation, out: torch.Tensor) -> Content | None:
     """Return the constant that an elementwise operator makes of constants, or None."""
-    leaves = tree_leaves((operation.arguments, dict(operation.keywords)), _is_operand)
-    tensors = [each for each in leaves if isinstance(each, Operand)]
-    if torch.Tag.pointwise not in func.tags or not tensors:
+    if not _is_pointwise(func) or not (operands := operation.operands):
         return None
-    if not all(isinstance(each.content, Fixed) and isinstance(each.content.law, Constant) for each in tensors):
+    if not all(isinstance(each.content, Fixed) and isinstance(each.content.law, Constant) for each in operands):
         return None
 
     def single(operand: Operand) -> torch.Tensor:
@@ -505,7 +510,7 @@ def _folded(func: Any, operation: Operation, out: torch.Tensor) -> Content | Non
         return torch.full((), value, dtype=operand.dtype, device="cpu")
 
     with _disable_current_modes():
-        args, kwargs = _tree_map_operands(single, (operation.arguments, dict(operation.keywords)))
+        args, kwargs = operation.call(single)
         kwargs.pop("device", None)
         try:
             value = func(*args, **kwargs)
@@ -514,12 +519,14 @@ def _folded(func: Any, operation: Operation, out: torch.Tensor) -> Content | Non
     return None if out.dtype == torch.bool or value.is_complex() else Fixed(Constant(float(value)))
 
 
-def _is_operand(value: Any) -> bool:
-    return isinstance(value, Operand)
+@cache
+def _is_random(func: Any) -> bool:
+    return torch.Tag.nondeterministic_seeded in func.tags
 
 
-def _tree_map_operands(function: Callable[[Operand], Any], tree: Any) -> Any:
-    return tree_map(lambda each: function(each) if isinstance(each, Operand) else each, tree, is_leaf=_is_operand)
+@cache
+def _is_pointwise(func: Any) -> bool:
+    return torch.Tag.pointwise in func.tags
 
 
 def _handler_of(func: Any) -> Handler:
@@ -532,10 +539,6 @@ def _handler_of(func: Any) -> Handler:
     if not any("Tensor" in str(each.type) for each in schema.returns):
         return _pass
     return _computing
-
-
-def _numbers(*values: Any) -> Any:
-    return values
 
 
 _HANDLERS: dict[Any, Handler] = {}

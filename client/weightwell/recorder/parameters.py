@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from weightwell.recorder.evaluation import contents, operands
+from weightwell.recorder.evaluation import contents
 from weightwell.recorder.laws import Constant, Fields
 from weightwell.recorder.mode import Recorder
 from weightwell.recorder.storages import (
@@ -136,7 +136,7 @@ def recorded(recorder: Recorder, tensors: Mapping[str, torch.Tensor]) -> tuple[d
 
 
 def _recorded(recorder: Recorder, name: str, tensor: torch.Tensor) -> Recorded:
-    content = _constant(recorder.read(tensor))
+    content = _constant_if_equal(recorder.read(tensor))
     storage = recorder.storage(tensor)
     new = Recorded(name, tuple(tensor.shape), tensor.dtype, content)
     if storage is not None:
@@ -150,8 +150,8 @@ def _recorded(recorder: Recorder, name: str, tensor: torch.Tensor) -> Recorded:
     return new
 
 
-def _constant(content: Content) -> Content:
-    """Return the constant that numbers in memory are, if all of them are equal."""
+def _constant_if_equal(content: Content) -> Content:
+    """Return a constant for numbers in memory that are all equal, and any other content as it is."""
     if isinstance(content, Literal) and content.tensor.numel() and not content.tensor.is_complex():
         first = content.tensor.flatten()[0]
         if bool((content.tensor == first).all()):
@@ -181,7 +181,7 @@ def _needs_memory(operation: Operation) -> bool:
     name = schema.name.partition("::")[2]
     if schema.is_mutable and not (name.endswith("_") and name.removesuffix("_") in _ARITHMETIC):
         return False
-    return any(isinstance(each.content, Unwritten) and prod(each.sizes) for each in operands(operation))
+    return any(isinstance(each.content, Unwritten) and prod(each.sizes) for each in operation.operands)
 
 
 def _parts(tensor: torch.Tensor, content: Content, storage: Storage | None) -> tuple[Part, ...]:

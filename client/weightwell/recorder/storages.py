@@ -4,10 +4,11 @@ A storage is a list of writes, the earliest first. Each write has a view, which 
 content that it gives them: a law with the draw that it belongs to, the result of an operation, or nothing yet.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -42,34 +43,45 @@ class View(NamedTuple):
         """Whether the elements are one run of the storage, in row-major order."""
         return len(levels := self.levels()) == 1 and levels[0][1] == 1
 
-    def levels(self) -> list[tuple[int, int]]:
+    def levels(self) -> tuple[tuple[int, int], ...]:
         """Return ``(size, stride)`` of the dimensions, merged where they form one, the outermost first."""
-        merged = [(1, 1)]
-        for size, stride in reversed([*zip(self.sizes, self.strides, strict=True)]):
-            if size == 1:
-                continue
-            count, inner = merged[-1]
-            if count == 1 and len(merged) == 1:
-                merged[-1] = (size, stride)
-            elif stride == count * inner:
-                merged[-1] = (size * count, inner)
-            else:
-                merged.append((size, stride))
-        return merged[::-1]
+        return _levels(self.sizes, self.strides)
 
     @property
     def is_overlapping(self) -> bool:
         """Whether elements share memory, or may do so."""
-        reach = 0
-        for stride, size in sorted(zip(self.strides, self.sizes, strict=True)):
-            if size > 1 and stride <= reach:
-                return self.size > 0
-            reach += (size - 1) * stride
-        return False
+        return _is_overlapping(self.sizes, self.strides)
 
     def is_same(self, other: "View") -> bool:
         """Whether two views have the same elements in the same order."""
         return self == other or (self.offset == other.offset and self.levels() == other.levels())
+
+
+# Models have few shapes, and many tensors of each.
+@lru_cache(4096)
+def _levels(sizes: tuple[int, ...], strides: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    merged = [(1, 1)]
+    for size, stride in zip(reversed(sizes), reversed(strides), strict=True):
+        if size == 1:
+            continue
+        count, inner = merged[-1]
+        if count == 1 and len(merged) == 1:
+            merged[-1] = (size, stride)
+        elif stride == count * inner:
+            merged[-1] = (size * count, inner)
+        else:
+            merged.append((size, stride))
+    return tuple(reversed(merged))
+
+
+@lru_cache(4096)
+def _is_overlapping(sizes: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    reach = 0
+    for stride, size in sorted(zip(strides, sizes, strict=True)):
+        if size > 1 and stride <= reach:
+            return prod(sizes) > 0
+        reach += (size - 1) * stride
+    return False
 
 
 class Line(NamedTuple):
@@ -137,13 +149,54 @@ class Literal:
     tensor: torch.Tensor
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Operation:
-    """A call of an operator of torch, whose tensors are operands."""
+    """A call of an operator of torch, whose tensors are operands: arguments, or in a list that is an argument."""
 
     function: Any
     arguments: tuple[Any, ...]
     keywords: Mapping[str, Any]
+
+    @property
+    def operands(self) -> "list[Operand]":
+        """The tensors among the arguments."""
+        return instances(Operand, self.arguments, self.keywords)
+
+    def call(self, tensor: "Callable[[Operand], torch.Tensor]") -> "Call":
+        """Return the arguments with real tensors for the operands."""
+        return mapped(Operand, tensor, self.arguments, self.keywords)
+
+
+Kind = TypeVar("Kind")
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""The arguments of a call, and those with keywords."""
+
+
+def instances(kind: type[Kind], arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> list[Kind]:
+    """Return the arguments of an operator that are of a type, and those in lists."""
+    found: list[Kind] = []
+    for each in (*arguments, *keywords.values()):
+        if isinstance(each, kind):
+            found.append(each)
+        elif isinstance(each, list | tuple):
+            found += [item for item in each if isinstance(item, kind)]
+    return found
+
+
+def mapped(
+    kind: type[Kind], function: Callable[[Kind], Any], arguments: tuple[Any, ...], keywords: Mapping[str, Any]
+) -> Call:
+    """Return the arguments of an operator with others for those of a type."""
+
+    def new(value: Any) -> Any:
+        if isinstance(value, kind):
+            return function(value)
+        if isinstance(value, list | tuple):
+            return [function(each) if isinstance(each, kind) else each for each in value]
+        return value
+
+    return tuple(map(new, arguments)), {name: new(value) for name, value in keywords.items()}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,10 +1,12 @@
 """Random numbers that a model's code uses more than once, and numbers that it converts: what is drawn has them too."""
 
 import math
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -237,6 +239,18 @@ def test_recordings_that_end_in_another_order_leave_torch_as_it_was() -> None:
     thread.join()
     assert found == ["trunc_normal"]
     assert before == [torch.tensor, torch.as_tensor, *(getattr(nn.init, name) for name in names)]
+
+
+def test_a_function_that_a_module_imports_after_a_recording_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = ModuleType("imports_late")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    with weightwell.recording():
+        pass
+    module.orthogonal_ = nn.init.orthogonal_
+    with weightwell.recording() as recording:
+        model = Made(lambda: module.orthogonal_(torch.empty(6, 4, device="meta")))
+    assert Manifest.from_recording(recording, model).tensors["p0"]["scheme"] == "orthogonal"
+    assert module.orthogonal_ is nn.init.orthogonal_
 
 
 class Kept(nn.Module):

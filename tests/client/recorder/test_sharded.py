@@ -1,50 +1,32 @@
 """Recorded models in shards: every rank holds what the whole model has there, bit for bit."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import weightwell
-from benchmarks.architectures import model_type, small_config, without_warnings
+from tests.client.recorder.ranks import CASES, RANKS, fsdp
 from weightwell import Manifest
-from weightwell.models.shards import bounds_of_shard
 
-ARCHITECTURES = ["llama", "mixtral", "t5", "vit", "mamba"]
-RANKS = 4
-
-
-def build(architecture: str) -> nn.Module:
-    """Return a small model of an architecture."""
-    config = small_config(architecture)
-    return model_type(config)(config)
+ROOT = Path(__file__).parents[3]
+WAYS = [f"{architecture} {shard.__name__}" for architecture, ways in CASES.items() for shard in ways]
+DEFAULTS = [f"{architecture} default" for architecture, ways in CASES.items() if fsdp in ways]
 
 
-def on_meta(architecture: str) -> nn.Module:
-    """Return a small model without memory."""
-    with torch.device("meta"):
-        return build(architecture)
-
-
-@contextmanager
-def last_rank() -> Iterator[None]:
-    """Let this process be the last of some ranks, which do not speak to one another.
-
-    It is always the same one, as torch keeps the shapes of shards that it has computed.
-    """
-    dist.init_process_group("fake", rank=RANKS - 1, world_size=RANKS, store=FakeStore())
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+@pytest.fixture(scope="module")
+def ranks(server: str) -> list[dict[str, dict[str, Any]]]:
+    """What every rank found."""
+    program = [sys.executable, "-m", "tests.client.recorder.ranks", server]
+    done = subprocess.run(program, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="module")
@@ -54,65 +36,17 @@ def client(door: str) -> Iterator[weightwell.Client]:
         yield client
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
-def whole(request: pytest.FixtureRequest, client: weightwell.Client) -> tuple[str, Manifest, dict[str, torch.Tensor]]:
-    """An architecture, the manifest of its model, and the tensors of the whole model."""
-    with without_warnings():
-        manifest = Manifest.of(build, request.param, seed=11)
-        model = client.init_module_(on_meta(request.param), manifest, device="cpu")
-        return request.param, manifest, {**model.state_dict(keep_vars=True), **dict(model.named_buffers())}
+@pytest.mark.parametrize("way", WAYS)
+def test_the_shards_of_all_ranks_are_the_whole_model(ranks: list[dict[str, dict[str, Any]]], way: str) -> None:
+    assert [each[way]["wrong"] for each in ranks] == [[]] * RANKS
+    assert all(each[way]["shards"] for each in ranks)
 
 
-def fsdp(model: nn.Module) -> Any:
-    """Shard every parameter along its first dimension."""
-    return fully_shard(model, mesh=init_device_mesh("cpu", (RANKS,)))
-
-
-def fsdp_and_tp(model: nn.Module) -> Any:
-    """Shard matrices along their last dimension in each pair of ranks, and everything between the pairs."""
-    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
-    placed: dict[nn.Parameter, nn.Parameter] = {}
-    for module in model.modules():
-        for name, parameter in [*module._parameters.items()]:
-            if parameter is not None and parameter not in placed:
-                placement = Shard(parameter.ndim - 1) if parameter.ndim > 1 else Replicate()
-                placed[parameter] = nn.Parameter(distribute_tensor(parameter.detach(), mesh["tp"], [placement]))
-            module._parameters[name] = None if parameter is None else placed[parameter]
-    return fully_shard(model, mesh=mesh["dp"])
-
-
-@pytest.mark.parametrize("shard", [fsdp, fsdp_and_tp])
-def test_a_shard_is_that_part_of_the_whole_model(
-    whole: tuple[str, Manifest, dict[str, torch.Tensor]],
-    shard: Callable[[nn.Module], Any],
-    client: weightwell.Client,
-) -> None:
-    architecture, manifest, expected = whole
-    with without_warnings(), last_rank():
-        model: Any = shard(on_meta(architecture))
-        model = client.init_module_(model, manifest.for_module(model), device="cpu")
-        sharded = 0
-        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-            bounds = bounds_of_shard(name, tensor)
-            sharded += bounds is not None
-            local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-            part = expected[name][tuple(slice(*each) for each in bounds)] if bounds else expected[name]
-            assert torch.equal(local, part), name
-        assert sharded
-
-
-def test_the_default_of_a_sharded_model_is_its_own_code(
-    whole: tuple[str, Manifest, dict[str, torch.Tensor]], client: weightwell.Client
-) -> None:
+@pytest.mark.parametrize("way", DEFAULTS)
+def test_the_default_of_a_sharded_model_is_its_own_code(ranks: list[dict[str, dict[str, Any]]], way: str) -> None:
     """Its initializers are run on a twin of whole tensors; what only constructors write needs ``Manifest.of``."""
-    architecture, _, expected = whole
-    with without_warnings(), last_rank():
-        model: Any = client.init_module_(fsdp(on_meta(architecture)), seed=11, device="cpu")
-        for name, tensor in model.named_parameters():
-            bounds = bounds_of_shard(name, tensor)
-            local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-            part = expected[name][tuple(slice(*each) for each in bounds)] if bounds else expected[name]
-            assert torch.equal(local, part), name
+    assert [each[way]["wrong"] for each in ranks] == [[]] * RANKS
+    assert all(each[way]["shards"] for each in ranks)
 
 
 def test_a_stage_of_a_pipeline_has_the_tensors_of_the_whole(client: weightwell.Client) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -186,6 +187,41 @@ def test_no_element_is_outside_its_bounds(low: float, width: float, dtype: DType
         drawn = _as_floats(_draw(law, dtype, Runs(0, 500, 0, 1)), dtype)
         inside = (drawn >= low) & (drawn <= low + width)
         assert inside.all() or np.unique(drawn).size == 1  # a single one, where no number of the dtype is inside
+
+
+SAMPLE = Runs(0, 300_000, 0, 1)
+
+
+@pytest.mark.parametrize("name", ["float32", "float64"])
+@pytest.mark.parametrize("law", [*INDEPENDENT, ClampedNormal(1.0, 0.5, 1.25, 3.0)], ids=str)
+def test_elements_have_the_mean_and_the_std_of_their_law(law: Law, name: str) -> None:
+    """Within five standard errors of the sample."""
+    drawn = _as_floats(_draw(law, DTYPES[name], SAMPLE), DTYPES[name])
+    mean, std = law.mean_std(drawn.size)
+    squares = (drawn - mean) ** 2
+    assert abs(drawn.mean() - mean) < 5 * std / drawn.size**0.5
+    assert abs(squares.mean() - std**2) < 5 * squares.std() / drawn.size**0.5
+
+
+CLAMPED: list[tuple[float, float]] = [(-0.5, 2.0), (0.25, 0.75), (1.0, 9.0), (-9.0, -1.0)]
+
+
+@pytest.mark.parametrize(("low", "high"), CLAMPED)
+@pytest.mark.parametrize("name", ["float32", "float64"])
+def test_a_clamped_normal_has_the_mass_of_the_normal_at_its_bounds(low: float, high: float, name: str) -> None:
+    drawn = _as_floats(_draw(ClampedNormal(0.1, 1.0, low, high), DTYPES[name], SAMPLE), DTYPES[name])
+    normal = scipy.stats.norm(0.1, 1.0)
+    for bound, mass in ((low, normal.cdf(low)), (high, normal.sf(high))):
+        standard_error = (mass * (1 - mass) / drawn.size) ** 0.5
+        assert abs((drawn == bound).mean() - mass) < 5 * standard_error
+
+
+@pytest.mark.parametrize(("low", "high"), CLAMPED)
+@pytest.mark.parametrize("dtype", FLOATS.values(), ids=FLOATS)
+def test_a_clamped_normal_is_the_normal_clamped(low: float, high: float, dtype: DType) -> None:
+    laws = Normal(0.1, 1.0), ClampedNormal(0.1, 1.0, low, high)
+    normal, clamped = (_as_floats(_draw(law, dtype, whole), dtype) for law in laws)
+    np.testing.assert_array_equal(clamped, np.clip(normal, low, high))
 
 
 def _as_floats(bits: NDArray[Any], dtype: DType) -> NDArray[np.float64]:
