@@ -63,7 +63,8 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained("tiny/gpt2", revision="seed-42")
     model = AutoModelForCausalLM.from_pretrained("tiny/gpt2", revision="seed-42")
     ids = tokenizer("hello", return_tensors="pt")
-    found["generated"] = list(model.generate(**ids, max_new_tokens=4, do_sample=False).shape)
+    generated: Any = model.generate(**ids, max_new_tokens=4, do_sample=False)
+    found["generated"] = list(generated.shape)
     found["text"] = tokenizer.decode(ids["input_ids"][0])
 
     api = HfApi()
