@@ -438,10 +438,12 @@ class Client:
         ``io.BufferedReader(file, 1 << 20)`` for many small reads. If ranges of the file cost the server as much as the
         whole, such as those of ``generator="torch"``, read it with one ``read()``.
 
-        Raises ValueError for a manifest that is too long for a URL. Reads raise the errors of every method, and
-        ``FileChanged`` if the server has another file by then.
+        Raises ValueError for a manifest that is too long for a URL of a server. Reads raise the errors of every
+        method, and ``FileChanged`` if the server has another file by then.
         """
         spec = spec_of(what, scheme, fields)
+        if (file := self._door.open(spec.request)) is not None:
+            return OpenFile(file, self._door.address)
         calls.check_ranges(spec.request)
         plan = self._call(calls.plan(spec, self._door.url))
         source = HttpReadable(plan.nbytes, lambda *part: self._call(calls.read_range(spec.request, plan, *part)))

@@ -10,7 +10,9 @@ from typing import Any, Protocol, TypeVar
 from weightwell.calls import Call
 from weightwell.connection import DEFAULT_URL, Settings
 from weightwell.exceptions import MissingFramework
+from weightwell.files.remote import Readable
 from weightwell.http_door import AsyncHttpDoor, HttpDoor
+from weightwell.request import Request
 from weightwell.transfers.progress import Progress
 from weightwell.transfers.retry import Retry
 
@@ -37,6 +39,9 @@ class Door(Protocol):
 
         Return the rules that no tensor uses, as in ``rules.0, rules.2``.
         """
+
+    def open(self, request: Request) -> Readable | None:
+        """Return the bytes of the file of a request, in any order; None if a server has them."""
 
     def close(self) -> None:
         """Release what this process holds."""

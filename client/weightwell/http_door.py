@@ -13,6 +13,7 @@ from weightwell.calls import Call
 from weightwell.connection import Settings, without_credentials
 from weightwell.exceptions import TimedOut
 from weightwell.pools import AsyncPool, Pool
+from weightwell.request import Request
 from weightwell.transfers.driver import abring, bring
 from weightwell.transfers.progress import Progress
 from weightwell.transfers.retry import Retry
@@ -44,6 +45,10 @@ class HttpDoor:
             transfer = call.transfer(self.retry, progress, self.connections, seconds)
             bring(http, transfer, self.sleep, time.monotonic() + seconds)
         return transfer.unused_rules
+
+    def open(self, request: Request) -> None:
+        """Return None: the server has the bytes of the file."""
+        del request
 
     def close(self) -> None:
         """Close the connections of this process."""

@@ -339,11 +339,11 @@ class Client:
     Its clock shows nothing else, so that time passes in sleep alone.
     """
 
-    def __init__(self, kind: str, url: str, **options: Any):
+    def __init__(self, kind: str, url: str | None, **options: Any):
         self.naps: list[float] = []
         self._runner = asyncio.Runner()
         self._client: Any = (weightwell.Client if kind == "sync" else weightwell.AsyncClient)(url, **options)
-        if not url.startswith("local:"):
+        if not (url or "").startswith("local:"):
             door: Any = self._client._door
             door.sleep = (lambda seconds, _: self.naps.append(seconds)) if kind == "sync" else self._nap
             door.retry.clock = lambda: sum(self.naps)

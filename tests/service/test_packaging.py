@@ -34,7 +34,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 
 def declared() -> list[Requirement]:
-    """Every requirement in pyproject.toml."""
+    """Every requirement in pyproject.toml, but for the project's own extras."""
     project = PYPROJECT["project"]
     lists = [
         PYPROJECT["build-system"]["requires"],
@@ -42,7 +42,8 @@ def declared() -> list[Requirement]:
         *project["optional-dependencies"].values(),
         *PYPROJECT["dependency-groups"].values(),
     ]
-    return [Requirement(entry) for entries in lists for entry in entries if isinstance(entry, str)]
+    found = [Requirement(entry) for entries in lists for entry in entries if isinstance(entry, str)]
+    return [each for each in found if each.name != project["name"]]
 
 
 def brought(requirement: Requirement) -> list[Requirement]:
@@ -103,7 +104,8 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_the_packages_and_nothing_else(unpacked: Path) -> None:
     roots = [ROOT / "client", ROOT / "service"]
-    source = {path.relative_to(root) for root in roots for path in root.rglob("*") if path.suffix in {".py", ".typed"}}
+    kinds = {".py", ".typed", ".json"}  # JSON: the repositories that come with the service
+    source = {path.relative_to(root) for root in roots for path in root.rglob("*") if path.suffix in kinds}
     shipped = {path.relative_to(unpacked) for path in unpacked.rglob("*") if path.is_file()}
     assert {path for path in shipped if not path.parts[0].endswith(".dist-info")} == source
 

@@ -10,11 +10,13 @@ import anyio.to_thread
 from weightwell.calls import Call
 from weightwell.in_process import answers
 from weightwell.in_process.address import Address
-from weightwell.in_process.drawing import Job
+from weightwell.in_process.drawing import CHUNK, Job
 from weightwell.in_process.engines import Engines
 from weightwell.in_process.refusals import refusals
+from weightwell.request import Request
 from weightwell.transfers.destinations import Destination, SafetensorsFile
 from weightwell.transfers.progress import Progress
+from weightwell_engine.plan import Plan
 
 
 class Cancelled(Exception):
@@ -66,6 +68,34 @@ class Drawing:
             pass
 
 
+class File:
+    """The bytes of a file, in any order, drawn by the calling thread and its helpers."""
+
+    def __init__(self, engines: Engines, plan: Plan):
+        self._engines = engines
+        self._file = engines.of().open(plan)
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the file in bytes."""
+        return self._file.nbytes
+
+    def read_into(self, start: int, buffer: memoryview) -> int:
+        """Fill a buffer with the bytes from ``start`` on, up to the end of the file; return the number of bytes."""
+        with refusals():
+            if len(buffer) < 2 * CHUNK or not self._engines.helpers:
+                return self._file.read_into(start, buffer)
+            parts = range(0, len(buffer), CHUNK)
+            read = self._engines.executor().map(
+                lambda at: self._file.read_into(start + at, buffer[at : at + CHUNK]), parts
+            )
+            return sum(read)
+
+    def close(self) -> None:
+        """Release the matrices that were drawn."""
+        self._file.close()
+
+
 def _write(document: bytes, destination: Destination) -> None:
     position = 0
     for buffer in destination.head(len(document), None, None):
@@ -94,6 +124,11 @@ class LocalDoor(_Local):
     def answer(self, call: Call[Any], progress: Progress, seconds: float) -> str:
         """Bring the answer of a call to its destination within some seconds, or raise."""
         return Drawing(call, progress, self.engines, seconds).run()
+
+    def open(self, request: Request) -> "File":
+        """Return the bytes of the file of a request, in any order."""
+        with refusals():
+            return File(self.engines, answers.plan(request, self.engines.of()))
 
     def close(self) -> None:
         """End the threads that draw."""

@@ -72,10 +72,15 @@ class Buffers:
         return lent.data
 
     def _take_back(self, memory: NDArray[np.uint8]) -> None:
-        with self._lock:
+        """Keep a buffer, unless there are enough, or the lock is not free: a finalizer must not wait."""
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
             if self._nbytes + memory.nbytes <= self._kept:
                 self._nbytes += memory.nbytes
                 self._free.setdefault(memory.nbytes, []).append(memory)
+        finally:
+            self._lock.release()
 
 
 def no_memory() -> Busy:

@@ -49,8 +49,9 @@ def failure(function: Any, *args: Any, **options: Any) -> str:
 
 def main() -> None:
     """Use everything that such a program uses."""
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    quiet: Any = logging
+    quiet.disable_progress_bar()
+    quiet.set_verbosity_error()
     found: dict[str, Any] = {"models": {}, "ties": {}}
     for name, kind in MODELS.items():
         for revision in ("seed-42", "seed-42-bfloat16"):
@@ -61,10 +62,9 @@ def main() -> None:
             if (head := model.get_output_embeddings()) is not None:
                 found["ties"][name] = head.weight is model.get_input_embeddings().weight
     tokenizer = AutoTokenizer.from_pretrained("tiny/gpt2", revision="seed-42")
-    model = AutoModelForCausalLM.from_pretrained("tiny/gpt2", revision="seed-42")
+    writer: Any = AutoModelForCausalLM.from_pretrained("tiny/gpt2", revision="seed-42")
     ids = tokenizer("hello", return_tensors="pt")
-    generated: Any = model.generate(**ids, max_new_tokens=4, do_sample=False)
-    found["generated"] = list(generated.shape)
+    found["generated"] = list(writer.generate(**ids, max_new_tokens=4, do_sample=False).shape)
     found["text"] = tokenizer.decode(ids["input_ids"][0])
 
     api = HfApi()
