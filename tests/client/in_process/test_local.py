@@ -293,3 +293,34 @@ def test_a_bar_counts_every_byte(capsys: pytest.CaptureFixture[str]) -> None:
     with weightwell.local(threads=2, progress=True) as client:
         drawn(client, LARGE)
     assert "100%" in capsys.readouterr().err
+
+
+# Files ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("generator", ["philox", "torch"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_open_file_is_the_file_that_save_writes(generator: str, threads: int) -> None:
+    saved = io.BytesIO()
+    with weightwell.local(threads=threads) as client:
+        client.save(saved, (1100, 1000), "normal", generator=generator)
+        with client.open((1100, 1000), "normal", generator=generator) as file:
+            assert file.read() == saved.getvalue()
+            assert file.seek(-7, io.SEEK_END) == len(saved.getvalue()) - 7
+            assert file.read() == saved.getvalue()[-7:]
+            file.seek(3)
+            assert file.read(100) == saved.getvalue()[3:103]
+            assert file.name == f"local:cpu?threads={threads}"
+
+
+def test_a_manifest_of_any_length_can_be_opened() -> None:
+    tensors = {f"layer.{number}.weight": {"shape": [3, number], "scheme": "normal"} for number in range(2000)}
+    saved = io.BytesIO()
+    with weightwell.local(threads=2) as client:
+        client.save(saved, {"tensors": tensors})
+        assert client.open({"tensors": tensors}).read() == saved.getvalue()
+
+
+def test_an_open_file_of_a_wrong_spec_is_refused_at_once() -> None:
+    with weightwell.local() as client, pytest.raises(weightwell.InvalidRequest, match="std must be"):
+        client.open((3, 4), "normal", std=-1)
