@@ -15,6 +15,7 @@ from importlib import import_module
 from importlib.metadata import version
 from inspect import signature
 from math import prod
+from multiprocessing import get_context
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from torch import nn
 from transformers.models.auto import configuration_auto, modeling_auto
 
 from weightwell import Manifest
+from weightwell.in_process.address import cpus
 from weightwell.models.recorded import built
 from weightwell.recorder.initializers import initialize_by_library
 from weightwell.recorder.numbers import MAX_VALUES
@@ -227,14 +229,23 @@ LIBRARIES = {
 }
 
 
+_models: list[tuple[str, Build]] = []
+
+
+def _outcome(place: int) -> Outcome:
+    """Return the outcome of one of the models of this sweep."""
+    torch.set_num_threads(1)
+    return outcome(*_models[place], paired=place % max(len(_models) // _PAIRED, 1) == 0)
+
+
 def main(libraries: Sequence[str]) -> None:
     """Print for each library which of its models can be recorded, and how long the sweep took."""
     for library in libraries or ["transformers"]:
         started = time.perf_counter()
         with without_warnings():
-            models = list(LIBRARIES[library]())
-            step = max(len(models) // _PAIRED, 1)
-            outcomes = [outcome(*each, paired=place % step == 0) for place, each in enumerate(models)]
+            _models[:] = LIBRARIES[library]()
+            with get_context("fork").Pool(cpus()) as processes:  # which inherit the models: functions do not travel
+                outcomes = list(processes.imap(_outcome, range(len(_models))))
         seconds = time.perf_counter() - started
         built_ones = [each for each in outcomes if each.kind != "unbuilt"]
         print(f"{library} {version(library)}: {len(outcomes)} models, {len(built_ones)} build on the meta device")
