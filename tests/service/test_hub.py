@@ -60,6 +60,7 @@ def hub(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[http
     ("name", "revision"),
     [
         ("main", Revision()),
+        ("HEAD", Revision()),
         ("seed-0", Revision()),
         ("seed-42", Revision(42)),
         ("seed-18446744073709551615", Revision(2**64 - 1)),

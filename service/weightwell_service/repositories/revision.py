@@ -1,6 +1,6 @@
 """Revisions: which weights a repository has. A revision is a seed, and a dtype if it is not the manifest's.
 
-    main                 seed 0
+    main, HEAD           seed 0
     seed-42              seed 42
     seed-42-bfloat16     seed 42, all floating-point tensors in bfloat16
 
@@ -36,7 +36,7 @@ class Revision:
     @classmethod
     def of(cls, name: str, digest: str) -> "Revision | None":
         """Read a name, or a commit of the repository with this digest; None if it is neither."""
-        if name == "main":
+        if name in {"main", "HEAD"}:
             return cls()
         if commit := _COMMIT.fullmatch(name):
             number = int(commit["dtype"], 16)
