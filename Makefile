@@ -54,6 +54,7 @@ bench: tool-curl tool-nginx $(INSTALLED)  ## speed, as ratios to torch and to ng
 	$(BIN)/python -m benchmarks.http
 	$(BIN)/python -m benchmarks.requests
 	$(BIN)/python -m benchmarks.local
+	$(BIN)/python -m benchmarks.hub
 	$(BIN)/python -m benchmarks.models
 
 bench-cuda: $(GPU_NEEDS)  ## speed on a GPU, as ratios to torch and to plain copies (minutes)

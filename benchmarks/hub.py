@@ -1,0 +1,135 @@
+"""The door of the Hub, compared with a static server that speaks the same protocol to the same client.
+
+    python -m benchmarks.hub
+
+``hf_hub_download`` brings one weight file of a repository into an empty cache: from the service, which draws it, and
+from nginx, which has it as a file. Then requests for a small file are timed, over one connection. Needs nginx.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from benchmarks.http import free_port, running
+from benchmarks.measure import interleave, table
+
+COMMIT = "0" * 40
+WEIGHTS = "model.safetensors"
+
+_NGINX = """
+daemon off; worker_processes 1; pid {root}/pid; error_log {root}/error.log;
+events {{}}
+http {{
+  access_log off; sendfile on; tcp_nopush on;
+  client_body_temp_path {root}; proxy_temp_path {root}; fastcgi_temp_path {root}; uwsgi_temp_path {root};
+  scgi_temp_path {root};
+  server {{ listen 127.0.0.1:{port}; root {root}/static; add_header X-Repo-Commit {commit}; }}
+}}
+"""
+
+_DOWNLOAD = """
+import time
+from huggingface_hub import hf_hub_download
+start = time.perf_counter()
+hf_hub_download("acme/model", "model.safetensors", revision={revision!r})
+print(time.perf_counter() - start)
+"""
+
+
+def downloading(url: str, revision: str) -> Callable[[], float]:
+    """Return a function that downloads the file into an empty cache with the Hub's client, and returns the seconds."""
+
+    def run() -> float:
+        with tempfile.TemporaryDirectory() as cache:
+            settings = {"HF_ENDPOINT": url, "HF_HOME": cache, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+            program = [sys.executable, "-c", _DOWNLOAD.format(revision=revision)]
+            done = subprocess.run(program, env=os.environ | settings, capture_output=True, text=True, check=True)
+            return float(done.stdout)
+
+    return run
+
+
+def requesting(client: httpx.Client, path: str, count: int = 300) -> Callable[[], float]:
+    """Return a function that requests a path again and again, and returns the seconds of one request."""
+
+    def run() -> float:
+        start = time.perf_counter()
+        for _ in range(count):
+            client.head(path).raise_for_status()
+        return (time.perf_counter() - start) / count
+
+    return run
+
+
+def main() -> None:
+    """Run everything."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="counted rounds; medians are printed")
+    parser.add_argument("--mebibytes", type=int, default=512, help="size of the weight file")
+    arguments = parser.parse_args()
+    if shutil.which("nginx") is None:
+        sys.exit("nginx is not on the PATH: install it")
+    print(f"{platform.machine()}, {os.cpu_count()} CPUs, {arguments.rounds} rounds")
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        root = Path(folder)
+        repository = root / "repositories" / "acme" / "model"
+        static_files = root / "static" / "acme" / "model" / "resolve" / COMMIT
+        static_files.mkdir(parents=True)
+        for place in (root, *root.rglob("*")):
+            place.chmod(0o755)  # nginx reads as another user
+        repository.mkdir(parents=True)
+        rows = arguments.mebibytes * 2**20 // 4 // 1024
+        manifest: Any = {"tensors": {"weight": {"shape": [rows, 1024], "scheme": "normal", "std": 0.02}}}
+        (repository / "manifest.json").write_text(json.dumps(manifest))
+        (repository / "config.json").write_text("{}")
+        drawn, static = free_port(), free_port()
+        service = [sys.executable, "-m", "weightwell_service", "--port", str(drawn)]
+        stack.enter_context(running([*service, "--repositories", str(root / "repositories")], drawn))
+        url = f"http://127.0.0.1:{drawn}"
+        client = stack.enter_context(httpx.Client(base_url=url, trust_env=False, timeout=600))
+        commit = client.get("/api/models/acme/model").json()["sha"]
+        with (
+            client.stream("GET", f"/acme/model/resolve/{commit}/{WEIGHTS}") as answer,
+            (static_files / WEIGHTS).open("wb") as file,
+        ):
+            for chunk in answer.iter_raw():
+                file.write(chunk)
+        (root / "nginx.conf").write_text(_NGINX.format(root=root, port=static, commit=COMMIT))
+        stack.enter_context(running(["nginx", "-p", str(root), "-c", str(root / "nginx.conf")], static))
+        times = interleave(
+            {"service": downloading(url, commit), "nginx": downloading(f"http://127.0.0.1:{static}", COMMIT)},
+            arguments.rounds,
+        )
+        size = (static_files / WEIGHTS).stat().st_size
+        heads = interleave(
+            {
+                "/health/live": requesting(client, "/health/live"),
+                "a small file": requesting(client, f"/acme/model/resolve/{commit}/config.json"),
+                "a weight file": requesting(client, f"/acme/model/resolve/{commit}/{WEIGHTS}"),
+                "/init of 16 x 16": requesting(client, "/init?shape=16,16&scheme=normal"),
+            },
+            arguments.rounds,
+        )
+    found = [
+        (name, f"{size / seconds / 1e9:.2f}", f"{times['nginx'] / seconds:.2f}") for name, seconds in times.items()
+    ]
+    table(f"hf_hub_download of {arguments.mebibytes} MiB", ("from", "GB/s", "of nginx"), found)
+    base = heads["/health/live"]
+    small = [(name, f"{each * 1e6:.0f}", f"{(each - base) * 1e6:+.0f}") for name, each in heads.items()]
+    table("HEAD requests over one connection", ("of", "us", "more than /health/live"), small)
+
+
+if __name__ == "__main__":
+    main()
