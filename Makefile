@@ -8,8 +8,12 @@ SERVICE := $(VENV)/.service
 INSTALLED := $(VENV)/.installed
 export PATH := $(PATH):/usr/sbin
 
-# A process for each CPU. The tests of a file share what it prepares, so they stay together.
-IN_PARALLEL := --numprocesses auto --dist loadfile
+# A process for each CPU. The tests of a file share what it prepares, so they stay together. The order of the files is
+# that of tests/conftest.py, the slowest first; xdist's own would begin with the file of the most tests.
+IN_PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
+
+# Tests start many processes. Each would compile all source files again without bytecode on the disk.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Where the targets for a GPU run: on device GPU, with the Python of .venv, or, with nothing installed, with AMBIENT,
 # whose packages may be of other versions, and warn.

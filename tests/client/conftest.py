@@ -14,11 +14,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from math import prod
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-import certifi
 import pytest
 
 import weightwell
@@ -308,22 +306,6 @@ def _send(connection: socket.socket, answer: Answer, *, together: bool) -> bool:
 
 
 # Fixtures ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One certificate authority."""
-    end = "-----END CERTIFICATE-----\n"
-    certificate, *_ = Path(certifi.where()).read_text().partition(end)
-    path = tmp_path_factory.mktemp("tls") / "authority.pem"
-    path.write_text(certificate + end)
-    return path
-
-
-@pytest.fixture(autouse=True)
-def few_authorities(authority: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client reads all authorities that it trusts when it is made, which takes longer than most tests here."""
-    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from dataclasses import astuple
 from importlib.util import find_spec
 from math import prod
@@ -14,6 +12,7 @@ import pytest
 import safetensors.numpy
 from httpx import Client
 
+from tests.contract.initializations import record
 from weightwell_engine.laws import Constant, Law, Normal, TruncatedNormal, Uniform
 from weightwell_engine.modules import own_fields
 from weightwell_engine.presets import PRESETS, Rule
@@ -93,13 +92,12 @@ def test_wrappers_do_not_change_the_rules_of_tensors(name: str) -> None:
 
 
 @pytest.mark.parametrize("framework", sorted({recording["source"].split()[0] for recording in RECORDED.values()}))
-def test_an_installed_framework_agrees_with_its_recording(framework: str) -> None:
+@pytest.mark.filterwarnings("ignore")  # those of the frameworks
+def test_an_installed_framework_agrees_with_its_recording(framework: str, capsys: pytest.CaptureFixture[str]) -> None:
     if find_spec(framework.removesuffix("-core")) is None:
         pytest.skip(f"{framework} is not installed")
     cases = [name for name, recording in RECORDED.items() if recording["source"].startswith(f"{framework} ")]
-    check = [sys.executable, "-W", "ignore", str(RECORDINGS / "record.py"), "--check", *cases]
-    done = subprocess.run(check, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert record.main(["--check", *cases]) == 0, capsys.readouterr().err
 
 
 def ask(http: Client, **manifest: Any) -> bytes:

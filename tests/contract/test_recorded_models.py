@@ -78,7 +78,7 @@ def twins(tensors: dict[str, torch.Tensor], among: dict[str, torch.Tensor]) -> s
     pairs = set()
     for name in among:
         each = tensors[name].detach().float().contiguous()
-        if each.numel() > 8 and len(set(each.flatten().tolist())) > each.numel() // 2:
+        if each.numel() > 8 and torch.unique(each).numel() > each.numel() // 2:
             key = each.numpy().tobytes()
             if key in seen:
                 pairs.add((seen[key], name))

@@ -25,12 +25,12 @@ def run(world_size: int) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def runs() -> dict[int, dict[str, str]]:
-    """What is printed by one rank, by two and by four."""
-    return {world_size: run(world_size) for world_size in (1, 2, 4)}
+    """What is printed by one rank, and by three: their shards are of equal size, of different sizes, or empty."""
+    return {world_size: run(world_size) for world_size in (1, 3)}
 
 
 def test_any_number_of_ranks_starts_with_the_same_parameters(runs: dict[int, dict[str, str]]) -> None:
-    assert runs[1]["start"] == runs[2]["start"] == runs[4]["start"]
+    assert runs[1]["start"] == runs[3]["start"]
 
 
 def test_the_ranks_start_with_the_model_of_a_single_process(runs: dict[int, dict[str, str]], server: str) -> None:
@@ -42,5 +42,5 @@ def test_the_ranks_start_with_the_model_of_a_single_process(runs: dict[int, dict
 
 
 def test_the_ranks_train_the_initial_model(runs: dict[int, dict[str, str]]) -> None:
-    first, *others = (float(printed["loss"]) for printed in runs.values())
-    assert others == pytest.approx([first] * 2, rel=1e-3)
+    alone, together = (float(printed["loss"]) for printed in runs.values())
+    assert together == pytest.approx(alone, rel=1e-3)

@@ -6,9 +6,13 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator
+from hashlib import sha256
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import llvmlite
+import numba
 import numpy as np
 import pytest
 import torch
@@ -58,9 +62,30 @@ def _can_run(processor: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Report]:
+def reports(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Report]:
+    """The reports of every processor. They take a minute of CPU time, so pytest keeps them until a source changes."""
     if platform.machine() not in ("x86_64", "AMD64"):
         pytest.skip("these are processors of the x86-64 family")
+    assert pytestconfig.cache is not None
+    kept: dict[str, Any] = pytestconfig.cache.get("weightwell/machine_code", {})
+    if kept.get("version") != _version():
+        kept = {"version": _version(), "reports": _compiled(tmp_path_factory)}
+        pytestconfig.cache.set("weightwell/machine_code", kept)
+    found: dict[str, Report] = kept["reports"]
+    return found
+
+
+def _version() -> str:
+    """Return a digest of all that the reports depend on."""
+    digest = sha256(
+        repr((_REPORT, _PROCESSORS, PROCESSOR, sys.version, numba.__version__, llvmlite.__version__)).encode()
+    )
+    for file in sorted(Path(str(files("weightwell_engine"))).rglob("*.py")):
+        digest.update(sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Report]:
     caches = {processor: tmp_path_factory.mktemp("cache") for processor in _PROCESSORS}
     processes = {processor: _start(processor, caches[processor]) for processor in _PROCESSORS}
     answers = {processor: process.communicate()[0] for processor, process in processes.items()}

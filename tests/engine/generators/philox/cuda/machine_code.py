@@ -6,16 +6,14 @@ compile in the process where it interprets.
 
 import json
 import re
-import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
 
+from tests.engine.generators.philox.cuda.disassembly import disassembled
 from weightwell_engine.dtypes import DTYPES
 from weightwell_engine.generators.philox.cuda import kernels, prepare
 from weightwell_engine.generators.philox.cuda.launches import INTEGERS
@@ -35,7 +33,6 @@ LAWS: list[tuple[Law, str, Runs]] = [
     *((Constant(1.0), name, WHOLE) for name in ("float64", "bfloat16")),
     (Lattice(1.0, 0, (5, 1), (64, 1)), "float32", WHOLE),
 ]
-TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
 def programs() -> dict[str, Program]:
@@ -92,16 +89,9 @@ def report(program: Program) -> dict[str, list[str]]:
     return {
         "versions": sorted({kernel.hash for kernel in compiled}),
         "inexact": sorted(set(re.findall(r"\b(?:fma\.\S+|mad\S*\.f\d+|\S+\.approx\S*|\S+\.ftz\S*)", code["ptx"]))),
-        "fused": sorted(set(re.findall(r"\bFFMA\S*", _assembly(code["cubin"])))),
+        "fused": sorted(set(re.findall(r"\bFFMA\S*", disassembled(code["cubin"])))),
         "stores": sorted(set(re.findall(r"\bst\.global\S*", code["ptx"]))),
     }
-
-
-def _assembly(binary: bytes) -> str:
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "kernel.cubin"
-        path.write_bytes(binary)
-        return subprocess.run([TOOLS / "nvdisasm", "-c", path], capture_output=True, text=True, check=True).stdout
 
 
 if __name__ == "__main__":

@@ -5,16 +5,14 @@ compile in the process where it interprets.
 """
 
 import json
-import subprocess
 import sys
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from tests.engine.generators.philox.cuda.disassembly import disassembled
 from weightwell_engine.generators.philox.cuda import orthogonal_kernels
 from weightwell_engine.generators.philox.cuda.language import OPTIONS
 
@@ -30,9 +28,6 @@ SIGNATURES = {
 }
 
 
-TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-
-
 def compiled(name: str, dtype: str, capability: int) -> dict[str, str]:
     """Compile a kernel as a launch does: every number is a multiple of 16, and so is every address."""
     kernel = getattr(orthogonal_kernels, name)
@@ -40,14 +35,7 @@ def compiled(name: str, dtype: str, capability: int) -> dict[str, str]:
     aligned: dict[Any, Any] = {(argument,): [["tt.divisibility", 16]] for argument in range(len(types))}
     source = ASTSource(kernel, dict(zip(kernel.arg_names, types, strict=True)), attrs=aligned)
     code = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=dict(OPTIONS)).asm
-    return {"ptx": code["ptx"], "sass": _disassembled(code["cubin"])}
-
-
-def _disassembled(binary: bytes) -> str:
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "kernel.cubin"
-        path.write_bytes(binary)
-        return subprocess.run([TOOLS / "nvdisasm", "-c", path], capture_output=True, text=True, check=True).stdout
+    return {"ptx": code["ptx"], "sass": disassembled(code["cubin"])}
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from weightwell_engine.dtypes import DTYPES, FLOATS, DType
 from weightwell_engine.exceptions import InvalidSpec
 from weightwell_engine.generators.philox.cpu import laws as cpu
-from weightwell_engine.generators.philox.cuda import Prepared, fill, kernels, laws, prepare
+from weightwell_engine.generators.philox.cuda import Prepared, fill, kernels, laws, orthogonal, prepare
 from weightwell_engine.generators.philox.cuda.laws import Elements
 from weightwell_engine.generators.philox.cuda.segments import law_row
+from weightwell_engine.generators.philox.specification import orthogonal as orthogonal_reference
 from weightwell_engine.generators.philox.specification import reference
 from weightwell_engine.generators.philox.specification.draws import carrier_of, settle
 from weightwell_engine.generators.philox.specification.formats import UNSIGNED, encode
@@ -119,18 +120,31 @@ def test_an_orthogonal_kernel_has_the_bits_of_the_cpu(name: str) -> None:
         np.testing.assert_array_equal(_draw(drawn, dtype, runs), expected)
 
 
-@pytest.mark.parametrize(
-    "law",
-    [
-        OrthogonalStack(9, 6, 1.25, 1, 0, 3, (162,), (1,)),
-        OrthogonalStack(6, 9, -0.5, 1, 0, 1, (9, 6), (1, 9)),
-        OrthogonalStack(6, 4, 0.5, 3, 1, 2, (3, 2, 24), (1, 72, 3)),
-    ],
-    ids=["stacked experts", "a dense layer of jax", "kernels with their batch inside"],
-)
+STACKS = {
+    "stacked experts": OrthogonalStack(9, 6, 1.25, 1, 0, 3, (162,), (1,)),
+    "a dense layer of jax": OrthogonalStack(6, 9, -0.5, 1, 0, 1, (9, 6), (1, 9)),
+    "kernels with their batch inside": OrthogonalStack(6, 4, 0.5, 3, 1, 2, (3, 2, 24), (1, 72, 3)),
+}
+
+
+def test_a_stack_of_matrices_has_the_bits_of_the_cpu() -> None:
+    _compare_stack(STACKS["stacked experts"], DTYPES["float32"])
+
+
+@pytest.mark.parametrize("law", STACKS.values(), ids=STACKS)
 @pytest.mark.parametrize("name", ["float64", "float32", "float8_e5m2"])
-def test_a_stack_of_matrices_has_the_bits_of_the_cpu(law: OrthogonalStack, name: str) -> None:
-    dtype = DTYPES[name]
+def test_the_matrices_of_a_stack_are_where_those_of_the_cpu_are(
+    law: OrthogonalStack, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def haar_(gaussian: torch.Tensor) -> torch.Tensor:
+        """Do without the kernels, which take seconds here for each matrix, and which test_orthogonal.py tests."""
+        return gaussian.copy_(torch.from_numpy(orthogonal_reference.haar(gaussian.numpy())))
+
+    monkeypatch.setattr(orthogonal, "haar_", haar_)
+    _compare_stack(law, DTYPES[name])
+
+
+def _compare_stack(law: OrthogonalStack, dtype: DType) -> None:
     drawn = prepare(law, dtype, 7, "weight", HERE)
     size = law.count * law.rows * law.cols * law.taps
     for runs in (Runs(0, size, 0, 1), Runs(7, 5, 13, 3)):

@@ -14,9 +14,11 @@ Report = dict[str, dict[str, list[str]]]
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Report]:
+def reports(pytestconfig: pytest.Config) -> dict[str, Report]:
     """What ``machine_code`` says of every kernel, for each GPU."""
-    processes = {capability: _start(capability, tmp_path_factory.mktemp("triton")) for capability in CAPABILITIES}
+    assert pytestconfig.cache is not None
+    cache = pytestconfig.cache.mkdir("triton")  # kept, so the next run compiles only the kernels that have changed
+    processes = {capability: _start(capability, cache) for capability in CAPABILITIES}
     answers = {capability: process.communicate()[0] for capability, process in processes.items()}
     return {capability: json.loads(answer) for capability, answer in answers.items()}
 

@@ -34,13 +34,13 @@ def expected(gaussian: Matrix) -> bytes:
 # -- its bits ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (63, 63), (64, 64), (65, 64), (64, 65), (140, 130)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (63, 63), (64, 64), (65, 64), (140, 130)])
 def test_the_matrix_has_the_bits_of_the_reference(shape: Shape) -> None:
     gaussian = normals(*shape, "float32")
     assert drawn(gaussian) == expected(gaussian)
 
 
-@pytest.mark.parametrize("shape", [(9, 1), (64, 64), (70, 130)])
+@pytest.mark.parametrize("shape", [(9, 1), (70, 130)])
 def test_the_matrix_has_the_bits_of_the_reference_in_float64(shape: Shape) -> None:
     gaussian = normals(*shape, "float64")
     assert drawn(gaussian) == expected(gaussian)

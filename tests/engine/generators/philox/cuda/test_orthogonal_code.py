@@ -19,9 +19,11 @@ Codes = dict[str, dict[str, dict[str, str]]]
 
 
 @pytest.fixture(scope="module")
-def codes(tmp_path_factory: pytest.TempPathFactory) -> Codes:
+def codes(pytestconfig: pytest.Config) -> Codes:
     """The PTX and the machine code of every kernel, for each GPU."""
-    processes = {capability: _start(capability, tmp_path_factory.mktemp("triton")) for capability in CAPABILITIES}
+    assert pytestconfig.cache is not None
+    cache = pytestconfig.cache.mkdir("triton")  # kept, so the next run compiles only the kernels that have changed
+    processes = {capability: _start(capability, cache) for capability in CAPABILITIES}
     return {capability: json.loads(process.communicate()[0]) for capability, process in processes.items()}
 
 
