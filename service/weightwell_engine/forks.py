@@ -7,6 +7,7 @@ fork waits until these locks are free, and then holds them itself.
 import concurrent.futures.thread  # noqa: F401 - see below
 import logging  # noqa: F401 - see below
 import os
+from threading import RLock
 from typing import Any, Protocol
 
 
@@ -20,7 +21,10 @@ class Lock(Protocol):
         """Release the lock."""
 
 
-_locks: list[Lock] = []
+loading = RLock()
+"""Held while modules are imported and kernels are loaded: a child cannot end an import of its parent."""
+
+_locks: list[Lock] = [loading]
 _held: list[Lock] = []
 
 

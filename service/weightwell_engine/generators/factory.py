@@ -3,6 +3,7 @@
 import re
 
 from weightwell_engine.exceptions import DeviceUnavailable
+from weightwell_engine.forks import loading
 from weightwell_engine.generators import Generator
 from weightwell_engine.generators.devices import Cpu, Device
 
@@ -15,7 +16,8 @@ def find_device(name: str) -> Device:
         return Cpu()
     if not (match := _CUDA.fullmatch(name)):
         raise DeviceUnavailable(f"device must be cpu, cuda or cuda:<index>, got {name!r}")
-    from weightwell_engine.generators.gpu import find_gpu
+    with loading:
+        from weightwell_engine.generators.gpu import find_gpu
 
     return find_gpu(name, int(match[1] or 0))
 
@@ -26,6 +28,11 @@ def make_generator(name: str, device: Device, *, threads: int) -> Generator:
     Raises ``DeviceUnavailable`` if the device does not support the generator, and ``ModuleNotFoundError`` if torch is
     needed and not installed.
     """
+    with loading:
+        return _made(name, device, threads)
+
+
+def _made(name: str, device: Device, threads: int) -> Generator:
     if name == "torch":
         from weightwell_engine.generators.torch import TorchGenerator
 

@@ -13,6 +13,7 @@ from functools import lru_cache
 from threading import Lock
 
 from weightwell_engine.dtypes import DTYPES, DType
+from weightwell_engine.forks import loading
 from weightwell_engine.generators.philox.cpu import early, laws
 from weightwell_engine.generators.philox.cpu.laws import Prepared
 from weightwell_engine.generators.philox.specification.known_answers import KNOWN_ANSWERS, NAME, SEED
@@ -59,10 +60,10 @@ def _kernels(law: Law, dtype: DType) -> tuple[str, ...]:
 
 
 def _require_sound(kernels: Iterable[str]) -> None:
-    """Check kernels, each once in a process. A thread waits only for the kernels that it needs."""
+    """Check kernels, each once in a process, one after another. Kernels that are ready wait for none."""
     for kernel in kernels:
         if kernel not in _sound:
-            with _locks.setdefault(kernel, Lock()):
+            with _locks.setdefault(kernel, Lock()), loading:
                 if kernel not in _sound:
                     _check(kernel)
                     _sound.add(kernel)

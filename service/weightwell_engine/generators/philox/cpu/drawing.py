@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from weightwell_engine.forks import loading
 from weightwell_engine.generators import DrawingStopped, places
-from weightwell_engine.generators.philox.cpu.early import Prepared, loading, prepare
+from weightwell_engine.generators.philox.cpu.early import Prepared, prepare
 from weightwell_engine.generators.philox.generator import Laws
 from weightwell_engine.generators.philox.specification.formats import UNSIGNED, Patterns
 from weightwell_engine.laws import Orthogonal, OrthogonalStack

@@ -10,7 +10,6 @@ from typing import Protocol
 
 import numpy as np
 
-from weightwell_engine import forks
 from weightwell_engine.dtypes import DType
 from weightwell_engine.generators.philox.cpu.positional import Positional
 from weightwell_engine.generators.philox.cpu.table import Table
@@ -60,11 +59,6 @@ class Allowance:
 
 
 allowance = Allowance()
-
-loading = RLock()
-"""Held while Numba and the kernels are imported. A fork waits for it: a child cannot end an import of its parent."""
-
-forks.protect(loading)
 
 
 def prepare(law: Law, dtype: DType, seed: int, name: str, kernels: Callable[[], Prepared]) -> Prepared:

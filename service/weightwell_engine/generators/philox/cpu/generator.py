@@ -1,9 +1,9 @@
 """The philox generator on the CPU. Numba is imported when a kernel is needed; planning and small tensors need none."""
 
+from weightwell_engine.forks import loading
 from weightwell_engine.generators import Drawing
 from weightwell_engine.generators.devices import Cpu
 from weightwell_engine.generators.philox.cpu.drawing import CpuDrawing
-from weightwell_engine.generators.philox.cpu.early import loading
 from weightwell_engine.generators.philox.generator import PhiloxGenerator, is_matrix
 from weightwell_engine.plan import Plan, PlannedTensor
 
@@ -31,7 +31,8 @@ class CpuPhiloxGenerator(PhiloxGenerator):
         """Return whether every kernel that the plan needs is ready, and no matrix has to be generated whole."""
         if not self._warm or any(is_matrix(layer) for tensor in plan.tensors for layer in tensor.layers):
             return False
-        from weightwell_engine.generators.philox.cpu.checked import is_ready
+        with loading:
+            from weightwell_engine.generators.philox.cpu.checked import is_ready
 
         return all(is_ready(layer.law, layer.dtype) for tensor in plan.tensors for layer in tensor.layers)
 
