@@ -21,7 +21,7 @@ from weightwell.models.modules import is_layer
 from weightwell.models.noise import Addition
 from weightwell.models.plans import Plan
 from weightwell.models.recipes import Rules
-from weightwell.models.tensors import InTensors, destination_of, is_tensor
+from weightwell.models.tensors import InTargets, InTensors, destination_of, is_tensor
 from weightwell.request import Request, asking, asking_for_manifest
 from weightwell.safetensors import PREFIX, Header, read_header
 from weightwell.slices import SliceLike, text_of
@@ -33,6 +33,7 @@ from weightwell.transfers.retry import Retry
 from weightwell.transfers.transfer import Transfer
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 # Aliases of activation functions, and the names in the answers of ``/gain``.
@@ -304,6 +305,17 @@ def _state_dict(spec: ManifestSpec, body: Drawn, tensors: Callable[[], dict[str,
         return {name: stored[spec.aliases.get(name, name)] for name in spec.names}
 
     return Call(spec.request, body, result, spec.label, cautions=body.cautions)
+
+
+def fill(spec: ManifestSpec, tensors: "Mapping[str, torch.Tensor]") -> Call[None]:
+    """Return the call that draws a manifest into torch tensors that exist, by name.
+
+    The tensors have the shapes of the manifest's slices; values are converted to their dtypes. The spec may be a part
+    of a manifest, so rules that match no tensor are no mistake. Raises ValueError for a tensor that cannot be filled.
+    """
+    data = InTargets(tensors)
+    body = Drawn(spec.accept, data)
+    return Call(spec.request, body, data.commit, spec.label, cautions=body.cautions)
 
 
 def init_module(

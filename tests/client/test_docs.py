@@ -27,6 +27,8 @@ def reader(server: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("WEIGHTWELL_URL", server)
 
 
+# The reader of models.md loads a checkpoint in a single process, and torch says so.
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
 @pytest.mark.parametrize(
     ("page", "least"),
     [("client.md", 10), ("local.md", 10), ("models.md", 10), ("torch.md", 5), ("recording.md", 10)],

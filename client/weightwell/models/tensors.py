@@ -170,6 +170,62 @@ class InTensors(DataDestination):
         return torch.empty(entry.shape, dtype=getattr(torch, BY_CODE[entry.dtype].name), device=self._device)
 
 
+class InTargets(DataDestination):
+    """Torch tensors that exist, by their names in the file. ``commit`` completes them.
+
+    A tensor is filled directly if it is contiguous and has the dtype of the file, else by one copy from new memory.
+    Tensors of the file that have no target are received and dropped. Raises ValueError, with the name, for a tensor
+    that cannot be filled.
+    """
+
+    parallel = True
+
+    def __init__(self, targets: "Mapping[str, torch.Tensor]"):
+        for name, target in targets.items():
+            if target.is_meta:
+                raise ValueError(f"{name} is on the meta device and has no memory: use module.to_empty(device='cpu')")
+            check_memory(name, target)
+        self._targets = targets
+        self._memory: dict[str, torch.Tensor] = {}
+        self._pieces = Pieces(())
+
+    def open(self, head: bytes, _size: int, _etag: str | None) -> Sequence[Span]:
+        """Allocate memory for tensors whose own cannot be filled; a new attempt uses the same memory."""
+        entries = read_header(head[PREFIX:]).entries
+        if not self._memory:
+            self._memory = {name: self._room(name, entry) for name, entry in entries.items()}
+        self._pieces = Pieces(Piece(entry.start, entry.stop, self._memory[name]) for name, entry in entries.items())
+        return ()
+
+    def buffers(self, start: int, stop: int) -> Iterator[memoryview]:
+        """Yield the memory of the range, or host memory that is copied to the device."""
+        return self._pieces.buffers(start, stop)
+
+    def on_device(self, start: int, stop: int) -> "torch.Tensor | None":
+        """Return the memory of a GPU for the range, or None."""
+        return self._pieces.on_device(start, stop)
+
+    def commit(self) -> None:
+        """Copy the values where needed, and tell autograd that the tensors have changed."""
+        import torch
+
+        with torch.no_grad():
+            for name, target in self._targets.items():
+                if self._memory[name] is not target:
+                    target.copy_(self._memory[name])
+                torch.autograd.graph.increment_version(target)
+
+    def _room(self, name: str, entry: Entry) -> "torch.Tensor":
+        """Return contiguous memory for a tensor of the file: that of its target if possible."""
+        import torch
+
+        dtype = getattr(torch, BY_CODE[entry.dtype].name)
+        target = self._targets.get(name)
+        if target is not None and target.dtype == dtype:
+            return contiguous(target)
+        return torch.empty(entry.shape, dtype=dtype, device=None if target is None else target.device)
+
+
 def destination_of(tensor: object) -> InPlace:
     """Return the destination for the data of a tensor; raise TypeError or ValueError if it cannot be filled."""
     if _is(tensor, "torch", "Tensor"):
