@@ -311,8 +311,12 @@ def fill(spec: ManifestSpec, tensors: "Mapping[str, torch.Tensor]") -> Call[None
     """Return the call that draws a manifest into torch tensors that exist, by name.
 
     The tensors have the shapes of the manifest's slices; values are converted to their dtypes. The spec may be a part
-    of a manifest, so rules that match no tensor are no mistake. Raises ValueError for a tensor that cannot be filled.
+    of a manifest, so rules that match no tensor are no mistake. Raises ValueError for a tensor that cannot be filled,
+    or has another shape.
     """
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != (extent := spec.stored[name].extent):
+            raise ValueError(f"{name} has shape {list(tensor.shape)}, and the slice of the manifest {list(extent)}")
     data = InTargets(tensors)
     body = Drawn(spec.accept, data)
     return Call(spec.request, body, data.commit, spec.label, cautions=body.cautions)

@@ -261,7 +261,16 @@ def test_a_tensor_that_cannot_be_filled_is_named(make: Callable[[], torch.Tensor
         load({"w": make()}, storage_reader=reader)
 
 
-def test_a_meta_tensor_is_given_memory_by_torch() -> None:
+def test_a_target_of_another_shape_is_refused() -> None:
+    """torch does not narrow a tensor that is smaller than the slice."""
+    reader = WeightwellReader(Manifest({"w": {"shape": [6, 2], "scheme": "normal"}}))
+    planner = DefaultLoadPlanner()
+    planner.set_up_planner({"w": torch.zeros(1, 2)}, reader.read_metadata())
+    with pytest.raises(ValueError, match=r"w has shape \[1, 2\], and the slice of the manifest \[2, 2\]"):
+        reader.read_data(LoadPlan([item("w", 0, 2)]), planner)
+
+
+def test_a_tensor_without_memory_is_refused() -> None:
     reader = WeightwellReader(Manifest({"w": {"shape": [2], "scheme": "ones"}}))
     planner = DefaultLoadPlanner()
     planner.set_up_planner({}, reader.read_metadata())
