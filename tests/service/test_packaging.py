@@ -110,8 +110,11 @@ def test_the_wheel_holds_the_packages_and_nothing_else(unpacked: Path) -> None:
     assert {path for path in shipped if not path.parts[0].endswith(".dist-info")} == source
 
 
-@pytest.mark.parametrize("module", [path.partition(":")[0] for path in PYPROJECT["project"]["scripts"].values()])
-def test_the_commands_of_the_wheel_import_without_the_source(unpacked: Path, module: str) -> None:
+ENTRIES = [*PYPROJECT["project"]["scripts"].values(), *PYPROJECT["project"]["entry-points"]["pytest11"].values()]
+
+
+@pytest.mark.parametrize("module", [path.partition(":")[0] for path in ENTRIES])
+def test_the_entry_points_of_the_wheel_import_without_the_source(unpacked: Path, module: str) -> None:
     imported = subprocess.run(
         [sys.executable, "-P", "-c", f"import {module} as module; print(module.__file__)"],
         cwd=unpacked.parent,
