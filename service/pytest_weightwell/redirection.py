@@ -44,15 +44,15 @@ def redirected(url: str, home: Path) -> Iterator[None]:
     if find_spec(_HUB):
         importlib.import_module(f"{_HUB}.hf_api")
     before = _imported()
-    with pytest.MonkeyPatch.context() as patch:
-        _change_environment(patch, url, home)
-        _change_modules(patch, url, home)
-        _forget_sessions()
-        try:
-            yield
-        finally:
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            _change_environment(patch, url, home)
+            _change_modules(patch, url, home)
             _forget_sessions()
-    _restore([module for module in _imported() if module not in before], _constants(url, home))
+            yield
+    finally:
+        _forget_sessions()
+        _restore([module for module in _imported() if module not in before], _constants(url, home))
 
 
 def _change_environment(patch: pytest.MonkeyPatch, url: str, home: Path) -> None:
@@ -100,7 +100,7 @@ def _constants(url: str, home: Path) -> dict[str, Any]:
         "ENDPOINT": url,
         "HUGGINGFACE_CO_URL_TEMPLATE": url + _FILES,
         "HUGGINGFACE_CO_RESOLVE_ENDPOINT": url,
-        "HUGGINGFACE_CO_PREFIX": url + _FILES,
+        "HUGGINGFACE_CO_PREFIX": url + _FILES.replace("repo_id", "model_id"),
         "HF_HOME": str(home),
         **dict.fromkeys((*caches, *old), cache),
         "HF_ASSETS_CACHE": str(home / "assets"),

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from torch.distributed.checkpoint.state_dict_loader import load
 
 import weightwell
 from weightwell.models import pieces
+from weightwell.torch.dcp import WeightwellReader
 
 pytest.importorskip("weightwell_service.app")
 
@@ -39,6 +41,16 @@ def test_a_new_tensor_is_drawn_on_the_gpu(client: weightwell.Client, place: torc
     manifest = {"tensors": {"a": {"shape": [301, 517], "scheme": "normal"}, "b": {"shape": [7], "scheme": "ones"}}}
     state, expected = client.init_state_dict(manifest, device=place), client.init_state_dict(manifest)
     assert all(torch.equal(state[name].cpu(), expected[name]) for name in expected)
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
+def test_a_checkpoint_is_loaded_into_tensors_on_the_gpu(client: weightwell.Client, place: torch.device) -> None:
+    manifest = weightwell.Manifest({name: {"shape": SHAPE, "scheme": "normal"} for name in "ab"}, seed=5)
+    state = {"a": torch.zeros(SHAPE, device=place), "b": torch.zeros(SHAPE, device=place, dtype=torch.bfloat16)}
+    load(state, storage_reader=WeightwellReader(manifest, client), no_dist=True)
+    expected = client.init_state_dict(manifest)
+    assert torch.equal(state["a"].cpu(), expected["a"])
+    assert torch.equal(state["b"].cpu(), expected["b"].to(torch.bfloat16))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float8_e4m3fn"])
