@@ -69,7 +69,7 @@ class Checkout:
         key = f"{self.repository.name}/{self.commit}/{weights.name}".encode()
         if (file := self.service.open_recent(key)) is not None:
             return file
-        return await self.service.lanes.of(_ENTRY * len(weights.tensors)).run(
+        return await self.service.lanes.of(_ENTRY * len(self.repository.manifest["tensors"])).run(
             lambda: self.service.open_spec(key, lambda: self.repository.spec(weights, self.revision)),
             request.is_disconnected,
         )
