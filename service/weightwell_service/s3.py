@@ -6,6 +6,7 @@
 A bucket is an owner. Signatures are not checked. docs/s3.md has the operations.
 """
 
+import re
 import secrets
 from base64 import b64decode, urlsafe_b64encode
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,6 +60,9 @@ _MISSING = {
     *("publicAccessBlock", "replication", "requestPayment", "retention", "tagging", "torrent", "uploadId", "uploads"),
     *("versions", "website"),
 }
+
+# Characters that XML 1.0 cannot have: control characters and halves of surrogate pairs.
+_FORBIDDEN = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 Content = str | Sequence[tuple[str, "Content"]]
 
@@ -320,18 +324,13 @@ def _document(
     """Return an XML document of nested elements."""
     root = Element(name, {"xmlns": namespace} if namespace else {})
     _fill(root, content)
-    body = b'<?xml version="1.0" encoding="UTF-8"?>\n' + tostring(root, encoding="utf-8")
+    body = '<?xml version="1.0" encoding="UTF-8"?>\n' + tostring(root, encoding="unicode")
     return Response(body, status, dict(headers or {}), media_type="application/xml")
 
 
 def _fill(element: Element, content: Content) -> None:
     if isinstance(content, str):
-        element.text = "".join(character if _is_allowed(character) else "?" for character in content)
+        element.text = _FORBIDDEN.sub("?", content)
         return
     for name, each in content:
         _fill(SubElement(element, name), each)
-
-
-def _is_allowed(character: str) -> bool:
-    """Whether XML 1.0 can have a character: no control characters, no halves of surrogate pairs."""
-    return character in "\t\n\r" or "\x20" <= character <= "\ud7ff" or "\ue000" <= character not in "\ufffe\uffff"

@@ -285,6 +285,11 @@ def test_signatures_are_not_checked(s3: httpx.Client) -> None:
     assert s3.get(url, headers=signed).content == s3.get(f"{url}?X-Amz-Signature=0").content == s3.get(url).content
 
 
+def test_characters_that_xml_cannot_have_are_replaced(s3: httpx.Client) -> None:
+    answer = s3.get("/acme/a%00b%0Bc%EF%BF%BFd%F0%9F%98%80<&")
+    assert read(answer).findtext("Resource") == "/s3/acme/a?b?c?d\U0001f600<&"
+
+
 @pytest.mark.parametrize("owner", ["s3", "api"])
 def test_an_owner_is_not_named_as_a_path_of_the_server(tmp_path: Path, owner: str) -> None:
     (tmp_path / owner / "model").mkdir(parents=True)
