@@ -48,6 +48,8 @@ SLOW = (
     "client/test_cautions.py",
     "client/recorder/test_sharded.py",
     "contract/test_presets.py",
+    "contract/test_s3.py",
+    "contract/test_sharding.py",
     "contract/test_streaming.py",
     "service/test_packaging.py",
     "client/test_tracebacks.py",

@@ -21,6 +21,7 @@ from weightwell.exceptions import AccessDenied, InvalidRequest, NotFound, TooLar
 from weightwell.models.manifest import Manifest
 from weightwell.models.recorded import built, table_text
 from weightwell.models.sources import builder_of, on_meta, small_files_of
+from weightwell.sharding import bytes_of
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 REFUSED = (InvalidRequest, TooLarge, NotFound, AccessDenied, ValueError)
@@ -79,8 +80,13 @@ def init(client: Client, options: argparse.Namespace) -> None:
 
 
 def save(client: Client, options: argparse.Namespace) -> None:
-    """Generate the tensors of a manifest and write them as one safetensors file."""
-    client.save(_output(options.output), _manifest(options.manifest))
+    """Generate the tensors of a manifest and write them as a safetensors file, or as the files of a checkpoint."""
+    if options.max_shard_size is None:
+        client.save(_output(options.output), _manifest(options.manifest))
+        return
+    if options.output in {None, "-"}:
+        raise ValueError("--max-shard-size needs a folder: give one with -o")
+    client.save(options.output, _manifest(options.manifest), max_shard_size=options.max_shard_size)
 
 
 def plan(client: Client, options: argparse.Namespace) -> None:
@@ -273,6 +279,12 @@ def _save_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``save``."""
     _manifest_argument(parser)
     _output_arguments(parser)
+    parser.add_argument(
+        "--max-shard-size",
+        metavar="SIZE",
+        type=_size,
+        help="write a folder, as save_pretrained does: files of at most SIZE, such as 5GB, and their index",
+    )
 
 
 def _plan_arguments(parser: argparse.ArgumentParser) -> None:
@@ -327,6 +339,14 @@ def _shape(text: str) -> tuple[int, ...]:
         return tuple(int(size) for size in text.split(",")) if text.strip() else ()
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected sizes joined by commas, such as 512,784, got {text!r}") from None
+
+
+def _size(text: str) -> int:
+    """Read ``5GB``, or a number of bytes."""
+    try:
+        return bytes_of(int(text) if text.isascii() and text.isdecimal() else text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _parameter(text: str) -> tuple[str, Any]:

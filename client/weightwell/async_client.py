@@ -16,6 +16,7 @@ from weightwell.calls import Call
 from weightwell.connection import CONNECTIONS, TIMEOUT
 from weightwell.doors import async_door_to
 from weightwell.files.comparison import Claim, Verdict
+from weightwell.files.folder import Folder
 from weightwell.files.output import Target, opened
 from weightwell.forms import Described, manifest_of, spec_of
 from weightwell.http_door import in_thread
@@ -35,8 +36,9 @@ from weightwell.models.filling import Reset
 from weightwell.models.manifest import Manifest
 from weightwell.models.plans import Plan
 from weightwell.models.recipes import Rules
+from weightwell.sharding import bytes_of
 from weightwell.slices import SliceLike
-from weightwell.spec import ManifestSpec, ShapeLike, TensorSpec
+from weightwell.spec import FileSpec, ManifestSpec, ShapeLike, TensorSpec
 from weightwell.streams import Streams
 from weightwell.tracebacks import short_tracebacks
 from weightwell.transfers.progress import Progress
@@ -280,11 +282,27 @@ class AsyncClient:
         scheme: SchemeName | str | None = None,
         *,
         verify: bool = False,
+        max_shard_size: int | str | None = None,
         **fields: Unpack[FileFields],
     ) -> None:
-        """Draw a tensor, or many, into a file; see ``Client.save``. The event loop never waits for the disk."""
+        """Draw a tensor, or many, into a file, or into files of a folder; see ``Client.save``.
+
+        The event loop never waits for the disk.
+        """
         calls.check_target(path, verify=verify)
         spec = spec_of(what, scheme, fields)
+        if max_shard_size is None:
+            await self._save(path, spec, verify=verify)
+            return
+        limit, folder = bytes_of(max_shard_size), await in_thread(Folder, path)
+        checkpoint = await self._call(calls.checkpoint(spec, limit))
+        for name, each in checkpoint.files.items():
+            if verify or not await in_thread(folder.has, name, each):
+                await self._save(folder.path / name, each, verify=verify)
+        await in_thread(folder.finish, checkpoint.files.keys(), checkpoint.index)
+
+    async def _save(self, path: Target, spec: FileSpec, *, verify: bool) -> None:
+        """Save one file."""
         async with _held(opened, path) as output:
             await self._call(calls.save(spec, output.destination))
             if verify:

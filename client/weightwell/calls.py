@@ -15,11 +15,12 @@ from weightwell.files.output import Output
 from weightwell.files.remote import RangeTransfer, Region
 from weightwell.frameworks import on_host, viewer
 from weightwell.memory import Memory
+from weightwell.models.checkpoint import Checkpoint
 from weightwell.models.filling import Reset, filling_of
 from weightwell.models.manifest import Manifest
 from weightwell.models.modules import is_layer
 from weightwell.models.noise import Addition
-from weightwell.models.plans import Plan
+from weightwell.models.plans import Plan, fields_of
 from weightwell.models.recipes import Rules
 from weightwell.models.tensors import InTargets, InTensors, destination_of, is_tensor
 from weightwell.request import Request, asking, asking_for_manifest
@@ -239,6 +240,17 @@ def save(spec: FileSpec, data: DataDestination) -> Call[None]:
     return Call(spec.request, body, lambda: None, spec.label, writes=True, cautions=body.cautions)
 
 
+def checkpoint(spec: TensorSpec | ManifestSpec, limit: int) -> Call[Checkpoint]:
+    """Return the call that divides a file into files of at most ``limit`` bytes; it warns of unused rules."""
+    call = plan(spec, lambda url: url)
+
+    def cautions(*_: object) -> None:
+        unused = call.result().unused
+        caution_unused(unused, ", ".join(f"rules.{place}" for place in range(len(unused))))
+
+    return Call(call.request, call.destination, lambda: Checkpoint.of(spec, call.result(), limit), cautions=cautions)
+
+
 def check_target(path: object, *, verify: bool) -> None:
     """Raise TypeError for anything but a path or a binary file, ValueError for one that cannot be verified."""
     if isinstance(path, Manifest):
@@ -370,16 +382,10 @@ def check_ranges(request: Request) -> None:
 def _planned(answer: Any) -> dict[str, Any]:
     """Return the spec of a plan, in the form of a file's metadata."""
     tensors = {
-        name: {**_flat(tensor), "parts": [_flat(part) for part in tensor.get("parts") or ()]}
+        name: {**fields_of(tensor), "parts": [fields_of(part) for part in tensor.get("parts") or ()]}
         for name, tensor in answer["tensors"].items()
     }
     return {"generator": answer["generator"]["name"], "tensors": tensors}
-
-
-def _flat(planned: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a tensor or a part, with its parameters, in the form of a file's metadata."""
-    fields = ("alias", "shape", "slice", "stream", "dtype", "seed", "scheme")
-    return {**{field: planned.get(field) for field in fields}, **planned.get("parameters", {})}
 
 
 def _parameter(answer: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from weightwell.calls import Call
 from weightwell.connection import CONNECTIONS, TIMEOUT, without_credentials
 from weightwell.doors import door_to
 from weightwell.files.comparison import Claim, Verdict
+from weightwell.files.folder import Folder
 from weightwell.files.output import Target, opened
 from weightwell.files.remote import HttpReadable, OpenFile
 from weightwell.forms import Described, manifest_of, spec_of
@@ -34,8 +35,9 @@ from weightwell.models.filling import Reset
 from weightwell.models.manifest import Manifest
 from weightwell.models.plans import Plan
 from weightwell.models.recipes import Preset, Rules
+from weightwell.sharding import bytes_of
 from weightwell.slices import SliceLike
-from weightwell.spec import ManifestSpec, ShapeLike, TensorSpec
+from weightwell.spec import FileSpec, ManifestSpec, ShapeLike, TensorSpec
 from weightwell.streams import Streams
 from weightwell.tracebacks import short_tracebacks
 from weightwell.transfers.progress import Progress
@@ -402,6 +404,7 @@ class Client:
         scheme: SchemeName | str | None = None,
         *,
         verify: bool = False,
+        max_shard_size: int | str | None = None,
         **fields: Unpack[FileFields],
     ) -> None:
         """Save one or many tensors as a safetensors file, with exactly the bytes that the server sends.
@@ -411,6 +414,11 @@ class Client:
         one tensor, ``save(path, manifest)`` many.
         ``verify``: generate the file a second time and compare every byte before it appears at ``path``. Raises
         ``InvalidFile`` if a byte differs.
+        ``max_shard_size``: makes ``path`` a folder with the files that ``save_pretrained`` of transformers writes:
+        ``model.safetensors``; or, if the tensors are larger than this size (``"5GB"``, or a number of bytes), files
+        ``model-00001-of-0000N.safetensors`` of at most this size and ``model.safetensors.index.json``. Names of tied
+        tensors are left out of several files. Each file appears when it is complete, the index last. Complete files
+        of the same tensors are kept, unless ``verify``. Weight files of another checkpoint are removed at the end.
 
         The file appears at ``path`` when it is complete and on the disk. An interrupted save leaves ``PATH.part`` and
         ``PATH.part.json``, and the next save of the same file continues there. Raises OSError where the file cannot be
@@ -418,6 +426,18 @@ class Client:
         """
         calls.check_target(path, verify=verify)
         spec = spec_of(what, scheme, fields)
+        if max_shard_size is None:
+            self._save(path, spec, verify=verify)
+            return
+        limit, folder = bytes_of(max_shard_size), Folder(path)
+        checkpoint = self._call(calls.checkpoint(spec, limit))
+        for name, each in checkpoint.files.items():
+            if verify or not folder.has(name, each):
+                self._save(folder.path / name, each, verify=verify)
+        folder.finish(checkpoint.files.keys(), checkpoint.index)
+
+    def _save(self, path: Target, spec: FileSpec, *, verify: bool) -> None:
+        """Save one file."""
         output = opened(path)
         try:
             self._call(calls.save(spec, output.destination))

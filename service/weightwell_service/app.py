@@ -10,7 +10,7 @@ from fastapi_offline import FastAPIOffline
 
 from weightwell_engine.engine import Engine
 from weightwell_engine.generators.factory import find_device
-from weightwell_service import __version__, hub, openapi, problems
+from weightwell_service import __version__, hub, openapi, problems, s3
 from weightwell_service.budget import MemoryBudget
 from weightwell_service.file_response import DrawingResources
 from weightwell_service.repositories.library import library
@@ -73,7 +73,7 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
     app.state.service = Service(settings, engine, resources, repositories=repositories)
     app.state.methods = methods()
     app.router.routes[:0] = router.routes
-    app.router.routes.extend(hub.ROUTES)
+    app.router.routes.extend([*s3.ROUTES, *hub.ROUTES])
     problems.install(app)
     app.openapi = openapi.document(app)  # type: ignore[method-assign]
     return app

@@ -13,16 +13,13 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from weightwell_engine.virtual_file import VirtualFile
-from weightwell_service.file_response import IMMUTABLE, REVALIDATE, respond
+from weightwell_service.checkout import Checkout
+from weightwell_service.file_response import respond
 from weightwell_service.links import address
-from weightwell_service.repositories.repository import CONFIG, Repository, Weights
+from weightwell_service.repositories.repository import CONFIG, Repository
 from weightwell_service.repositories.revision import FORMS, Revision
-from weightwell_service.service import Service, service_of
+from weightwell_service.service import service_of
 from weightwell_service.small_file import etag_of, respond_small
-
-# Approximate bytes of a tensor in a manifest, for the queue in which a manifest is parsed.
-_ENTRY = 100
 
 # The most bytes of the body of ``paths-info``, and of paths in it.
 _MOST_BODY = 2**20
@@ -40,20 +37,11 @@ class Refused(Exception):
         self.code = code
 
 
-class Place:
-    """A repository at a revision, as a request names them."""
-
-    def __init__(self, service: Service, repository: Repository, revision: Revision, *, is_commit: bool):
-        self.service = service
-        self.repository = repository
-        self.revision = revision
-        self.commit = repository.commit(revision)
-        self.checkpoint = repository.checkpoint(revision)
-        # A commit never changes; a name of a revision does, if the operator changes the repository.
-        self.headers = {"x-repo-commit": self.commit, "cache-control": IMMUTABLE if is_commit else REVALIDATE}
+class Place(Checkout):
+    """A repository at a revision, as the path of a request names them."""
 
     @classmethod
-    def of(cls, request: Request) -> "Place":
+    def named(cls, request: Request) -> "Place":
         """Read the path of a request; raise ``Refused``."""
         service, parameters = service_of(request), request.path_params
         name = f"{parameters['owner']}/{parameters['name']}"
@@ -62,30 +50,20 @@ class Place:
             known = ", ".join(sorted(service.repositories)[:10])
             raise Refused("RepoNotFound", f"there is no repository {name[:200]!r}; this server has {known}")
         wanted = parameters.get("revision", "main")
-        revision = repository.revision(wanted)
-        if revision is None:
+        place = cls.of(service, repository, wanted)
+        if place is None:
             raise Refused("RevisionNotFound", f"there is no revision {wanted[:200]!r} of {name}; expected {FORMS}")
-        return cls(service, repository, revision, is_commit=wanted == repository.commit(revision))
+        return place
 
-    async def weights(self, request: Request, weights: Weights) -> VirtualFile:
-        """Return a weight file. Its plan is kept, so that many ranges of it are planned once."""
-        key = f"{self.repository.name}/{self.commit}/{weights.name}".encode()
-        if (file := self.service.open_recent(key)) is not None:
-            return file
-        return await self.service.lanes.of(_ENTRY * len(weights.tensors)).run(
-            lambda: self.service.open_spec(key, lambda: self.repository.spec(weights, self.revision)),
-            request.is_disconnected,
-        )
+    @property
+    def headers(self) -> dict[str, str]:
+        """The header fields of every answer."""
+        return {"x-repo-commit": self.commit, "cache-control": self.cache_control}
 
     async def entries(self, request: Request) -> dict[str, dict[str, Any]]:
         """Return what the Hub says of each file, by path."""
-        found = {}
-        for name, content in self.checkpoint.small.items():
-            found[name] = _entry(name, len(content), etag_of(content))
-        for name, weights in self.checkpoint.weights.items():
-            file = await self.weights(request, weights)
-            found[name] = _entry(name, file.nbytes, file.etag)
-        return dict(sorted(found.items()))
+        sizes = await self.sizes(request, self.paths)
+        return {path: _entry(path, size, etag) for path, (size, etag) in sizes.items()}
 
 
 def _entry(path: str, size: int, etag: str) -> dict[str, Any]:
@@ -98,7 +76,7 @@ def _answering(answer: Answer) -> Callable[[Request], Awaitable[Response]]:
 
     async def endpoint(request: Request) -> Response:
         try:
-            return await answer(request, Place.of(request))
+            return await answer(request, Place.named(request))
         except Refused as error:
             return _error(404 if error.code else 400, error.code, str(error))
 
@@ -224,17 +202,15 @@ async def _paths(request: Request) -> list[str]:
 async def resolve(request: Request, place: Place) -> Response:
     """Send a file, or redirect to it at another address."""
     path = request.path_params["path"]
-    content = place.checkpoint.small.get(path)
-    if content is not None:
-        return respond_small(request.method, request.headers, content, path, place.headers)
-    weights = place.checkpoint.weights.get(path)
-    if weights is None:
+    file = await place.file(request, path)
+    if file is None:
         where = f"{place.repository.name} at {place.revision.name}"
         raise Refused("EntryNotFound", f"there is no file {path[:200]!r} in {where}")
-    file = await place.weights(request, weights)
+    if isinstance(file, bytes):
+        return respond_small(request.method, request.headers, file, path, place.headers)
     elsewhere = place.service.settings.data_url
     if elsewhere is not None:
-        url, _ = address(place.repository.spec(weights, place.revision))
+        url, _ = address(place.repository.spec(place.checkpoint.weights[path], place.revision))
         if url is not None:
             linked = {"x-linked-size": str(file.nbytes), "x-linked-etag": file.etag}
             return Response(status_code=302, headers={**place.headers, **linked, "location": elsewhere + url})

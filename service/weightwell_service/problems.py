@@ -75,6 +75,13 @@ def install(app: FastAPI) -> None:
 
 async def _known(_: Request, error: Exception) -> Response:
     status, kind, title = PROBLEMS[type(error)]  # type: ignore[index]
+    headers = headers_of(error, status)
+    errors = [_field(each) for each in error.errors] if isinstance(error, InvalidSpec | InvalidSpecs) else []
+    return problem(status, kind, title, str(error), headers, errors)
+
+
+def headers_of(error: Exception, status: int) -> dict[str, str]:
+    """Return the header fields that belong to an error with this status."""
     headers = {}
     if isinstance(error, RangeNotSatisfiable):
         headers["content-range"] = f"bytes */{error.size}"
@@ -82,8 +89,7 @@ async def _known(_: Request, error: Exception) -> Response:
         headers["etag"] = error.etag
     if status == 503:
         headers["retry-after"] = str(error.retry_after if isinstance(error, Busy) else 1)
-    errors = [_field(each) for each in error.errors] if isinstance(error, InvalidSpec | InvalidSpecs) else []
-    return problem(status, kind, title, str(error), headers, errors)
+    return headers
 
 
 async def _no_memory(request: Request, error: Exception) -> Response:

@@ -7,6 +7,7 @@ from mimetypes import guess_type
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
+from weightwell_service.exceptions import PreconditionFailed
 from weightwell_service.ranges import etag_in, range_applies, select_range
 
 _TEXT = {".json": "application/json", ".md": "text/markdown; charset=utf-8", ".txt": "text/plain; charset=utf-8"}
@@ -20,8 +21,13 @@ def etag_of(content: bytes) -> str:
 def respond_small(
     method: str, request: Headers, content: bytes, name: str, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Answer a GET or HEAD for a content, given its file name and more headers. Raises ``RangeNotSatisfiable``."""
+    """Answer a GET or HEAD for a content, given its file name and more lower-case headers.
+
+    Raises ``PreconditionFailed`` and ``RangeNotSatisfiable``.
+    """
     etag = etag_of(content)
+    if "if-match" in request and not etag_in(", ".join(request.getlist("if-match")), etag, weak=False):
+        raise PreconditionFailed(etag)
     common = {"accept-ranges": "bytes", "etag": etag, "x-content-type-options": "nosniff", **(headers or {})}
     if etag_in(", ".join(request.getlist("if-none-match")), etag, weak=True):
         return Response(status_code=304, headers=common)

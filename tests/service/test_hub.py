@@ -112,6 +112,18 @@ def test_tensors_are_divided_as_transformers_divides_them() -> None:
     assert index["metadata"]["total_size"] == expected.metadata["total_size"]
 
 
+def test_the_law_of_a_tensor_may_depend_on_one_in_another_file(tmp_path: Path) -> None:
+    linear = {"fc.weight": {"shape": [16, 8], "module": "Linear"}, "fc.bias": {"shape": [16], "module": "Linear"}}
+    write(tmp_path / "a" / "b", {"preset": "torch", "tensors": linear})
+    repository = library(tmp_path, 100)["a/b"]
+    whole = library(tmp_path, 10**9)["a/b"]
+    files = repository.checkpoint(Revision(3)).weights
+    assert len(files) == 2
+    found = [each for file in files.values() for each in repository.spec(file, Revision(3)).tensors]
+    (single,) = whole.checkpoint(Revision(3)).weights.values()
+    assert found == [*whole.spec(single, Revision(3)).tensors]
+
+
 # Routes --------------------------------------------------------------------------------------------------------------
 
 

@@ -92,3 +92,9 @@ def _row(name: str, tensor: Mapping[str, Any]) -> Row:
     if "alias" in tensor:
         return name, "", "", f"is {tensor['alias']}"
     return name, str(tensor["shape"]), tensor["dtype"], tensor["law"]["words"]
+
+
+def fields_of(planned: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a planned tensor or part, with its parameters, in the form of a file's metadata."""
+    fields = ("alias", "shape", "slice", "stream", "dtype", "seed", "scheme")
+    return {**{field: planned.get(field) for field in fields}, **planned.get("parameters", {})}

@@ -17,6 +17,9 @@ _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}", re.ASCII)
 # The largest small file in bytes, and all of one repository: they are kept in memory.
 _MOST_FILE, _MOST_FILES = 2**26, 2**28
 
+# The first parts of paths that are not owners' names.
+_RESERVED = {"api", "s3"}
+
 
 class InvalidRepository(WeightwellError, ValueError):
     """A file of a repository cannot be used; the message has its path."""
@@ -37,6 +40,8 @@ def library(folder: Path | None, max_shard: int) -> dict[str, Repository]:
 
 def _repositories(folder: Path, max_shard: int) -> Iterator[Repository]:
     for owner in _folders(folder):
+        if owner.name in _RESERVED:
+            raise InvalidRepository(f"{owner}: {owner.name!r} is a path of the server, so no owner has it: rename it")
         for place in _folders(owner):
             yield _read(place, f"{owner.name}/{place.name}", max_shard)
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from math import prod
 from typing import Any
@@ -82,13 +82,17 @@ class Repository:
         return found
 
     def spec(self, weights: Weights, revision: Revision) -> Spec:
-        """Return the spec of a weight file at a revision."""
-        document = self.document(revision)
-        every = document["tensors"]
-        kept = {name: every[name] for name in weights.tensors}
-        if weights.name == sharding.SINGLE:  # tied names are metadata of a single file, and left out of several
-            kept |= {name: fields for name, fields in every.items() if "alias" in fields}
-        return read_fields({**document, "tensors": kept})
+        """Return the spec of a weight file at a revision.
+
+        The whole manifest is read, because the law of a tensor may depend on others: that of a bias on the shape of its
+        weight, which may be in another file.
+        """
+        spec = read_fields(self.document(revision))
+        if weights.name == sharding.SINGLE:
+            return spec
+        kept = set(weights.tensors)
+        # Tied names are metadata of a single file, and left out of several.
+        return replace(spec, tensors=tuple(each for each in spec.tensors if each.name in kept), aliases=())
 
     def document(self, revision: Revision) -> dict[str, Any]:
         """Return the manifest at a revision."""

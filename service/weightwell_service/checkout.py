@@ -1,0 +1,75 @@
+"""Checkouts: a repository at a revision, as the doors of the Hub and of S3 serve it."""
+
+from collections.abc import Iterable, Mapping
+from typing import Self
+
+from fastapi import Request
+
+from weightwell_engine.virtual_file import VirtualFile
+from weightwell_service.file_response import IMMUTABLE, REVALIDATE
+from weightwell_service.repositories.repository import Repository, Weights
+from weightwell_service.repositories.revision import Revision
+from weightwell_service.service import Service
+from weightwell_service.small_file import etag_of
+
+# Approximate bytes of a tensor in a manifest, for the queue in which a manifest is parsed.
+_ENTRY = 100
+
+
+class Checkout:
+    """A repository at a revision. ``cache_control``: how long a cache may keep its files without asking again.
+
+    The methods that take a request wait for a plan, and look meanwhile whether the client has disconnected. That reads
+    the body of the request: a caller that needs the body reads it before.
+    """
+
+    def __init__(self, service: Service, repository: Repository, revision: Revision, *, is_commit: bool):
+        self.service = service
+        self.repository = repository
+        self.revision = revision
+        self.commit = repository.commit(revision)
+        self.checkpoint = repository.checkpoint(revision)
+        # A commit never changes; a name of a revision does, if the operator changes the repository.
+        self.cache_control = IMMUTABLE if is_commit else REVALIDATE
+
+    @classmethod
+    def of(cls, service: Service, repository: Repository, wanted: str) -> Self | None:
+        """Return the checkout of the name of a revision, or of a commit; None if there is no such revision."""
+        revision = repository.revision(wanted)
+        if revision is None:
+            return None
+        return cls(service, repository, revision, is_commit=wanted == repository.commit(revision))
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths of all files, in order."""
+        return sorted([*self.checkpoint.small, *self.checkpoint.weights])
+
+    async def file(self, request: Request, path: str) -> VirtualFile | bytes | None:
+        """Return a weight file, or the content of a small file; None if there is no such file."""
+        content = self.checkpoint.small.get(path)
+        if content is not None:
+            return content
+        weights = self.checkpoint.weights.get(path)
+        return None if weights is None else await self._weights(request, weights)
+
+    async def sizes(self, request: Request, paths: Iterable[str]) -> Mapping[str, tuple[int, str]]:
+        """Return the size in bytes and the entity tag of each of some files that exist."""
+        found = {}
+        for path in paths:
+            file = await self.file(request, path)
+            if isinstance(file, VirtualFile):
+                found[path] = file.nbytes, file.etag
+            elif file is not None:
+                found[path] = len(file), etag_of(file)
+        return found
+
+    async def _weights(self, request: Request, weights: Weights) -> VirtualFile:
+        """Return a weight file. Its plan is kept, so that many ranges of it are planned once."""
+        key = f"{self.repository.name}/{self.commit}/{weights.name}".encode()
+        if (file := self.service.open_recent(key)) is not None:
+            return file
+        return await self.service.lanes.of(_ENTRY * len(self.repository.manifest["tensors"])).run(
+            lambda: self.service.open_spec(key, lambda: self.repository.spec(weights, self.revision)),
+            request.is_disconnected,
+        )
