@@ -13,6 +13,7 @@ import uvicorn
 from weightwell_service import __main__ as command
 from weightwell_service import __version__
 from weightwell_service.__main__ import main
+from weightwell_service.repositories.library import BUILT_IN
 from weightwell_service.settings import Settings
 
 Served = dict[str, Any]
@@ -74,6 +75,9 @@ VALUES: dict[str, tuple[str, Any]] = {
     "min_rate": ("1500", 1500.0),
     "keep_alive": ("7", 7),
     "shutdown_timeout": ("8", 8),
+    "repositories": (str(BUILT_IN), BUILT_IN),
+    "max_shard_bytes": ("1000000", 1_000_000),
+    "data_url": ("http://10.0.0.7:8000", "http://10.0.0.7:8000"),
     "access_log": ("false", False),
 }
 
