@@ -327,6 +327,8 @@ class _Generators:
             case Normal(mean, std):
                 values.normal_(mean, std, generator=self._main)
             case ClampedNormal(mean, std, low, high):
+                most = torch.finfo(values.dtype).max  # torch refuses bounds that the dtype does not hold
+                low, high = (min(max(bound, -most), most) for bound in (low, high))
                 values.normal_(mean, std, generator=self._main).clamp_(low, high)
             case TruncatedNormal(mean, std, low, high):
                 with _Stoppable(go_on):

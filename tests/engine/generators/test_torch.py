@@ -688,6 +688,15 @@ def test_what_the_plan_lets_pass_can_be_drawn(scheme: str, dtype: str, numbers: 
     drawn(planned)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_bounds_that_a_dtype_does_not_hold_are_its_own(dtype: str) -> None:
+    fields = {"shape": [50], "scheme": "clamped_normal", "dtype": dtype}
+    most = float(torch.finfo(getattr(torch, dtype)).max)
+    far, own = ({**fields, "a": -each, "b": 0.5} for each in (1e300, most))
+    assert identical(one(**far), one(**own))
+    assert set(one(**fields, a=1e300, b=1e301).tolist()) == {most}
+
+
 def test_a_warm_generator_still_draws_the_same() -> None:
     GENERATOR.warm_up()
     assert identical(one(shape=[20], scheme="normal"), local("normal", (20,), "float32", seeded(0)))
