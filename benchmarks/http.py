@@ -32,14 +32,14 @@ from weightwell.models.pieces import host_memory
 
 MIB = 2**20
 
-_NGINX = """
+NGINX = """
 daemon off; worker_processes 1; pid {root}/pid; error_log {root}/error.log;
 events {{}}
 http {{
   access_log off; sendfile on; tcp_nopush on;
   client_body_temp_path {root}; proxy_temp_path {root}; fastcgi_temp_path {root}; uwsgi_temp_path {root};
   scgi_temp_path {root};
-  server {{ listen 127.0.0.1:{port}; root {root}; }}
+  server {{ listen 127.0.0.1:{port}; root {root}/{files}; {directives} }}
 }}
 """
 
@@ -209,7 +209,7 @@ def main() -> None:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         root.chmod(0o755)
         static, port = free_port(), free_port()
-        (root / "nginx.conf").write_text(_NGINX.format(root=root, port=static))
+        (root / "nginx.conf").write_text(NGINX.format(root=root, port=static, files="", directives=""))
         stack.enter_context(running(["nginx", "-p", str(root), "-c", str(root / "nginx.conf")], static))
         service = [sys.executable, "-m", "weightwell_service", "--port", str(port)]
         pid = stack.enter_context(running(service, port, WEIGHTWELL_MAX_BYTES=str(2**51)))

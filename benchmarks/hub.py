@@ -22,22 +22,11 @@ from typing import Any
 
 import httpx
 
-from benchmarks.http import free_port, running
+from benchmarks.http import NGINX, free_port, running
 from benchmarks.measure import interleave, table
 
 COMMIT = "0" * 40
 WEIGHTS = "model.safetensors"
-
-_NGINX = """
-daemon off; worker_processes 1; pid {root}/pid; error_log {root}/error.log;
-events {{}}
-http {{
-  access_log off; sendfile on; tcp_nopush on;
-  client_body_temp_path {root}; proxy_temp_path {root}; fastcgi_temp_path {root}; uwsgi_temp_path {root};
-  scgi_temp_path {root};
-  server {{ listen 127.0.0.1:{port}; root {root}/static; add_header X-Repo-Commit {commit}; }}
-}}
-"""
 
 _DOWNLOAD = """
 import time
@@ -106,7 +95,8 @@ def main() -> None:
         ):
             for chunk in answer.iter_raw():
                 file.write(chunk)
-        (root / "nginx.conf").write_text(_NGINX.format(root=root, port=static, commit=COMMIT))
+        header = f"add_header X-Repo-Commit {COMMIT};"
+        (root / "nginx.conf").write_text(NGINX.format(root=root, port=static, files="static", directives=header))
         stack.enter_context(running(["nginx", "-p", str(root), "-c", str(root / "nginx.conf")], static))
         times = interleave(
             {"service": downloading(url, commit), "nginx": downloading(f"http://127.0.0.1:{static}", COMMIT)},

@@ -5,7 +5,7 @@
 
 import os
 from importlib.util import find_spec
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from weightwell.calls import Call
 from weightwell.connection import DEFAULT_URL, Settings
@@ -20,8 +20,6 @@ _LOCAL = "local:"
 
 # What the engine needs. ``numba`` is imported when the first large tensor is drawn.
 _NEEDED = ("ml_dtypes", "numba", "numpy", "pydantic", "re2")
-
-T = TypeVar("T")
 
 
 class Door(Protocol):

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -19,16 +19,16 @@ from weightwell.transfers.progress import Progress
 from weightwell.transfers.retry import Retry
 
 T = TypeVar("T")
+P = TypeVar("P", Pool, AsyncPool)
 
 
-class HttpDoor:
-    """Answers the calls of a synchronous client. ``connections``: the number for a long file."""
+class _Http(Generic[P]):
+    """What both doors have. ``connections``: the number for a long file."""
 
-    def __init__(self, settings: Settings, retry: Retry, connections: int):
-        self.pool = Pool(settings)
+    def __init__(self, pool: P, retry: Retry, connections: int):
+        self.pool: P = pool
         self.retry = retry
         self.connections = connections
-        self.sleep = _sleep
 
     @property
     def address(self) -> str:
@@ -38,6 +38,14 @@ class HttpDoor:
     def url(self, path: str | None) -> str | None:
         """Return the absolute address of a path on the server."""
         return path and self.pool.settings.address(path)
+
+
+class HttpDoor(_Http[Pool]):
+    """Answers the calls of a synchronous client. ``connections``: the number for a long file."""
+
+    def __init__(self, settings: Settings, retry: Retry, connections: int):
+        super().__init__(Pool(settings), retry, connections)
+        self.sleep = _sleep
 
     def answer(self, call: Call[Any], progress: Progress, seconds: float) -> str:
         """Bring the answer of a call to its destination within some seconds, or raise."""
@@ -55,23 +63,12 @@ class HttpDoor:
         self.pool.close()
 
 
-class AsyncHttpDoor:
+class AsyncHttpDoor(_Http[AsyncPool]):
     """Answers the calls of an asynchronous client. ``connections``: the number for a long file."""
 
     def __init__(self, settings: Settings, retry: Retry, connections: int):
-        self.pool = AsyncPool(settings)
-        self.retry = retry
-        self.connections = connections
+        super().__init__(AsyncPool(settings), retry, connections)
         self.sleep: Callable[[float], Awaitable[None]] = anyio.sleep
-
-    @property
-    def address(self) -> str:
-        """The address of the server, without credentials."""
-        return without_credentials(self.pool.settings.base_url)
-
-    def url(self, path: str | None) -> str | None:
-        """Return the absolute address of a path on the server."""
-        return path and self.pool.settings.address(path)
 
     async def answer(self, call: Call[Any], progress: Progress, seconds: float) -> str:
         """Bring the answer of a call to its destination within some seconds, or raise."""
