@@ -24,7 +24,7 @@ from weightwell.models.plans import Plan, fields_of
 from weightwell.models.recipes import Rules
 from weightwell.models.tensors import InTargets, InTensors, destination_of, is_tensor
 from weightwell.request import Request, asking, asking_for_manifest
-from weightwell.safetensors import PREFIX, Header, read_header
+from weightwell.safetensors import Header
 from weightwell.slices import SliceLike, text_of
 from weightwell.spec import DEFAULT_DTYPE, FileSpec, ManifestSpec, TensorSpec
 from weightwell.streams import Streams
@@ -99,26 +99,14 @@ class Drawn(SafetensorsFile):
         module: "nn.Module | None" = None,
     ):
         super().__init__(accept, data)
-        self._head = b""
         self._rules = spec.document.get("rules", ()) if isinstance(spec, ManifestSpec) else ()
         self._module = module
-
-    def begin(self, head: bytes, size: int, tag: str | None = None) -> None:
-        """Prepare for the data after a head, and keep the head."""
-        self._head = head
-        super().begin(head, size, tag)
-
-    @property
-    def header(self) -> Header:
-        """The header of the file."""
-        return read_header(self._head[PREFIX:])
 
     def cautions(self, unused: str, streams: Streams) -> None:
         """Warn of rules that match no tensor (the server lists them) and of repeated streams."""
         caution_unused(self._rules, unused)
-        if streams.watching and self._head:
-            spec = spec_of(self.header.metadata)
-            streams.note(spec, self._module, layer=self._module is not None and is_layer(self._module))
+        if streams.watching:
+            streams.note(self.spec, self._module, layer=self._module is not None and is_layer(self._module))
 
 
 def gain(nonlinearity: str, param: float | None, source: str | None) -> Call[float]:

@@ -33,6 +33,8 @@ def caution(category: type[UserWarning], message: str) -> None:
 
 def caution_unused(rules: Sequence[Mapping[str, Any]], listed: str) -> None:
     """Warn of the rules that match no tensor, as the server lists them: ``rules.0, rules.2``."""
+    if not listed:
+        return
     places = [int(place) for place in re.findall(r"rules\.(\d+)", listed)]
     if unused := [json.dumps(rules[place], ensure_ascii=False) for place in places if place < len(rules)]:
         caution(

@@ -318,7 +318,7 @@ def _dtype(fields: Mapping[str, Any], document: Mapping[str, Any]) -> DType | No
 
 def sizes_of(shape: ShapeLike) -> tuple[int, ...]:
     """Return a shape as a tuple: ``8`` is ``(8,)``. Arrays of one dimension are sequences, too."""
-    several = isinstance(shape, Sequence) or getattr(shape, "ndim", 0) == 1
+    several = isinstance(shape, tuple | Sequence) or getattr(shape, "ndim", 0) == 1
     sizes: Any = shape if several else (shape,)
     return tuple(integer_of("shape", size) for size in sizes)
 

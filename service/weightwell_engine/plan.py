@@ -6,8 +6,8 @@ Planning finds every error in a request, so that drawing cannot fail because of 
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 
 from weightwell_engine.dtypes import DTYPES, DType
 from weightwell_engine.exceptions import InvalidSpec, TooLarge
@@ -153,16 +153,45 @@ class Plan:
     ``identity`` names the generator, its version, and everything else that the numbers depend on. The metadata in the
     header has the identity and the canonical spec, so the header determines every byte of the file. The digest of the
     header is the file's ``etag``, in quotes as in HTTP: a strong validator. ``data_nbytes`` is the size of the data
-    after the header. ``unused`` are the paths of the rules that match no tensor. They do not change the file.
+    after the header.
     """
 
-    generator: str
     identity: str
-    header: bytes
+    spec: Spec
     tensors: tuple[PlannedTensor, ...]
     data_nbytes: int
-    etag: str
-    unused: tuple[int, ...] = ()
+
+    @property
+    def generator(self) -> str:
+        """The name of the generator."""
+        return self.spec.generator
+
+    @property
+    def unused(self) -> tuple[int, ...]:
+        """The indices of the rules that match no tensor."""
+        return self.spec.unused
+
+    @cached_property
+    def header(self) -> bytes:
+        """The bytes before the data."""
+        # transformers and others load only files whose metadata names a format; "pt" is the layout of torch.
+        about = dict(zip(METADATA, ("pt", "1", self.identity, self.spec.canonical()), strict=True))
+        placed = ((Entry(each.name, each.dtype, each.region.extent), each.offset) for each in self.tensors)
+        return header(placed, about | dict(self.spec.aliases))
+
+    @cached_property
+    def etag(self) -> str:
+        """The entity tag of the file."""
+        return f'"{hashlib.sha256(self.header).hexdigest()[:32]}"'
+
+    def renamed(self, name: str, seed: int) -> "Plan":
+        """Return the plan for another name and seed of the file's only tensor."""
+        (spec,), (planned,) = self.spec.tensors, self.tensors
+        return replace(
+            self,
+            spec=replace(self.spec, tensors=(replace(spec, name=name, seed=seed),)),
+            tensors=(replace(planned, name=name, seed=seed),),
+        )
 
     @property
     def nbytes(self) -> int:
@@ -232,22 +261,18 @@ def make_plan(spec: Spec, identity: str, *, portable: bool, max_bytes: int) -> P
     placed = layout(Entry(name, DTYPES[t.dtype], region.extent) for name, (_, t, _, region, _) in settled.items())
     data_nbytes = sum(entry.nbytes for entry, _ in placed)
     check_size(data_nbytes, max_bytes)
-    # transformers and others load only files whose metadata names a format; "pt" is the layout of torch.
-    metadata = dict(zip(METADATA, ("pt", "1", identity, spec.canonical()), strict=True)) | dict(spec.aliases)
-    head = header(placed, metadata)
-    if len(head) > _MAX_HEADER:
-        raise TooLarge(
-            f"the file's header would have {len(head)} bytes, and readers allow {_MAX_HEADER}; request several files"
-        )
-    return Plan(
-        generator=spec.generator,
+    plan = Plan(
         identity=identity,
-        header=head,
+        spec=spec,
         tensors=tuple(_planned(*settled[entry.name], offset) for entry, offset in placed),
         data_nbytes=data_nbytes,
-        etag=f'"{hashlib.sha256(head).hexdigest()[:32]}"',
-        unused=spec.unused,
     )
+    if len(plan.header) > _MAX_HEADER:
+        raise TooLarge(
+            f"the file's header would have {len(plan.header)} bytes, and readers allow {_MAX_HEADER}; "
+            "request several files"
+        )
+    return plan
 
 
 def check_size(nbytes: int, max_bytes: int) -> None:

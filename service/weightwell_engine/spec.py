@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 
 Parameter = float | int | str | bool | tuple[int, ...] | tuple[float, ...]
 
@@ -122,15 +121,15 @@ class Spec:
     aliases: tuple[tuple[str, str], ...] = ()
     unused: tuple[int, ...] = field(default=(), compare=False)
 
-    def canonical(self) -> str:
-        """Return the canonical JSON of this spec. Post it to ``/init`` to get the same file again."""
-        return self._canonical
-
-    @cached_property
-    def _canonical(self) -> str:
+    def document(self) -> Mapping[str, object]:
+        """Return the canonical form of this spec, as an object of JSON."""
         tensors: dict[str, object] = {tensor.name: tensor.canonical() for tensor in self.tensors}
         tensors |= {alias: {"alias": target} for alias, target in self.aliases}
-        return _TO_JSON.encode({"generator": self.generator, "tensors": tensors})
+        return {"generator": self.generator, "tensors": tensors}
+
+    def canonical(self) -> str:
+        """Return the canonical JSON of this spec. Post it to ``/init`` to get the same file again."""
+        return _TO_JSON.encode(self.document())
 
 
 def text_of(bounds: Bounds) -> str:

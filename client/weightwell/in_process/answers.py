@@ -14,7 +14,6 @@ from weightwell_engine.description import FileDescription
 from weightwell_engine.engine import Engine
 from weightwell_engine.gains import gains
 from weightwell_engine.parsing import read_document, read_fields, read_gain
-from weightwell_engine.plan import Plan
 from weightwell_engine.spec import Spec
 
 _NO_ADDRESS = "the file has no address, because this client draws in its own process; the /plan of a server gives one"
@@ -36,12 +35,8 @@ def document(request: Request, engines: Engines) -> bytes:
     return _adapter(kind).dump_json(answer)
 
 
-def plan(request: Request, engine: Engine) -> Plan:
-    """Return the plan of the file that answers a request; raise the engine's errors."""
-    return engine.plan(_spec(request))
-
-
-def _spec(request: Request) -> Spec:
+def spec_of(request: Request) -> Spec:
+    """Return the spec of the file that answers a request; raise the engine's errors."""
     if request.is_manifest:
         # A document of many tensors comes from anywhere. JSON makes it what a server would read.
         text = json.dumps(request.document, ensure_ascii=False, allow_nan=False, default=_refuse)
@@ -61,7 +56,7 @@ def _gain(request: Request, _: Engine) -> object:
 
 
 def _plan(request: Request, engine: Engine) -> object:
-    spec = _spec(request)
+    spec = spec_of(request)
     described = engine.describe(spec, engine.plan(spec))
     return _Plan(**{each.name: getattr(described, each.name) for each in fields(described)})
 

@@ -12,6 +12,7 @@ from weightwell.in_process import answers
 from weightwell.in_process.address import Address
 from weightwell.in_process.drawing import CHUNK, Job
 from weightwell.in_process.engines import Engines
+from weightwell.in_process.plans import Plans
 from weightwell.in_process.refusals import refusals
 from weightwell.request import Request
 from weightwell.transfers.destinations import Destination, SafetensorsFile
@@ -26,9 +27,10 @@ class Cancelled(Exception):
 class Drawing:
     """One call: it is made in one thread, and may be stopped in another."""
 
-    def __init__(self, call: Call[Any], progress: Progress, engines: Engines, seconds: float):
+    def __init__(self, call: Call[Any], progress: Progress, engines: Engines, plans: Plans, seconds: float):
         self._call = call
         self._progress = progress
+        self._plans = plans
         self._engines = engines
         self._until = time.monotonic() + seconds
         self._turn = Lock()
@@ -47,9 +49,9 @@ class Drawing:
         if not isinstance(destination, SafetensorsFile):
             _write(answers.document(request, self._engines), destination)
             return ""
-        plan = answers.plan(request, self._engines.of())
-        self._progress.start(plan.nbytes)
-        destination.begin(plan.header, plan.data_nbytes)
+        plan = self._plans.of(request)
+        self._progress.start(plan.data_nbytes)
+        destination.begin(lambda: plan.header, plan.data_nbytes, spec=plan.spec.document())
         self._job = Job(plan, destination, self._progress, self._engines, self._until)
         if self._stopped:
             raise Cancelled
@@ -109,6 +111,7 @@ class _Local:
     def __init__(self, url: str):
         self.address = url
         self.engines = Engines(Address.of(url))
+        self.plans = Plans(self.engines)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.address,)
@@ -123,12 +126,12 @@ class LocalDoor(_Local):
 
     def answer(self, call: Call[Any], progress: Progress, seconds: float) -> str:
         """Bring the answer of a call to its destination within some seconds, or raise."""
-        return Drawing(call, progress, self.engines, seconds).run()
+        return Drawing(call, progress, self.engines, self.plans, seconds).run()
 
     def open(self, request: Request) -> "File":
         """Return the bytes of the file of a request, in any order."""
         with refusals():
-            return File(self.engines, answers.plan(request, self.engines.of()))
+            return File(self.engines, self.plans.of(request))
 
     def close(self) -> None:
         """End the threads that draw."""
@@ -140,7 +143,7 @@ class AsyncLocalDoor(_Local):
 
     async def answer(self, call: Call[Any], progress: Progress, seconds: float) -> str:
         """Bring the answer of a call to its destination within some seconds, or raise."""
-        drawing = Drawing(call, progress, self.engines, seconds)
+        drawing = Drawing(call, progress, self.engines, self.plans, seconds)
         try:
             unused = await anyio.to_thread.run_sync(drawing.run, abandon_on_cancel=True)
         except anyio.get_cancelled_exc_class():

@@ -44,7 +44,6 @@ class Job:
     def run(self) -> None:
         """Return when everything is drawn, or raise the first error. No thread draws after that."""
         helpers: list[Future[None]] = []
-        self._progress.advance(len(self._plan.header))
         try:
             if self._destination.parallel_elements:
                 count = min(self._engines.helpers, self._plan.data_nbytes // SHARE - 1)
@@ -94,9 +93,8 @@ class Job:
 
     def _divided(self) -> Iterator[Task]:
         """Yield the tasks."""
-        head = len(self._plan.header)
         for tensor in self._plan.tensors:
-            size, offset = tensor.dtype.itemsize, head + tensor.offset
+            size, offset = tensor.dtype.itemsize, tensor.offset
             is_there = (
                 tensor.size > 0
                 and self._plan.generator == "philox"
@@ -108,7 +106,7 @@ class Job:
 
     def _draw(self, piece: Piece, is_there: bool) -> None:
         size = piece.tensor.dtype.itemsize
-        start = len(self._plan.header) + piece.tensor.offset + piece.start * size
+        start = piece.tensor.offset + piece.start * size
         stop = start + piece.nbytes
         if is_there and (memory := self._destination.on_device(start, stop)) is not None:
             self._file(str(memory.device)).fill_on_device(piece, memory)

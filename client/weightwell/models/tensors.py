@@ -28,6 +28,7 @@ class InPlace(DataDestination, ABC):
     """
 
     parallel = True
+    needs_head = False
     shape: tuple[int, ...]
     extent: tuple[int, ...]
     bounds: Bounds | None

@@ -8,9 +8,10 @@ over.
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Generic, TypeVar
 
+from weightwell.answers import spec_of
 from weightwell.exceptions import InvalidFile, TransportError, UnexpectedResponse
 from weightwell.memory import Memory, allocate
 from weightwell.safetensors import PREFIX, Header, etag_of, header_length, read_header
@@ -59,11 +60,12 @@ class DataDestination(ABC):
     """The destination of a safetensors file's data; offsets count from its first byte.
 
     ``parallel``: ranges may arrive in any order and several at once. ``parallel_elements``: the same for ranges of
-    whole elements only.
+    whole elements only. ``needs_head``: ``open`` uses the head; without it, it gets no bytes.
     """
 
     parallel = False
     parallel_elements = False
+    needs_head = True
 
     @abstractmethod
     def open(self, head: bytes, size: int, etag: str | None) -> Sequence[Span]:
@@ -119,6 +121,8 @@ class SafetensorsFile(Destination):
         self.parallel_elements = data.parallel or data.parallel_elements
         self._accept = accept
         self._data = data
+        self._head: Callable[[], bytes] = bytes
+        self._spec: Mapping[str, Any] | None = None
         self._offset = 0  # of the data in the file
         self._there: Sequence[Span] = ()
 
@@ -134,15 +138,29 @@ class SafetensorsFile(Destination):
             raise InvalidFile(f"the file has {len(head) + size} bytes by its header, and {total} by its Content-Length")
         if etag not in {None, own := etag_of(head)}:
             raise InvalidFile(f"the ETag belongs to another file: expected {own}, got {etag}")
-        self.begin(head, size, tag)
-
-    def begin(self, head: bytes, size: int, tag: str | None = None) -> None:
-        """Prepare for ``size`` bytes of data after a head that belongs to the request.
-
-        ``tag`` is the entity tag for range requests, or None if ranges are not possible.
-        """
         self._offset = len(head)
-        self._there = self._data.open(head, size, tag)
+        self.begin(lambda: head, size, tag)
+
+    def begin(
+        self, head: Callable[[], bytes], size: int, tag: str | None = None, spec: Mapping[str, Any] | None = None
+    ) -> None:
+        """Prepare for ``size`` bytes of data after a head that belongs to the request, and which ``head`` returns.
+
+        ``tag`` is the entity tag for range requests, or None if ranges are not possible. ``spec`` is the spec in the
+        head, if the caller has it. Unless the head was received, later offsets count from the first byte of the data.
+        """
+        self._head, self._spec = head, spec
+        self._there = self._data.open(head() if self._data.needs_head else b"", size, tag)
+
+    @property
+    def header(self) -> Header:
+        """The header of the file, which has begun."""
+        return read_header(self._head()[PREFIX:])
+
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        """The spec of the file, which has begun."""
+        return spec_of(self.header.metadata) if self._spec is None else self._spec
 
     def there(self) -> Sequence[Span]:
         """Return the spans of the file that an earlier attempt received."""
@@ -161,6 +179,7 @@ class InMemory(DataDestination):
     """Data in new memory, aligned for every element type."""
 
     parallel = True
+    needs_head = False
 
     def __init__(self) -> None:
         self.memory: Memory = bytearray()

@@ -18,6 +18,7 @@ from weightwell_engine.parsing.fields import (
     MAX_SEED,
     MAX_SIZE,
     MAX_VALUES,
+    is_name,
 )
 from weightwell_engine.parsing.gain import GainQuery, read_gain
 from weightwell_engine.parsing.models import (
@@ -52,6 +53,7 @@ __all__ = [
     "GainQuery",
     "Manifest",
     "Model",
+    "is_name",
     "read_document",
     "read_fields",
     "read_gain",

@@ -104,9 +104,14 @@ def _slice(value: object) -> tuple[tuple[int, int | None], ...]:
 
 def read_name(value: object) -> str:
     """Read the name of a tensor; raise ``ValueError`` with the allowed values."""
-    if not _is_text(value) or value == "__metadata__":
+    if not is_name(value):
         raise ValueError(f"1 to {MAX_NAME} Unicode characters, and not __metadata__, which the file format reserves")
     return str(value)
+
+
+def is_name(value: object) -> bool:
+    """Whether a value can be the name of a tensor."""
+    return _is_text(value) and value != "__metadata__"
 
 
 def _text(value: object) -> str:
