@@ -7,7 +7,8 @@ in JSON must have the right type.
 
 import re
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
@@ -42,7 +43,7 @@ RESET_PARAMETERS = "reset_parameters"
 class Model(BaseModel):
     """A strict, immutable model: no unknown fields, no infinities.
 
-    There are some 70 models. Each is built when it is first used, since building all of them takes half a second.
+    There are some 100 models. Each is built when it is first used, since building all of them takes half a second.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, defer_build=True)
@@ -153,25 +154,46 @@ def _annotation(parameter: SchemeParameter) -> Any:
 _LISTS: dict[tuple[Any, ...], Any] = {(tuple[float, ...],): Numbers, (tuple[int, ...] | None,): Shape | None}
 
 
-def _models(base: type[M]) -> dict[str, type[M]]:
-    return {
-        scheme.name: _with_scheme(
-            base, (scheme.name, *scheme.aliases), f"{scheme.summary}\n\n{scheme.formula}", scheme.parameters
-        )
-        for scheme in SCHEMES.values()
-    }
+class Models(Mapping[str, type[M]]):
+    """Models by name. Each is made when it is first used, since making all of them takes a tenth of a second."""
+
+    def __init__(self, names: Iterable[str], make: Callable[[str], type[M]]):
+        self._names = dict.fromkeys(names)
+        self._make = cache(make)
+
+    def __getitem__(self, name: str) -> type[M]:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._make(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 _RESET_DOC = "Initialize as the tensor's own module of torch.nn does, by its reset_parameters."
 
-SINGLES = _models(Single)
-ENTRIES = {**_models(Entry), RESET_PARAMETERS: _with_scheme(Entry, [RESET_PARAMETERS], _RESET_DOC)}
-RULES = {**_models(Rule), RESET_PARAMETERS: _with_scheme(Rule, [RESET_PARAMETERS], _RESET_DOC)}
-PARTS = {name: model for name, model in _models(Part).items() if name != "values"}
-PRESET_PARAMETERS = {
-    name: create_model(f"Preset_{name}", __base__=Model, **_fields(preset.parameters))
-    for name, preset in PRESETS.items()
-}
+
+def _models(base: type[M], names: Iterable[str]) -> Models[M]:
+    def make(name: str) -> type[M]:
+        if name == RESET_PARAMETERS:
+            return _with_scheme(base, [name], _RESET_DOC)
+        scheme = SCHEMES[name]
+        doc = f"{scheme.summary}\n\n{scheme.formula}"
+        return _with_scheme(base, (name, *scheme.aliases), doc, scheme.parameters)
+
+    return Models(names, make)
+
+
+SINGLES = _models(Single, SCHEMES)
+ENTRIES = _models(Entry, [*SCHEMES, RESET_PARAMETERS])
+RULES = _models(Rule, [*SCHEMES, RESET_PARAMETERS])
+PARTS = _models(Part, [name for name in SCHEMES if name != "values"])
+PRESET_PARAMETERS = Models(
+    PRESETS, lambda name: create_model(f"Preset_{name}", __base__=Model, **_fields(PRESETS[name].parameters))
+)
 
 
 def of_scheme(fields: Mapping[str, object], models: Mapping[str, type[M]]) -> type[M]:
