@@ -5,9 +5,12 @@ command line, or a request that the server refuses; 130 interrupted.
 """
 
 import argparse
+import hashlib
 import json
 import logging
 import os
+import re
+import secrets
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -25,6 +28,7 @@ from weightwell.sharding import bytes_of
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 REFUSED = (InvalidRequest, TooLarge, NotFound, AccessDenied, ValueError)
+NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # of a token
 FIELDS = {"path", "shape", "scheme", "seed", "dtype", "name", "generator", "slice"}  # no parameters of a scheme
 
 
@@ -33,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     logging.basicConfig(format="weightwell: %(message)s", level=logging.WARNING)
     try:
-        with Client(options.url, wait=options.wait, progress=options.progress) as client:
+        token = token_in(options.token_file)
+        with Client(options.url, wait=options.wait, progress=options.progress, token=token) as client:
             code: int = _run(client, options) or DONE
             sys.stdout.flush()
     except (WeightwellError, ValueError, OSError) as error:
@@ -101,6 +106,21 @@ def plan(client: Client, options: argparse.Namespace) -> None:
     if described.refusal:
         print(f"this server would refuse the request: {described.refusal}")
     print(described.url or described.url_note)
+
+
+def sign(client: Client, options: argparse.Namespace) -> None:
+    """Print the address of a manifest's file that needs no token for some time."""
+    print(client.sign(_manifest(options.manifest), seconds=options.seconds))
+
+
+def token(client: Client, options: argparse.Namespace) -> None:
+    """Make a token: print its entry for the server's file of tokens, and the token itself on standard error."""
+    del client  # no server is needed
+    if not re.fullmatch(NAME, options.name):
+        raise ValueError(f"a name has letters, digits, dots, underscores and hyphens, at most 64, got {options.name!r}")
+    made = f"wwt_{secrets.token_urlsafe(32)}"
+    print(f'[[tokens]]\nname = "{options.name}"\nsha256 = "{hashlib.sha256(made.encode()).hexdigest()}"')
+    print(f"the token of {options.name}, which is not stored anywhere: {made}", file=sys.stderr)
 
 
 def record(client: Client, options: argparse.Namespace) -> None:
@@ -202,11 +222,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"weightwell {installed_version()}")
     _url_argument(parser, default=None)
+    _token_argument(parser, default=None)
     verbs = parser.add_subparsers(required=True, title="commands", metavar="COMMAND")
     _gain_arguments(_verb(verbs, gain))
     _init_arguments(_verb(verbs, init))
     _save_arguments(_verb(verbs, save))
     _plan_arguments(_verb(verbs, plan))
+    _sign_arguments(_verb(verbs, sign))
+    _verb(verbs, token).add_argument("name", help="name of the token in the server's file and log")
     _record_arguments(_verb(verbs, record))
     _export_arguments(_verb(verbs, export))
     _verify_arguments(_verb(verbs, verify))
@@ -223,6 +246,7 @@ def _verb(verbs: Any, run: Any) -> argparse.ArgumentParser:
     )
     parser.set_defaults(run=run, progress=None)
     _url_argument(parser, default=argparse.SUPPRESS)  # an option before the subcommand stays in force
+    _token_argument(parser, default=argparse.SUPPRESS)
     wait = "seconds to try again while no byte arrives (default: 3, or 300 once a server has answered)"
     parser.add_argument("--wait", metavar="SECONDS", type=float, help=wait)
     return parser
@@ -240,6 +264,22 @@ def _url_argument(parser: argparse.ArgumentParser, *, default: str | None) -> No
         default=default,
         help="generate in this process, without a server; the same as --url local:",
     )
+
+
+def _token_argument(parser: argparse.ArgumentParser, *, default: str | None) -> None:
+    """Add ``--token-file``. There is no option for a token itself: others could read it in the list of processes."""
+    text = "file with the token for the server (default: the token $WEIGHTWELL_TOKEN)"
+    parser.add_argument("--token-file", default=default, metavar="FILE", help=text)
+
+
+def token_in(path: str | None) -> str | None:
+    """Return the token in a file; None without a file. Raises OSError, and ValueError for an empty file."""
+    if path is None:
+        return None
+    text = Path(path).read_text("utf-8").strip()
+    if not text:
+        raise ValueError(f"{path} has no token")
+    return text
 
 
 def _gain_arguments(parser: argparse.ArgumentParser) -> None:
@@ -291,6 +331,19 @@ def _plan_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``plan``."""
     _manifest_argument(parser)
     parser.add_argument("--json", action="store_true", help="print the server's JSON")
+
+
+def _sign_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``sign``."""
+    _manifest_argument(parser)
+    parser.add_argument(
+        "--for",
+        dest="seconds",
+        metavar="SECONDS",
+        type=int,
+        default=3600,
+        help="seconds for which the address opens the file, at most 604800 (default: 3600)",
+    )
 
 
 def _record_arguments(parser: argparse.ArgumentParser) -> None:

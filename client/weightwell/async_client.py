@@ -77,13 +77,14 @@ class AsyncClient:
         timeout: float | httpx.Timeout | None = TIMEOUT,
         headers: Mapping[str, str] | None = None,
         auth: tuple[str, str] | httpx.Auth | None = None,
+        token: str | None = None,
         transport: httpx.AsyncBaseTransport | Callable[[], httpx.AsyncBaseTransport] | None = None,
         wait: float | None = None,
         progress: bool | None = None,
         connections: int = CONNECTIONS,
         deadline: float | None = None,
     ):
-        options = {"timeout": timeout, "headers": headers, "auth": auth, "transport": transport}
+        options = {"timeout": timeout, "headers": headers, "auth": auth, "token": token, "transport": transport}
         self._door = async_door_to(base_url, wait=wait, connections=connections, **options)
         self._progress = progress
         self._deadline = float("inf") if deadline is None else deadline
@@ -238,6 +239,17 @@ class AsyncClient:
     ) -> Plan:
         """Return the size, the URL and the distributions of a file without drawing it; see ``Client.plan``."""
         return await self._call(calls.plan(spec_of(what, scheme, fields), self._door.url))
+
+    async def sign(
+        self,
+        what: ShapeLike | Described,
+        scheme: SchemeName | str | None = None,
+        *,
+        seconds: int,
+        **fields: Unpack[FileFields],
+    ) -> str:
+        """Return the address of a file which needs no token for some seconds; see ``Client.sign``."""
+        return await self._call(calls.sign(spec_of(what, scheme, fields), seconds, self._door.url))
 
     @overload
     async def init_state_dict(

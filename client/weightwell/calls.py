@@ -26,7 +26,7 @@ from weightwell.models.tensors import InTargets, InTensors, destination_of, is_t
 from weightwell.request import Request, asking, asking_for_manifest
 from weightwell.safetensors import Header
 from weightwell.slices import SliceLike, text_of
-from weightwell.spec import DEFAULT_DTYPE, FileSpec, ManifestSpec, TensorSpec
+from weightwell.spec import DEFAULT_DTYPE, FileSpec, ManifestSpec, TensorSpec, integer_of
 from weightwell.streams import Streams
 from weightwell.transfers.destinations import DataDestination, Destination, Document, InMemory, SafetensorsFile
 from weightwell.transfers.progress import Progress
@@ -351,6 +351,22 @@ def plan(spec: TensorSpec | ManifestSpec, url: Callable[[str | None], str | None
         return Plan.of(answer, rules, url(answer["url"]))
 
     return _asked(replace(spec.request, path="plan"), read)
+
+
+def sign(spec: TensorSpec | ManifestSpec, seconds: int, url: Callable[[str | None], str | None]) -> Call[str]:
+    """Return the call for an address that needs no token for some seconds; raise ValueError without a server."""
+    if url("") is None:
+        raise ValueError("this client draws in its own process, so its files have no address: use that of a server")
+    call = plan(spec, url)
+
+    def result() -> str:
+        planned = call.result()
+        if planned.url is None:
+            raise ValueError(f"the file has no address: {planned.url_note}")
+        return planned.url
+
+    request = replace(call.request, options={"sign_for": integer_of("seconds", seconds)})
+    return Call(request, call.destination, result)
 
 
 def read_range(request: Request, plan: Plan, start: int, buffer: memoryview) -> Call[int]:

@@ -62,6 +62,8 @@ class Client:
     ``base_url``: the address of the server; by default ``$WEIGHTWELL_URL``, or ``http://127.0.0.1:8000``.
     ``timeout``: seconds without a byte before the client gives up, or an ``httpx.Timeout``.
     ``headers``, ``auth``: as in ``httpx.Client``.
+    ``token``: the token for a server that needs one; by default ``$WEIGHTWELL_TOKEN``. It is sent with every request,
+    unless ``auth`` is given.
     ``transport``: a transport of httpx, which works only in the process that made it; or a function without arguments
     that returns one, which is called in every process.
     ``deadline``: seconds that a call may take in all, or None for any number.
@@ -84,13 +86,14 @@ class Client:
         timeout: float | httpx.Timeout | None = TIMEOUT,
         headers: Mapping[str, str] | None = None,
         auth: tuple[str, str] | httpx.Auth | None = None,
+        token: str | None = None,
         transport: httpx.BaseTransport | Callable[[], httpx.BaseTransport] | None = None,
         wait: float | None = None,
         progress: bool | None = None,
         connections: int = CONNECTIONS,
         deadline: float | None = None,
     ):
-        options = {"timeout": timeout, "headers": headers, "auth": auth, "transport": transport}
+        options = {"timeout": timeout, "headers": headers, "auth": auth, "token": token, "transport": transport}
         self._door = door_to(base_url, wait=wait, connections=connections, **options)
         self._progress = progress
         self._deadline = float("inf") if deadline is None else deadline
@@ -329,6 +332,21 @@ class Client:
         ``{"shape": [512, 784], "scheme": "kaiming_normal"}``, ``{"tensors": {...}, "preset": "llama"}``.
         """
         return self._call(calls.plan(spec_of(what, scheme, fields), self._door.url))
+
+    def sign(
+        self,
+        what: ShapeLike | Described,
+        scheme: SchemeName | str | None = None,
+        *,
+        seconds: int,
+        **fields: Unpack[FileFields],
+    ) -> str:
+        """Return the address of a file which needs no token for some seconds, for a program that has none.
+
+        ``what``, ``scheme``, ``fields``: as for ``plan``. ``seconds``: 1 to 604800, which is a week. Raises
+        ``InvalidRequest`` if the server has no signing key, and ValueError for a manifest that is too long for a URL.
+        """
+        return self._call(calls.sign(spec_of(what, scheme, fields), seconds, self._door.url))
 
     @overload
     def init_state_dict(

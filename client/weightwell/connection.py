@@ -1,8 +1,10 @@
 """Settings: the address of the server and the options of httpx, which can be sent to other processes."""
 
+import os
+import re
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -31,16 +33,30 @@ class Settings:
 
     base_url: str
     timeout: Any
-    headers: Mapping[str, str]
-    auth: Any
+    headers: Mapping[str, str] = field(repr=False)
+    auth: Any = field(repr=False)
     transport: Any
 
     @classmethod
-    def of(cls, url: str, *, timeout: Any, headers: Mapping[str, str] | None, auth: Any, transport: Any) -> "Settings":
+    def of(
+        cls,
+        url: str,
+        *,
+        timeout: Any,
+        headers: Mapping[str, str] | None,
+        auth: Any,
+        transport: Any,
+        token: str | None = None,
+    ) -> "Settings":
         """Read the arguments of a client; raise TypeError or ValueError for one that cannot be used."""
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"base_url must begin with http:// or https://, or be local:, got {url!r}")
-        all_headers = {"User-Agent": f"weightwell/{installed_version()}", **_HEADERS, **(headers or {})}
+        all_headers = {
+            "User-Agent": f"weightwell/{installed_version()}",
+            **_HEADERS,
+            **({} if auth else _bearer(token)),
+            **(headers or {}),
+        }
         settings = cls(url, timeout, all_headers, auth, transport)
         if settings.travels and not (transport is None or callable(transport)):
             raise TypeError(f"transport must be one of httpx, or a function that returns one, got {transport!r}")
@@ -73,6 +89,16 @@ class Settings:
         """Return the absolute URL of a path on the server."""
         base, relative = httpx.URL(self.base_url), httpx.URL(path)
         return str(base.copy_with(raw_path=base.raw_path.rstrip(b"/") + b"/" + relative.raw_path.lstrip(b"/")))
+
+
+def _bearer(token: str | None) -> Mapping[str, str]:
+    """Return the header with a token, by default ``$WEIGHTWELL_TOKEN``; raise ValueError without showing it."""
+    token = os.environ.get("WEIGHTWELL_TOKEN", "").strip() if token is None else token
+    if not token:
+        return {}
+    if not re.fullmatch("[!-~]+", token):
+        raise ValueError("a token has visible ASCII characters only; is there a space or a line break in it?")
+    return {"Authorization": f"Bearer {token}"}
 
 
 def without_credentials(url: httpx.URL | str) -> str:

@@ -77,7 +77,7 @@ class InvalidRequest(ServerProblem, ValueError):
 
 
 class AccessDenied(ServerProblem):
-    """The credentials are missing or wrong: see ``auth`` and ``headers`` of the client."""
+    """The credentials are missing or wrong: see ``token``, ``auth`` and ``headers`` of the client."""
 
 
 class NotFound(ServerProblem):

@@ -4,7 +4,7 @@ import base64
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 from urllib.parse import urlencode
@@ -20,6 +20,8 @@ MAX_MANIFEST = 7936
 class Request:
     """One request: a path, and the ``document`` with its fields, as JSON has them. ``is_manifest``: of many tensors.
 
+    ``options`` are fields of the query of any method, which are not part of the document.
+
     Over HTTP it is a GET, which caches may answer and whose answer can be resumed and split into ranges; or a POST of
     the document, if the query of the GET would be too long.
     """
@@ -27,6 +29,7 @@ class Request:
     path: str
     document: Mapping[str, Any]
     is_manifest: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def method(self) -> str:
@@ -41,8 +44,10 @@ class Request:
     @property
     def message(self) -> dict[str, Any]:
         """The request as arguments of ``httpx.Client.stream``."""
-        body = {"params": self.fields} if self.method == "GET" else {"json": self.fields}
-        return {"method": self.method, "url": self.path, **body}
+        if self.method == "GET":
+            return {"method": "GET", "url": self.path, "params": {**self.fields, **self.options}}
+        options = {"params": self.options} if self.options else {}
+        return {"method": "POST", "url": self.path, "json": self.fields, **options}
 
     @cached_property
     def _sent(self) -> tuple[str, Mapping[str, Any]]:

@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import ssl
 import sys
 from contextlib import suppress
 
@@ -11,7 +12,9 @@ from pydantic_settings import CliApp
 
 from weightwell_engine.exceptions import DeviceUnavailable
 from weightwell_service import __version__
+from weightwell_service.access.tokens import InvalidTokens
 from weightwell_service.app import create_app, make_engine
+from weightwell_service.repositories.library import InvalidRepository
 from weightwell_service.server import make_server
 from weightwell_service.server.connections import allow_descriptors
 from weightwell_service.settings import Settings
@@ -39,9 +42,15 @@ def main(arguments: list[str] | None = None) -> int:
         where = f"{settings.host} port {settings.port}"
         print(f"weightwell-service: cannot listen on {where}: {error.strerror}; see --host, --port", file=sys.stderr)
         return 2
+    try:
+        app = create_app(settings, engine)
+        check_tls(settings)
+    except (InvalidRepository, InvalidTokens, InvalidTls) as error:
+        print(f"weightwell-service: {error}", file=sys.stderr)
+        return 2
     print(f"weightwell-service: version {__version__} draws on {engine.device}", file=sys.stderr)
     allow_descriptors(settings.max_connections)
-    server = make_server(create_app(settings, engine), settings)
+    server = make_server(app, settings)
     with suppress(KeyboardInterrupt):  # uvicorn has finished the responses under way, and raises it again
         server.run()
     return 0
@@ -55,8 +64,29 @@ def check_address(host: str, port: int) -> None:
         probe.bind(address)
 
 
+class InvalidTls(ValueError):
+    """The certificate or its key cannot be used."""
+
+
+def check_tls(settings: Settings) -> None:
+    """Raise ``InvalidTls`` unless the certificate and its key can be used, or there are none."""
+    certificate, key = settings.tls_certificate, settings.tls_key
+    if (certificate is None) != (key is None):
+        raise InvalidTls("WEIGHTWELL_TLS_CERTIFICATE and WEIGHTWELL_TLS_KEY belong together, got one of them")
+    if certificate is None or key is None:
+        return
+    try:
+        # An empty password, so that nothing asks for one on the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except (OSError, ssl.SSLError) as error:
+        raise InvalidTls(f"{certificate} and {key} cannot be used: {error.strerror or error}") from None
+
+
 def _warn_of_unknown_variables() -> None:
-    known = {f"WEIGHTWELL_{name.upper()}" for name in Settings.model_fields} | {"WEIGHTWELL_URL"}  # the client's
+    known = {f"WEIGHTWELL_{name.upper()}" for name in Settings.model_fields} | {
+        "WEIGHTWELL_URL",
+        "WEIGHTWELL_TOKEN",
+    }  # the client's
     for name in sorted(name for name in os.environ if name.startswith("WEIGHTWELL_") and name not in known):
         print(f"weightwell-service: {name} is not a setting and has no effect; see --help", file=sys.stderr)
 

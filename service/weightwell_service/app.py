@@ -1,25 +1,37 @@
 """The application: settings in, FastAPI out. Nothing is read from the environment and nothing is started at import."""
 
 import asyncio
+import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import Response
 from fastapi_offline import FastAPIOffline
+from starlette.types import Scope
 
 from weightwell_engine.engine import Engine
 from weightwell_engine.generators.factory import find_device
 from weightwell_service import __version__, hub, openapi, problems, s3
+from weightwell_service.access.guard import Gate, Guard
 from weightwell_service.budget import MemoryBudget
 from weightwell_service.file_response import DrawingResources
 from weightwell_service.repositories.library import library
-from weightwell_service.routes import methods, router
+from weightwell_service.routes import HEALTH, methods, router
 from weightwell_service.service import Service
 from weightwell_service.settings import Settings
 
 # Seconds after which a thread gives the GIL to a waiting thread. Python's default, 5 ms, is as long as a small request.
 _SWITCH_INTERVAL = 0.0005
+
+# The header fields of an answer that a page of another origin may read; it may always read Content-Length and -Type.
+_EXPOSED = [
+    *("Accept-Ranges", "Content-Disposition", "Content-Range", "ETag", "Retry-After", "Weightwell-Generator"),
+    *("Weightwell-Range-Cost", "Weightwell-Unused-Rules"),
+]
 
 
 def make_engine(settings: Settings) -> Engine:
@@ -32,9 +44,10 @@ def make_engine(settings: Settings) -> Engine:
 def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
     """Build the service for a deployment, with its own engine or a given one.
 
-    Raises ``DeviceUnavailable`` if the configured device is not there, and ``InvalidRepository`` for a repository that
-    cannot be used.
+    Raises ``DeviceUnavailable`` if the configured device is not there, ``InvalidRepository`` for a repository that
+    cannot be used, and ``InvalidTokens`` for a file of tokens that cannot.
     """
+    gate = Gate(settings.tokens_file) if settings.tokens_file else None
     engine = engine or make_engine(settings)
     for_bodies = max(settings.max_total_request_bytes, settings.max_request_bytes)
     budget = MemoryBudget(settings.max_resident_bytes, for_bodies=for_bodies, patience=settings.queue_timeout)
@@ -49,9 +62,10 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
         # Threads that draw many short runs hold the GIL most of the time, and the event loop needs it at every step.
         interval = sys.getswitchinterval()
         sys.setswitchinterval(_SWITCH_INTERVAL)
-        service.started = True
-        yield
-        service.started = False
+        with reading_again(gate):
+            service.started = True
+            yield
+            service.started = False
         sys.setswitchinterval(interval)
         service.shutdown()
         for lane in resources.lanes.values():
@@ -70,10 +84,47 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     repositories = library(settings.repositories, settings.max_shard_bytes)
-    app.state.service = Service(settings, engine, resources, repositories=repositories)
+    app.state.service = Service(settings, engine, resources, repositories=repositories, gate=gate)
     app.state.methods = methods()
     app.router.routes[:0] = router.routes
     app.router.routes.extend([*s3.ROUTES, *hub.ROUTES])
     problems.install(app)
+    if gate is not None:
+        app.add_middleware(Guard, gate=gate, is_open=_is_open(settings), refusal=_refusal)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins.split(","),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=_EXPOSED,
+            max_age=86400,
+        )
     app.openapi = openapi.document(app)  # type: ignore[method-assign]
     return app
+
+
+def _is_open(settings: Settings) -> Callable[[str], bool]:
+    """Return whether a path needs no token, as a function of the path."""
+    return lambda path: settings.open_health and path in HEALTH
+
+
+def _refusal(scope: Scope, status: int, detail: str, headers: Mapping[str, str]) -> Response:
+    """Return the answer to a request without access, in the form of its door."""
+    if scope["path"] == "/s3" or scope["path"].startswith("/s3/"):
+        return s3.refusal(scope, status, detail, headers)
+    return problems.refusal(status, detail, headers)
+
+
+@contextmanager
+def reading_again(gate: Gate | None) -> Iterator[None]:
+    """Read the tokens again at each SIGHUP; a server without tokens leaves the signal alone."""
+    if gate is None or not hasattr(signal, "SIGHUP") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, gate.read_again)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)

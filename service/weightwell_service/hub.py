@@ -13,6 +13,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from weightwell_service.access.guard import check_allowed
 from weightwell_service.checkout import Checkout
 from weightwell_service.file_response import respond
 from weightwell_service.links import address
@@ -216,6 +217,7 @@ async def resolve(request: Request, place: Place) -> Response:
             return Response(status_code=302, headers={**place.headers, **linked, "location": elsewhere + url})
     name = quote(path.rpartition("/")[2])
     more = {**place.headers, "content-disposition": f'attachment; filename="{name}"'}
+    check_allowed(request, file)
     return respond(request.method, request.headers, file, place.service.resources, more)
 
 

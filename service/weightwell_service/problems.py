@@ -128,6 +128,19 @@ async def _http(request: Request, error: Exception) -> Response:
     return problem(error.status_code, "about:blank", error.detail, detail, headers)
 
 
+def refusal(status: int, detail: str, headers: Mapping[str, str]) -> Response:
+    """Return the answer to a request that is refused because of its token: 401, or 429."""
+    kind, title = _REFUSALS[status]
+    # The clients of the Hub show this field.
+    return problem(status, kind, title, detail, {"x-error-message": detail, **headers})
+
+
+_REFUSALS = {
+    401: ("unauthorized", "A token is needed"),
+    429: ("limit-of-token", "The token has reached a limit"),
+}
+
+
 async def _unknown(_: Request, error: Exception) -> Response:
     del error  # the log has it; its text may hold internals
     title, detail = "Internal error", "the server failed; its log has the reason"

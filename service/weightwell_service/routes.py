@@ -25,6 +25,7 @@ from weightwell_engine.parsing import read_document
 from weightwell_engine.spec import Spec
 from weightwell_engine.virtual_file import VirtualFile
 from weightwell_service import openapi
+from weightwell_service.access.guard import check_allowed, token_of
 from weightwell_service.answers import Live, NotReady, PlanAnswer, Ready, json_answer
 from weightwell_service.exceptions import UnsupportedEncoding
 from weightwell_service.file_response import respond
@@ -38,6 +39,12 @@ _SHORT = 2**12
 
 # The approximate compression ratio of a manifest in a URL.
 _PACKED = 16
+
+# The paths of the health checks.
+HEALTH = {"/health", "/healthz", "/health/live", "/health/ready"}
+
+# The field of ``/plan`` that asks for a signed address: the seconds for which it opens the file.
+SIGN_FOR = "sign_for"
 
 _GREETING = """\
 Weightwell generates initialized weights and serves them as safetensors files.
@@ -117,6 +124,7 @@ async def init_from_body(request: Request) -> Response:
 
 
 def _answer(request: Request, service: Service, file: VirtualFile) -> Response:
+    check_allowed(request, file)
     return respond(request.method, request.headers, file, service.resources)
 
 
@@ -126,9 +134,10 @@ async def plan(request: Request) -> Response:
     service = service_of(request)
     query, limit = request.scope["query_string"], service.settings.max_request_bytes
     items = split_query(query)
+    sign = _signer(request, items)
 
     def describe() -> Response:
-        return json_answer(service.describe(read_query(items, max_manifest=limit)))
+        return json_answer(sign(service.describe(read_query(items, max_manifest=limit))))
 
     if _has_manifest(items):
         return await service.lanes.of(_PACKED * len(query)).run(describe, request.is_disconnected)
@@ -139,7 +148,17 @@ async def plan(request: Request) -> Response:
 async def plan_from_body(request: Request) -> Response:
     """Describe the file that ``/init`` draws for the same body, without generating it."""
     service = service_of(request)
-    return await _from_body(request, service, lambda spec: json_answer(service.describe(spec)))
+    sign = _signer(request, split_query(request.scope["query_string"]))
+    return await _from_body(request, service, lambda spec: json_answer(sign(service.describe(spec))))
+
+
+def _signer(request: Request, items: list[tuple[str, str]]) -> Callable[[PlanAnswer], PlanAnswer]:
+    """Remove ``sign_for`` from a query, and return the function that signs the address in an answer, if it is asked."""
+    asked = [value for field, value in items if field == SIGN_FOR]
+    if not asked:
+        return lambda answer: answer
+    items[:] = [item for item in items if item[0] != SIGN_FOR]
+    return service_of(request).signer(asked[-1], token_of(request))
 
 
 async def _from_body(request: Request, service: Service, make: Callable[[Spec], T]) -> T:

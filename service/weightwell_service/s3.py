@@ -21,6 +21,7 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from weightwell_engine.exceptions import WeightwellError
+from weightwell_service.access.guard import check_allowed
 from weightwell_service.checkout import Checkout
 from weightwell_service.exceptions import PreconditionFailed
 from weightwell_service.file_response import respond
@@ -147,6 +148,7 @@ async def _object(request: Request, service: Service, bucket: str, key: str) -> 
     if isinstance(file, bytes):
         response = respond_small(request.method, headers, file, path, more)
     else:
+        check_allowed(request, file)
         response = respond(request.method, headers, file, service.resources, more)
     response.headers["etag"] = marked(response.headers["etag"])
     return response
@@ -294,6 +296,13 @@ def _read_token(token: str) -> str:
 
 
 # Documents -----------------------------------------------------------------------------------------------------------
+
+
+def refusal(scope: Scope, status: int, message: str, headers: Mapping[str, str]) -> Response:
+    """Return the answer to a request that is refused because of its token: 401, which S3 writes as 403, or 429."""
+    code, status = ("AccessDenied", 403) if status == 401 else ("SlowDown", 503)
+    fields = [("Code", code), ("Message", message), ("Resource", scope["path"])]
+    return _document("Error", fields, status, {"cache-control": "no-store", **headers}, namespace="")
 
 
 def _refusal(request: Request, error: Exception, identifier: str) -> Response:

@@ -4,17 +4,20 @@ import gc
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fastapi import Request
 
 from weightwell_engine.engine import Engine
-from weightwell_engine.exceptions import TooLarge
+from weightwell_engine.exceptions import InvalidSpec, TooLarge
 from weightwell_engine.generators import Generator
 from weightwell_engine.plan import Plan, check_size
 from weightwell_engine.spec import Spec
 from weightwell_engine.virtual_file import VirtualFile
 from weightwell_service import __version__
+from weightwell_service.access.guard import Gate
+from weightwell_service.access.signatures import LONGEST, signed
+from weightwell_service.access.tokens import Token
 from weightwell_service.answers import NotReady, PlanAnswer, Ready
 from weightwell_service.file_response import DrawingResources
 from weightwell_service.parse_queues import Lanes
@@ -47,6 +50,7 @@ class Service:
     health: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="health"))
     recent: PlanCache = field(default_factory=PlanCache)
     repositories: Mapping[str, Repository] = field(default_factory=dict)
+    gate: Gate | None = None
     started: bool = False
     failure: str | None = None
 
@@ -96,6 +100,22 @@ class Service:
         except TooLarge as error:
             refusal = str(error)
         return PlanAnswer.of(spec, self.engine.describe(spec, plan), refusal)
+
+    def signer(self, seconds: str, token: Token | None) -> Callable[[PlanAnswer], PlanAnswer]:
+        """Return the function that signs the address of an answer for a time; raise ``InvalidSpec``."""
+        key = self.gate.tokens.signing_key if self.gate else None
+        if self.gate is None or key is None or token is None:
+            raise InvalidSpec(
+                "sign_for", got=seconds, expected="absent: this server has no signing_key (docs/access.md)"
+            )
+        if not (seconds.isascii() and seconds.isdecimal() and 0 < int(seconds[:9]) <= LONGEST):
+            raise InvalidSpec("sign_for", got=seconds, expected=f"a number of seconds from 1 to {LONGEST}")
+        expires, name = int(self.gate.clock()) + int(seconds), token.name
+
+        def sign(answer: PlanAnswer) -> PlanAnswer:
+            return answer if answer.url is None else replace(answer, url=signed(answer.url, name, key, expires))
+
+        return sign
 
     def readiness(self) -> Ready | NotReady:
         """Return whether this server is ready. This queries the device, which may take a moment."""

@@ -80,4 +80,15 @@ class Settings(BaseSettings):
         pattern=r"^https?://[^\s/?#]+(/[^\s?#]*[^\s/?#])?$",
         description="address to which the weights of repositories are redirected, such as http://10.0.0.7:8000",
     )
+    tokens_file: Path | None = Field(
+        default=None, description="TOML file of the tokens that clients need (docs/access.md); read again on SIGHUP"
+    )
+    open_health: bool = Field(default=True, description="whether /health needs no token, if other paths need one")
+    cors_origins: str = Field(
+        default="",
+        pattern=r"^(\*|https?://[^\s/,]+(,https?://[^\s/,]+)*)?$",
+        description="origins whose pages may read answers in a browser, joined by commas; * for all",
+    )
+    tls_certificate: Path | None = Field(default=None, description="PEM file of the certificate chain, for https://")
+    tls_key: Path | None = Field(default=None, description="PEM file of the certificate's private key, not encrypted")
     access_log: bool = Field(default=True, description="whether the log has a line for each request")

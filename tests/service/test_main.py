@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,6 +38,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Served:
 
     monkeypatch.setattr(uvicorn.Server, "run", run)
     monkeypatch.setattr(command, "check_address", lambda *_: None)  # the port may be in use
+    monkeypatch.setattr(command, "check_tls", lambda _: None)  # of the two settings, one is tried at a time
     monkeypatch.setattr(uvicorn.Config, "configure_logging", lambda _: None)  # which would outlive the test
     return calls
 
@@ -55,6 +57,8 @@ def test_the_start_logs_the_device(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     assert capsys.readouterr().err == f"weightwell-service: version {__version__} draws on cpu\n"
 
+
+TOKENS = Path(__file__).parent / "access" / "tokens.toml"
 
 VALUES: dict[str, tuple[str, Any]] = {
     "host": ("0.0.0.0", "0.0.0.0"),  # noqa: S104 - nothing listens
@@ -78,6 +82,11 @@ VALUES: dict[str, tuple[str, Any]] = {
     "repositories": (str(BUILT_IN), BUILT_IN),
     "max_shard_bytes": ("1000000", 1_000_000),
     "data_url": ("http://10.0.0.7:8000", "http://10.0.0.7:8000"),
+    "tokens_file": (str(TOKENS), TOKENS),
+    "open_health": ("false", False),
+    "cors_origins": ("https://a.example,http://b.example:8080", "https://a.example,http://b.example:8080"),
+    "tls_certificate": ("chain.pem", Path("chain.pem")),
+    "tls_key": ("key.pem", Path("key.pem")),
     "access_log": ("false", False),
 }
 
@@ -176,6 +185,28 @@ def test_a_wrong_device_is_reported_even_if_the_port_is_in_use(capsys: pytest.Ca
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert main(["--port", str(taken.getsockname()[1]), "--device", "gpu"]) == 2
     assert "device must be cpu" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--tokens-file", "{}/none.toml"], "{}/none.toml: No such file or directory"),
+        (["--tls-key", "{}/key.pem"], "WEIGHTWELL_TLS_CERTIFICATE and WEIGHTWELL_TLS_KEY belong together, got one"),
+        (
+            ["--tls-key", "{}/key.pem", "--tls-certificate", "{}/chain.pem"],
+            "{}/chain.pem and {}/key.pem cannot be used",
+        ),
+        (["--repositories", "{}"], "{}/acme/model: "),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_one_line_and_status_2(
+    flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "acme" / "model").mkdir(parents=True)
+    (tmp_path / "acme" / "model" / "manifest.json").write_text("{")
+    assert main(["--port", "0", *(flag.format(tmp_path) for flag in flags)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"weightwell-service: {message.format(tmp_path, tmp_path)}")
 
 
 def test_an_unknown_flag_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:

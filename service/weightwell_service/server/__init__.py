@@ -32,6 +32,8 @@ def make_server(
         "timeout_graceful_shutdown": settings.shutdown_timeout,
         "timeout_keep_alive": settings.keep_alive,
         "server_header": False,
+        "ssl_certfile": settings.tls_certificate,
+        "ssl_keyfile": settings.tls_key,
         "access_log": settings.access_log,
         "log_config": logging_config(),
     }

@@ -1,0 +1,73 @@
+"""Usage: what each token has used, in this process: open answers, and bytes today."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from weightwell_service.access.tokens import Token
+
+_DAY = 86400
+
+
+class Exceeded(Exception):
+    """A token has no more of something. ``retry_after``: seconds until it has."""
+
+    def __init__(self, message: str, retry_after: int):
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+@dataclass
+class Used:
+    """What one token has used. ``day`` counts from 1970; ``nbytes`` are those of that day."""
+
+    responses: int = 0
+    day: int = 0
+    nbytes: int = 0
+
+
+class Usage:
+    """What every token has used, by its name. Belongs to one event loop. ``clock``: seconds since 1970."""
+
+    def __init__(self, clock: Callable[[], float] = time.time):
+        self._clock = clock
+        self._used: dict[str, Used] = {}
+
+    def of(self, token: Token) -> Used:
+        """Return what a token has used today."""
+        used, day = self._used.setdefault(token.name, Used()), int(self._clock() // _DAY)
+        if used.day != day:
+            used.day, used.nbytes = day, 0
+        return used
+
+    def begin(self, token: Token) -> None:
+        """Count an answer; raise ``Exceeded`` if the token has as many as it may."""
+        used = self.of(token)
+        if token.max_responses is not None and used.responses >= token.max_responses:
+            raise Exceeded(
+                f"the token {token.name} has {used.responses} answers under way, and may have "
+                f"{token.max_responses} (max_responses); try again when one has ended",
+                retry_after=1,
+            )
+        used.responses += 1
+
+    def end(self, token: Token) -> None:
+        """Count an answer no more."""
+        self.of(token).responses -= 1
+
+    def take(self, token: Token, nbytes: int) -> None:
+        """Count the bytes of an answer before it is sent; raise ``Exceeded`` if the token may not have them today."""
+        used = self.of(token)
+        if token.bytes_per_day is not None and used.nbytes + nbytes > token.bytes_per_day:
+            rest = _DAY - int(self._clock()) % _DAY
+            raise Exceeded(
+                f"the token {token.name} may have {token.bytes_per_day} bytes a day (bytes_per_day), has had "
+                f"{used.nbytes}, and this answer has {nbytes}; try again after midnight, UTC, in {rest} s",
+                retry_after=rest,
+            )
+        used.nbytes += nbytes
+
+    def give(self, token: Token, nbytes: int) -> None:
+        """Give back bytes that were counted and not sent."""
+        used = self.of(token)
+        used.nbytes = max(used.nbytes - nbytes, 0)

@@ -1,0 +1,311 @@
+"""A server with tokens: who is let in, at every door, and what the others are told."""
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import safetensors.numpy
+from fastapi import FastAPI
+
+import weightwell
+from weightwell_service.access.guard import Gate
+from weightwell_service.access.signatures import signed
+from weightwell_service.app import create_app
+from weightwell_service.settings import Settings
+
+Serve = Callable[[FastAPI], AbstractContextManager[str]]
+
+KEY = "k" * 32
+INIT = "/init?shape=64&scheme=normal"
+WEIGHTS = "/tiny/gpt2/resolve/main/model.safetensors"
+OBJECT = "/s3/tiny/gpt2/config.json"
+
+
+def entry(name: str, **limits: int) -> str:
+    """The entry of a token, which is its name."""
+    digest = sha256(name.encode()).hexdigest()
+    return f'[[tokens]]\nname = "{name}"\nsha256 = "{digest}"\n' + "".join(
+        f"{field} = {value}\n" for field, value in limits.items()
+    )
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
+    file = tmp_path_factory.mktemp("tokens") / "tokens.toml"
+    limited = entry("small", max_bytes=400) + entry("narrow", max_responses=1) + entry("daily", bytes_per_day=1000)
+    file.write_text(f'signing_key = "{KEY}"\n{entry("right")}{limited}')
+    return create_app(Settings(threads=2, tokens_file=file))
+
+
+@pytest.fixture(scope="module")
+def url(serve: Serve, app: FastAPI) -> Iterator[str]:
+    with serve(app) as url:
+        yield url
+
+
+@pytest.fixture
+def gate(app: FastAPI) -> Iterator[Gate]:
+    gate: Gate = app.state.service.gate
+    yield gate
+    gate.clock = time.time
+
+
+@pytest.fixture
+def http(url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=url, trust_env=False, timeout=30) as client:
+        yield client
+
+
+def bearing(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+# Tokens --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path", [INIT, "/gain", "/schemes", "/", "/docs", "/openapi.json", "/api/models/tiny/gpt2", WEIGHTS, "/nowhere"]
+)
+@pytest.mark.parametrize("headers", [{}, bearing("wrong"), {"Authorization": "Basic cmlnaHQ6cmlnaHQ="}])
+def test_no_path_answers_without_a_token(http: httpx.Client, path: str, headers: dict[str, str]) -> None:
+    answer = http.get(path, headers=headers)
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == 'Bearer realm="weightwell"'
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["type"] == "urn:weightwell:problem:unauthorized"
+    assert problem["detail"] == answer.headers["x-error-message"]
+    assert "wrong" not in answer.text
+
+
+def test_posts_are_refused_as_well_and_their_bodies_are_not_read(http: httpx.Client) -> None:
+    assert http.post("/init", json={"shape": [4], "scheme": "normal"}).status_code == 401
+    assert http.post("/init", content=b"not JSON").status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/health", "/healthz", "/health/live", "/health/ready"])
+def test_health_is_open(http: httpx.Client, path: str) -> None:
+    assert http.get(path).status_code == 200
+
+
+def test_health_may_need_a_token(serve: Serve, app: FastAPI) -> None:
+    closed = create_app(Settings(tokens_file=app.state.service.settings.tokens_file, open_health=False))
+    with serve(closed) as url:
+        assert httpx.get(f"{url}/health/live", trust_env=False).status_code == 401
+        assert httpx.get(f"{url}/health/live", trust_env=False, headers=bearing("right")).status_code == 200
+
+
+def test_a_token_opens_every_door_and_no_shared_cache_keeps_the_answer(http: httpx.Client) -> None:
+    for path in (INIT, WEIGHTS):
+        answer = http.get(path, headers=bearing("right"))
+        assert answer.status_code == 200
+        assert answer.headers["cache-control"].split(", ")[0] == "private"
+        assert "authorization" in answer.headers["vary"].lower()
+    assert http.get("/gain", headers=bearing("right")).headers["cache-control"] == "private"
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "AWS4-HMAC-SHA256 Credential=wrong/1/r/s3/aws4_request"}])
+def test_s3_refuses_in_its_own_form(http: httpx.Client, headers: dict[str, str]) -> None:
+    answer = http.get(OBJECT, headers=headers)
+    assert answer.status_code == 403
+    assert answer.headers["content-type"] == "application/xml"
+    assert "<Code>AccessDenied</Code>" in answer.text
+
+
+def test_the_access_key_of_s3_is_the_token(http: httpx.Client) -> None:
+    key = "AWS4-HMAC-SHA256 Credential=right/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
+    assert http.get(OBJECT, headers={"Authorization": key}).status_code == 200
+
+
+def test_a_client_sends_its_token_and_never_shows_it(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with weightwell.Client(url, token="right") as client:
+        assert client.init(4, "normal", framework="numpy").shape == (4,)
+        assert "right" not in repr(client) + repr(client._door.pool.settings)  # type: ignore[attr-defined]
+    monkeypatch.setenv("WEIGHTWELL_TOKEN", "right\n")
+    with weightwell.Client(url) as client:
+        assert client.gain("relu") > 1
+    with weightwell.Client(url, token="wrong") as client, pytest.raises(weightwell.AccessDenied, match="does not know"):
+        client.gain("relu")
+    with pytest.raises(ValueError, match="visible ASCII") as caught:
+        weightwell.Client(url, token="a b")
+    assert "a b" not in str(caught.value)
+
+
+def test_a_client_with_its_own_authorization_sends_no_token(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHTWELL_TOKEN", "right")
+    with weightwell.Client(url, auth=("user", "password")) as client, pytest.raises(weightwell.AccessDenied):
+        client.gain("relu")
+
+
+# Limits --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_may_not_be_larger_than_the_token_allows(http: httpx.Client) -> None:
+    assert http.get("/init?shape=100&scheme=normal", headers=bearing("small")).status_code == 200
+    for method, path in (("GET", "/init?shape=101&scheme=normal"), ("HEAD", WEIGHTS)):
+        assert http.request(method, path, headers=bearing("small")).status_code == 413
+    answer = http.post("/init", json={"shape": [101], "scheme": "normal"}, headers=bearing("small"))
+    assert "the token small may have 400 (max_bytes)" in answer.json()["detail"]
+    assert (
+        "<Code>EntityTooLarge</Code>"
+        in http.get(
+            OBJECT[:-11] + "model.safetensors",
+            headers={"Authorization": "AWS4-HMAC-SHA256 Credential=small/1/r/s3/aws4_request"},
+        ).text
+    )
+
+
+def test_a_token_has_a_number_of_answers_at_once(url: str, http: httpx.Client, gate: Gate) -> None:
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as reader:
+        reader.sendall(
+            b"GET /init?shape=100000000&scheme=normal HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer narrow\r\n\r\n"
+        )
+        assert reader.recv(12) == b"HTTP/1.1 200"  # and nothing more is read
+        refused = http.get(INIT, headers=bearing("narrow"))
+        assert refused.status_code == 429
+        assert refused.headers["retry-after"] == "1"
+        assert "max_responses" in refused.json()["detail"]
+        assert http.get(INIT, headers=bearing("right")).status_code == 200
+    for _ in range(300):
+        if not gate.usage.of(gate.tokens.named("narrow")).responses:  # type: ignore[arg-type]
+            break
+        time.sleep(0.1)
+    assert http.get(INIT, headers=bearing("narrow")).status_code == 200
+
+
+def test_a_token_has_a_number_of_bytes_a_day(http: httpx.Client, gate: Gate) -> None:
+    gate.clock = lambda: 86400 * 100 + 86390
+    length = len(http.get(INIT, headers=bearing("daily")).content)
+    assert http.head(INIT, headers=bearing("daily")).status_code == 200  # sends no bytes
+    refused = http.get(INIT, headers=bearing("daily"))
+    assert 500 < length <= 1000
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "10")
+    assert f"has had {length}, and this answer has {length}" in refused.json()["detail"]
+    assert http.get(INIT, headers=bearing("daily") | {"Range": "bytes=0-9"}).status_code == 206
+    gate.clock = lambda: 86400 * 101
+    assert http.get(INIT, headers=bearing("daily")).status_code == 200
+
+
+def test_a_limit_of_s3_is_told_in_its_own_form(http: httpx.Client, gate: Gate) -> None:
+    gate.clock = lambda: 86400 * 200.0
+    gate.usage.take(gate.tokens.named("daily"), 1000)  # type: ignore[arg-type]
+    key = {"Authorization": "AWS4-HMAC-SHA256 Credential=daily/1/r/s3/aws4_request"}
+    answer = http.get(OBJECT, headers=key)
+    assert answer.status_code == 503
+    assert "<Code>SlowDown</Code>" in answer.text
+
+
+# Signed addresses ----------------------------------------------------------------------------------------------------
+
+
+def test_a_signed_address_opens_one_file_without_a_token(http: httpx.Client, url: str) -> None:
+    with weightwell.Client(url, token="right") as client:
+        address = client.sign((8, 8), "xavier_uniform", seed=3, seconds=60)
+        expected = client.init((8, 8), "xavier_uniform", seed=3, framework="numpy")
+    assert address.startswith(url)
+    answer = http.get(address)
+    assert (safetensors.numpy.load(answer.content)["weight"] == expected).all()
+    assert http.head(address).status_code == 200
+    assert http.get(address, headers={"Range": "bytes=0-7"}).status_code == 206
+    for other in (address.replace("seed=3", "seed=4"), address[:-1] + ("0" if address[-1] != "0" else "1")):
+        assert http.get(other).status_code == 401
+    assert http.post(address, json={}).status_code == 401
+
+
+def test_manifests_and_posts_are_signed_as_well(http: httpx.Client) -> None:
+    manifest: dict[str, Any] = {
+        "tensors": {"a": {"shape": [4], "scheme": "normal"}, "b": {"shape": [4], "scheme": "ones"}}
+    }
+    planned = http.post("/plan?sign_for=60", json=manifest, headers=bearing("right")).json()
+    assert {*safetensors.numpy.load(http.get(planned["url"]).content)} == {"a", "b"}
+
+
+def test_a_signed_address_ends_at_its_time(http: httpx.Client, gate: Gate) -> None:
+    gate.clock = lambda: 1_000_000.0
+    address = http.get(INIT.replace("/init", "/plan") + "&sign_for=60", headers=bearing("right")).json()["url"]
+    assert "expires=1000060" in address
+    gate.clock = lambda: 1_000_059.0
+    assert http.get(address).status_code == 200
+    gate.clock = lambda: 1_000_060.0
+    assert "expired, 0 s ago" in http.get(address).json()["detail"]
+
+
+def test_the_limits_of_the_token_that_signed_apply(http: httpx.Client) -> None:
+    address = signed("/init?shape=101&scheme=normal", "small", KEY.encode(), int(time.time()) + 60)
+    assert http.get(address).status_code == 413
+
+
+def test_an_address_signed_by_a_token_that_is_gone_is_refused(http: httpx.Client) -> None:
+    answer = http.get(signed(INIT, "gone", KEY.encode(), int(time.time()) + 60))
+    assert (answer.status_code, "gone" in answer.json()["detail"]) == (401, True)
+
+
+@pytest.mark.parametrize("seconds", ["0", "604801", "-1", "1.5", "soon", "", "9" * 30])
+def test_a_time_that_cannot_be_is_refused(http: httpx.Client, seconds: str) -> None:
+    answer = http.get(f"/plan?shape=4&scheme=normal&sign_for={seconds}", headers=bearing("right"))
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == "sign_for"
+
+
+def test_a_server_without_tokens_signs_nothing(server: str) -> None:
+    with weightwell.Client(server) as client, pytest.raises(weightwell.InvalidRequest, match="no signing_key"):
+        client.sign(4, "normal", seconds=60)
+    with weightwell.local() as client, pytest.raises(ValueError, match="no address"):
+        client.sign(4, "normal", seconds=60)
+
+
+# The file is read again ----------------------------------------------------------------------------------------------
+
+
+def test_the_file_is_read_again_and_a_broken_one_changes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "tokens.toml"
+    file.write_text(entry("old"))
+    gate = Gate(file)
+    gate.usage.begin(gate.tokens.named("old"))  # type: ignore[arg-type]
+    file.write_text(entry("new") + entry("old"))
+    gate.read_again()
+    assert gate.tokens.find(b"new") is not None
+    assert gate.usage.of(gate.tokens.named("old")).responses == 1  # type: ignore[arg-type]
+    file.write_text("tokens = 3")
+    with caplog.at_level(logging.WARNING):
+        gate.read_again()
+    assert gate.tokens.find(b"new") is not None
+    assert "the former ones stay" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
+def test_sighup_reads_the_file_again(tmp_path: Path) -> None:
+    file = tmp_path / "tokens.toml"
+    file.write_text(entry("old"))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "weightwell_service", "--port", str(port), "--tokens-file", str(file)]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    try:
+        assert server.stderr is not None
+        lines = iter(server.stderr.readline, "")
+        assert any("Uvicorn running" in line for line in lines)
+        address = f"http://127.0.0.1:{port}/gain"
+        assert httpx.get(address, headers=bearing("new"), trust_env=False).status_code == 401
+        file.write_text(entry("new"))
+        os.kill(server.pid, signal.SIGHUP)
+        assert any("the tokens have been read again" in line for line in lines)
+        assert httpx.get(address, headers=bearing("new"), trust_env=False).status_code == 200
+        assert httpx.get(address, headers=bearing("old"), trust_env=False).status_code == 401
+    finally:
+        server.terminate()
+        server.communicate(timeout=30)
