@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 Parameter = float | int | str | bool | tuple[int, ...] | tuple[float, ...]
 
@@ -129,6 +130,10 @@ class Spec:
 
     def canonical(self) -> str:
         """Return the canonical JSON of this spec. Post it to ``/init`` to get the same file again."""
+        return self._canonical
+
+    @cached_property
+    def _canonical(self) -> str:
         return _TO_JSON.encode(self.document())
 
 

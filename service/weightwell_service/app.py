@@ -19,6 +19,9 @@ from weightwell_service import __version__, hub, openapi, problems, s3
 from weightwell_service.access.guard import Gate, Guard
 from weightwell_service.budget import MemoryBudget
 from weightwell_service.file_response import DrawingResources
+from weightwell_service.gauges import state
+from weightwell_service.observation.log import request_line
+from weightwell_service.observation.requests import Observed
 from weightwell_service.repositories.library import library
 from weightwell_service.routes import HEALTH, methods, router
 from weightwell_service.service import Service
@@ -89,6 +92,8 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
     app.router.routes[:0] = router.routes
     app.router.routes.extend([*s3.ROUTES, *hub.ROUTES])
     problems.install(app)
+    service: Service = app.state.service
+    service.metrics.show(lambda: state(service))
     if gate is not None:
         app.add_middleware(Guard, gate=gate, is_open=_is_open(settings), refusal=_refusal)
     if settings.cors_origins:
@@ -100,13 +105,15 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
             expose_headers=_EXPOSED,
             max_age=86400,
         )
+    app.add_middleware(Observed, measured=service.metrics, line=request_line if settings.access_log else None)
     app.openapi = openapi.document(app)  # type: ignore[method-assign]
     return app
 
 
 def _is_open(settings: Settings) -> Callable[[str], bool]:
     """Return whether a path needs no token, as a function of the path."""
-    return lambda path: settings.open_health and path in HEALTH
+    paths = {*(HEALTH if settings.open_health else ()), *(["/metrics"] if settings.open_metrics else ())}
+    return lambda path: path in paths
 
 
 def _refusal(scope: Scope, status: int, detail: str, headers: Mapping[str, str]) -> Response:

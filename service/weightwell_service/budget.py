@@ -50,6 +50,11 @@ class MemoryBudget:
         self._for_responses, self._for_chunks_of_matrices, self._for_matrices = self._lines
 
     @property
+    def waiting(self) -> int:
+        """The number of requests that wait for memory."""
+        return sum(line.length for line in self._lines)
+
+    @property
     def used(self) -> int:
         """Bytes in use."""
         return self.chunks + self.rest
@@ -234,6 +239,11 @@ class _Line:
         self._waiting: deque[tuple[Callable[[], bool], asyncio.Future[None]]] = deque()
         self._served = 0.0
         self._pace = 0.0
+
+    @property
+    def length(self) -> int:
+        """The number of requests in the queue."""
+        return len(self._waiting)
 
     async def claim(self, take: Callable[[], bool], give: Callable[[], None]) -> None:
         """Wait in the queue until ``take`` returns True. ``give`` undoes this if the caller is cancelled."""

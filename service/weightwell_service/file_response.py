@@ -17,7 +17,7 @@ from weightwell_service.budget import MemoryBudget
 from weightwell_service.exceptions import PreconditionFailed
 from weightwell_service.ranges import etag_in, range_applies, select_range
 from weightwell_service.scheduler import Requester, Scheduler
-from weightwell_service.stream import Share, Stream, smallest
+from weightwell_service.stream import Share, Stream, Totals, smallest
 
 MEDIA_TYPE = "application/octet-stream"
 
@@ -60,6 +60,7 @@ class DrawingResources:
     def __post_init__(self) -> None:
         # One thread draws for all requests of torch, because torch has its own threads.
         threads = {"draw": self.threads, "draw-whole": self.threads, "draw-torch": 1, "draw-torch-whole": 1}
+        self.totals = Totals()
         self.lanes = {name: Scheduler(number, name) for name, number in threads.items()}
         self._streams: set[Stream] = set()
         self._next_look: asyncio.TimerHandle | None = None
@@ -147,6 +148,7 @@ def respond(
     ):
         buffer = bytearray(stop - start)
         file.read_into(start, buffer)
+        resources.totals.drew(len(buffer))
         return _Bytes(memoryview(buffer), status, headers)
     return FileResponse(status, headers, Section(file, start, stop), resources)
 
@@ -253,6 +255,7 @@ class FileResponse(Response):
                 matrices=matrices,
                 streams=lambda: resources.responses,
                 timeout=resources.timeout,
+                totals=resources.totals,
             )
             stream = Stream(file, section.start, section.stop, share)
             held.enter_context(resources.looked_at(stream))

@@ -22,6 +22,7 @@ class PlanCache:
     def __init__(self, nbytes: int = 2**26):
         self._limit = nbytes
         self._used = 0
+        self.hits = self.misses = 0
         self._plans: OrderedDict[bytes, tuple[Plan, int]] = OrderedDict()
         self._lock = Lock()
 
@@ -29,9 +30,16 @@ class PlanCache:
         """Return the plan of a query, or None."""
         with self._lock:
             if query not in self._plans:
+                self.misses += 1
                 return None
+            self.hits += 1
             self._plans.move_to_end(query)
             return self._plans[query][0]
+
+    @property
+    def used(self) -> int:
+        """Bytes in use, by estimate."""
+        return self._used
 
     def put(self, query: bytes, plan: Plan) -> None:
         """Add a plan, and evict the least recently used ones that no longer fit."""
@@ -51,4 +59,5 @@ def plan_nbytes(plan: Plan) -> int:
     """Estimate the bytes of a plan in memory."""
     parts = sum(len(tensor.parts) for tensor in plan.tensors if tensor.parts)
     values = sum(_VALUE * len(each.law.values) for each in plan.tensors if isinstance(each.law, Values))
-    return len(plan.header) + _TENSOR * (len(plan.tensors) + 2 * parts + 1) + values
+    # The header, and the spec as text, which is most of it.
+    return 2 * len(plan.header) + _TENSOR * (len(plan.tensors) + 2 * parts + 1) + values

@@ -23,6 +23,7 @@ from weightwell_engine.exceptions import (
 )
 from weightwell_engine.generators.devices import no_memory
 from weightwell_service.exceptions import PreconditionFailed, RangeNotSatisfiable, UnsupportedEncoding
+from weightwell_service.observation.record import current
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -62,6 +63,7 @@ class Problem(BaseModel):
     status: int
     detail: Annotated[str, Field(description="what was received, what is allowed, what to do")]
     errors: list[FieldProblem] = []
+    request_id: Annotated[str, Field(description="identifier of the request, as in the log and in X-Request-Id")] = ""
 
 
 def install(app: FastAPI) -> None:
@@ -152,7 +154,10 @@ def problem(
 ) -> Response:
     """Return a problem response; ``kind`` is the last part of the type's URN, or about:blank."""
     urn = kind if kind == "about:blank" else f"urn:weightwell:problem:{kind}"
-    listed = {"errors": list(errors)} if errors else {}
+    listed: dict[str, Any] = {"errors": list(errors)} if errors else {}
+    if (record := current()) is not None:
+        record.reason = title if kind == "about:blank" else kind
+        listed["request_id"] = record.identifier
     body = Problem(type=urn, title=title, status=status, detail=detail, **listed)
     # In ASCII, because received text may contain half of a surrogate pair.
     text = json.dumps(body.model_dump(exclude_unset=True), allow_nan=False)

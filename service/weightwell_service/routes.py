@@ -226,6 +226,13 @@ async def ready(request: Request) -> Response:
     return json_answer(answer, 503 if isinstance(answer, NotReady) else 200, {"cache-control": "no-store"})
 
 
+@router.get("/metrics", include_in_schema=False)
+async def metrics(request: Request) -> Response:
+    """Return the metrics of this process, for Prometheus."""
+    text, media_type = service_of(request).metrics.text(request.headers.get("accept", ""))
+    return Response(text, headers={"cache-control": "no-store", "content-type": media_type})
+
+
 def _add_heads() -> None:
     """Add a HEAD route for every GET route: FastAPI adds none, and would document each method.
 

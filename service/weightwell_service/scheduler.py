@@ -41,6 +41,7 @@ class Scheduler:
         self._turns = 0
         self._jobs = 0
         self._progress = 0.0
+        self.worked = 0.0  # seconds of all threads
 
     def submit(self, job: Job[T], requester: Requester) -> Future[T]:
         """Queue a job; return its future, which can be cancelled until the job starts."""
@@ -52,6 +53,11 @@ class Scheduler:
             self._round(requester).add(requester, work)
         self._executor.submit(self._take_turn)
         return work.future
+
+    @property
+    def jobs(self) -> int:
+        """The number of jobs that wait or are being done."""
+        return self._jobs
 
     def waited(self) -> float:
         """Return the seconds since the last unit ended; 0 if there is no work."""
@@ -66,9 +72,11 @@ class Scheduler:
         """Do one unit of the next job."""
         with self._lock:
             requester, work = self._next()
+        began = self._clock()
         ended = work.step()
         with self._lock:
             self._progress = self._clock()
+            self.worked += self._progress - began
             self._jobs -= ended
             if not ended:
                 self._round(requester).put_back(requester, work)

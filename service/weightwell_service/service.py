@@ -20,6 +20,7 @@ from weightwell_service.access.signatures import LONGEST, signed
 from weightwell_service.access.tokens import Token
 from weightwell_service.answers import NotReady, PlanAnswer, Ready
 from weightwell_service.file_response import DrawingResources
+from weightwell_service.observation.metrics import Metrics
 from weightwell_service.parse_queues import Lanes
 from weightwell_service.plan_cache import PlanCache, plan_nbytes
 from weightwell_service.queries import read_query
@@ -51,6 +52,7 @@ class Service:
     recent: PlanCache = field(default_factory=PlanCache)
     repositories: Mapping[str, Repository] = field(default_factory=dict)
     gate: Gate | None = None
+    metrics: Metrics = field(default_factory=Metrics)
     started: bool = False
     failure: str | None = None
 

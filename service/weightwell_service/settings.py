@@ -84,6 +84,7 @@ class Settings(BaseSettings):
         default=None, description="TOML file of the tokens that clients need (docs/access.md); read again on SIGHUP"
     )
     open_health: bool = Field(default=True, description="whether /health needs no token, if other paths need one")
+    open_metrics: bool = Field(default=False, description="whether /metrics needs no token, if other paths need one")
     cors_origins: str = Field(
         default="",
         pattern=r"^(\*|https?://[^\s/,]+(,https?://[^\s/,]+)*)?$",
@@ -92,3 +93,4 @@ class Settings(BaseSettings):
     tls_certificate: Path | None = Field(default=None, description="PEM file of the certificate chain, for https://")
     tls_key: Path | None = Field(default=None, description="PEM file of the certificate's private key, not encrypted")
     access_log: bool = Field(default=True, description="whether the log has a line for each request")
+    log_format: Literal["text", "json"] = Field(default="text", description="format of the lines of the log")

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
+from threading import Lock
 from weakref import finalize
 
 import numpy as np
@@ -32,11 +33,27 @@ def smallest(chunk: int) -> int:
     return max(chunk // _SMALLEST, 32)
 
 
+class Totals:
+    """What all streams of a process have done: bytes drawn, seconds of waiting for readers, and stalls of readers."""
+
+    def __init__(self) -> None:
+        self.drawn = 0
+        self.reading = 0.0
+        self.stalls = 0
+        self._lock = Lock()
+
+    def drew(self, nbytes: int) -> None:
+        """Count bytes that were drawn. Any thread may call this."""
+        with self._lock:
+            self.drawn += nbytes
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
     """The resources of one stream: threads, memory, and ``timeout`` seconds for each chunk.
 
-    ``streams`` returns the number of streams. ``matrices`` is None for a file without matrices.
+    ``streams`` returns the number of streams, and ``totals`` counts for all of them. ``matrices`` is None for a file
+    without matrices.
     """
 
     turns: Scheduler
@@ -45,6 +62,7 @@ class Share:
     matrices: Matrices | None
     streams: Callable[[], int]
     timeout: float
+    totals: Totals
 
 
 class Stream:
@@ -75,12 +93,18 @@ class Stream:
             if header:
                 self._reader = time.monotonic()
                 yield header
-                self._reader = None
+                self._read()
             while self._ahead or self._position < self._stop:
                 yield await self._take()  # in no variable, as the chunk's memory is the reader's now
-                self._reader = None
+                self._read()
         finally:
             self._close()
+
+    def _read(self) -> None:
+        """Note that the reader has taken its chunk."""
+        if self._reader is not None:
+            self._share.totals.reading += time.monotonic() - self._reader
+        self._reader = None
 
     def look(self, now: float) -> None:
         """Check, about once a second, whether the client has stalled or drawing takes too long."""
@@ -96,6 +120,7 @@ class Stream:
         A file that is drawn in order keeps its one chunk, because going back would mean drawing from the beginning.
         """
         if self._file.generator.concurrency > 1 and self._ahead:
+            self._share.totals.stalls += 1
             self._position = self._ahead[0].start
             self._size = smallest(self._file.generator.chunk)
             self._drop()
@@ -154,7 +179,7 @@ class Stream:
                 return False
             stop = self._end(least)
             share.account.take(stop - start, necessary=True)
-        future = share.turns.submit(_drawn(file, start, stop, share.account), share.requester)
+        future = share.turns.submit(_drawn(file, start, stop, share), share.requester)
         if share.matrices is not None:
             matrices = share.matrices
             future.add_done_callback(lambda _: matrices.end())
@@ -204,14 +229,16 @@ def _settle_in(loop: asyncio.AbstractEventLoop, waiting: asyncio.Future[None]) -
         loop.call_soon_threadsafe(_settle, waiting)
 
 
-def _drawn(file: VirtualFile, start: int, stop: int, account: Account) -> Generator[None, None, memoryview]:
+def _drawn(file: VirtualFile, start: int, stop: int, share: Share) -> Generator[None, None, memoryview]:
     """Draw a chunk unit by unit. Its bytes return to the account when its last view is deleted."""
+    account = share.account
     try:
         memory = np.frombuffer((yield from file.draw(start, stop)), np.uint8)
     except BaseException:
         account.give(stop - start)
         raise
     finalize(memory, account.give, stop - start).atexit = False
+    share.totals.drew(stop - start)
     return memory.data
 
 

@@ -80,7 +80,8 @@ def problem(response: httpx.Response, status: int) -> dict[str, Any]:
     assert response.headers["content-type"] == "application/problem+json"
     assert response.headers["cache-control"] == "no-store"
     body: dict[str, Any] = json.loads(response.content.decode(), parse_constant=refuse_constant)
-    assert {"type", "title", "status", "detail"} <= set(body) <= {"type", "title", "status", "detail", "errors"}
+    assert {"type", "title", "status", "detail"} == set(body) - {"errors", "request_id"}
+    assert body.get("request_id") == response.headers.get("x-request-id")
     assert body["status"] == status
     assert body["detail"]
     for error in body.get("errors", []):

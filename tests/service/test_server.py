@@ -24,6 +24,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weightwell_service import problems
+from weightwell_service.observation import requests
+from weightwell_service.observation.log import request_line
+from weightwell_service.observation.metrics import Metrics
+from weightwell_service.observation.requests import Observed
 from weightwell_service.server import connections, make_server, protocol
 from weightwell_service.server.connections import Connections
 from weightwell_service.server.protocol import MAX_HEAD
@@ -664,18 +668,19 @@ def test_a_client_that_has_gone_ends_its_work(served: tuple[App, socket.socket],
     ],
 )
 @on_a_loop
-async def test_a_forwarded_address_is_an_address(forwarded: bytes, logged: str) -> None:
+async def test_a_forwarded_address_is_an_address(
+    forwarded: bytes, logged: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[str] = []
+    monkeypatch.setattr(requests.log, "info", lambda _, client, *__, **___: seen.append(client))
     bench = Bench()
+    bench.app.add_middleware(Observed, measured=Metrics(), line=request_line)
     wire = bench.connect(peer=("127.0.0.1", 5))
-    wire.protocol.access_log = True
-    wire.protocol.access_logger = SimpleNamespace(info=lambda _, client, *__: seen.append(client))
     wire.protocol.data_received(GET[:-2] + b"X-Forwarded-For: " + forwarded + b"\r\n\r\n")
     await bench.settle()
     assert [client.rpartition(":")[0] for client in seen] == [logged]
 
 
-def test_the_access_log_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_leaves_the_log_of_requests_to_the_application(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("uvicorn.Config.configure_logging", lambda _: None)
-    assert make_server(App(), Settings()).config.access_log is True
-    assert make_server(App(), Settings(access_log=False)).config.access_log is False
+    assert make_server(App(), Settings()).config.access_log is False

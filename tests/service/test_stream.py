@@ -22,7 +22,7 @@ from weightwell_service import file_response
 from weightwell_service.budget import Account, MemoryBudget
 from weightwell_service.file_response import DrawingResources
 from weightwell_service.scheduler import Requester, Scheduler
-from weightwell_service.stream import STALLED, Share, Stream
+from weightwell_service.stream import STALLED, Share, Stream, Totals
 
 T = TypeVar("T")
 
@@ -140,6 +140,7 @@ def streamed(
         matrices=None,
         streams=lambda: streams,
         timeout=timeout,
+        totals=Totals(),
     )
     return Stream(VirtualFile(plan, generator), start, stop, share)
 

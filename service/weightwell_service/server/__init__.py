@@ -8,8 +8,8 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from weightwell_service.observation.log import logging_config
 from weightwell_service.server.connections import Connections
-from weightwell_service.server.log import logging_config
 from weightwell_service.server.protocol import LimitedProtocol
 from weightwell_service.settings import Settings
 
@@ -34,8 +34,8 @@ def make_server(
         "server_header": False,
         "ssl_certfile": settings.tls_certificate,
         "ssl_keyfile": settings.tls_key,
-        "access_log": settings.access_log,
-        "log_config": logging_config(),
+        "access_log": False,  # observation.requests has one with more in it
+        "log_config": logging_config(settings.log_format),
     }
     return _Server(uvicorn.Config(app, **config | options), shared)
 

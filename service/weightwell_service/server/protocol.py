@@ -20,9 +20,9 @@ import httptools
 from starlette.requests import ClientDisconnect
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from weightwell_service.observation.log import address, request_line
 from weightwell_service.server.connections import Connections
 from weightwell_service.server.deadlines import Phase, Watch
-from weightwell_service.server.log import address, request_line
 from weightwell_service.server.refusal import Refusal, refusal_of
 
 if sys.platform != "win32":

@@ -1,0 +1,107 @@
+"""Metrics: numbers about the service for Prometheus, in its text format. The labels have few values."""
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from weightwell_service.observation.record import Ended
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+# The methods that have their own label.
+_METHODS = {"GET", "HEAD", "POST", "OPTIONS"}
+
+
+class Metrics:
+    """The metrics of one process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "weightwell_requests", "requests that have ended", ["route", "method", "status"], registry=self.registry
+        )
+        self._refusals = Counter(
+            "weightwell_refusals", "refused requests, by the type of the problem", ["reason"], registry=self.registry
+        )
+        self._sent = Counter("weightwell_sent_bytes", "bytes of bodies sent", ["route"], registry=self.registry)
+        self._under_way = Gauge(
+            "weightwell_requests_under_way", "requests that are being answered", ["route"], registry=self.registry
+        )
+        self._first = Histogram(
+            "weightwell_first_byte_seconds",
+            "seconds from the head of a request to the head of its answer",
+            ["route"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._all = Histogram(
+            "weightwell_request_seconds",
+            "seconds from the head of a request to the end of its answer",
+            ["route"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+
+    def begin(self, route: str) -> None:
+        """Count a request that has begun."""
+        self._under_way.labels(route).inc()
+
+    def end(self, ended: Ended) -> None:
+        """Count a request that has ended."""
+        method, status = ended.method if ended.method in _METHODS else "other", str(ended.status or "none")
+        self._under_way.labels(ended.route).dec()
+        self._requests.labels(ended.route, method, status).inc()
+        self._sent.labels(ended.route).inc(ended.sent)
+        self._all.labels(ended.route).observe(ended.seconds)
+        if ended.status:
+            self._first.labels(ended.route).observe(ended.first)
+        if ended.reason is not None:
+            self._refusals.labels(ended.reason).inc()
+
+    def show(self, state: Callable[[], Iterable[Metric]]) -> None:
+        """Add metrics that are read when they are asked for."""
+        self.registry.register(_State(state))
+
+    def text(self, accept: str) -> tuple[bytes, str]:
+        """Return all metrics in the format that an Accept header prefers, and its media type."""
+        encode, media_type = choose_encoder(accept)
+        return encode(self.registry), media_type
+
+
+class _State(Collector):
+    def __init__(self, state: Callable[[], Iterable[Metric]]):
+        self._state = state
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the metrics as they are now."""
+        return self._state()
+
+    def describe(self) -> Iterable[Metric]:
+        """Return no names: they are only known when the service is complete."""
+        return ()
+
+
+def gauge(name: str, doc: str, values: dict[str, float] | float, label: str = "") -> Metric:
+    """Return the metric of a state: one value, or a value for each value of a label."""
+    return _family(GaugeMetricFamily, name, doc, values, label)
+
+
+def counter(name: str, doc: str, values: dict[str, float] | float, label: str = "") -> Metric:
+    """Return the metric of a total: one value, or a value for each value of a label."""
+    return _family(CounterMetricFamily, name, doc, values, label)
+
+
+def _family(
+    kind: type[GaugeMetricFamily] | type[CounterMetricFamily],
+    name: str,
+    doc: str,
+    values: dict[str, float] | float,
+    label: str,
+) -> Metric:
+    family = kind(f"weightwell_{name}", doc, labels=[label] if label else [])
+    for value, number in values.items() if isinstance(values, dict) else [("", values)]:
+        family.add_metric([value] if label else [], number)
+    return family
