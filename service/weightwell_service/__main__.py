@@ -18,6 +18,7 @@ from weightwell_service.repositories.library import InvalidRepository
 from weightwell_service.server import make_server
 from weightwell_service.server.connections import allow_descriptors
 from weightwell_service.settings import Settings
+from weightwell_service.workers import serve
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,16 +44,18 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"weightwell-service: cannot listen on {where}: {error.strerror}; see --host, --port", file=sys.stderr)
         return 2
     try:
-        app = create_app(settings, engine)
         check_tls(settings)
+        app = create_app(settings, engine)
     except (InvalidRepository, InvalidTokens, InvalidTls) as error:
         print(f"weightwell-service: {error}", file=sys.stderr)
         return 2
     print(f"weightwell-service: version {__version__} draws on {engine.device}", file=sys.stderr)
     allow_descriptors(settings.max_connections)
-    server = make_server(app, settings)
     with suppress(KeyboardInterrupt):  # uvicorn has finished the responses under way, and raises it again
-        server.run()
+        if settings.workers > 1:
+            serve(settings)
+        else:
+            make_server(app, settings).run()
     return 0
 
 

@@ -1,11 +1,14 @@
 """The application: settings in, FastAPI out. Nothing is read from the environment and nothing is started at import."""
 
 import asyncio
+import logging
 import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from types import FrameType
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -17,6 +20,7 @@ from weightwell_engine.engine import Engine
 from weightwell_engine.generators.factory import find_device
 from weightwell_service import __version__, hub, openapi, problems, s3
 from weightwell_service.access.guard import Gate, Guard
+from weightwell_service.access.usage import Usage
 from weightwell_service.budget import MemoryBudget
 from weightwell_service.file_response import DrawingResources
 from weightwell_service.gauges import state
@@ -26,6 +30,8 @@ from weightwell_service.repositories.library import library
 from weightwell_service.routes import HEALTH, methods, router
 from weightwell_service.service import Service
 from weightwell_service.settings import Settings
+
+log = logging.getLogger(__name__)
 
 # Seconds after which a thread gives the GIL to a waiting thread. Python's default, 5 ms, is as long as a small request.
 _SWITCH_INTERVAL = 0.0005
@@ -44,13 +50,15 @@ def make_engine(settings: Settings) -> Engine:
     return Engine(find_device(settings.device), threads=settings.threads, without_torch=without_torch)
 
 
-def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
+def create_app(settings: Settings, engine: Engine | None = None, *, shared: Path | None = None) -> FastAPI:
     """Build the service for a deployment, with its own engine or a given one.
+
+    ``shared`` is the folder of what several processes of one server share; None for a server of one process.
 
     Raises ``DeviceUnavailable`` if the configured device is not there, ``InvalidRepository`` for a repository that
     cannot be used, and ``InvalidTokens`` for a file of tokens that cannot.
     """
-    gate = Gate(settings.tokens_file) if settings.tokens_file else None
+    gate = Gate(settings.tokens_file, _usage(shared)) if settings.tokens_file else None
     engine = engine or make_engine(settings)
     for_bodies = max(settings.max_total_request_bytes, settings.max_request_bytes)
     budget = MemoryBudget(settings.max_resident_bytes, for_bodies=for_bodies, patience=settings.queue_timeout)
@@ -65,7 +73,7 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
         # Threads that draw many short runs hold the GIL most of the time, and the event loop needs it at every step.
         interval = sys.getswitchinterval()
         sys.setswitchinterval(_SWITCH_INTERVAL)
-        with reading_again(gate):
+        with reading_again(gate), draining(service, settings.drain_seconds):
             service.started = True
             yield
             service.started = False
@@ -110,6 +118,15 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
     return app
 
 
+def _usage(shared: Path | None) -> Usage:
+    """Return the usage of tokens: of this process, or of all that share a folder."""
+    if shared is None:
+        return Usage()
+    from weightwell_service.access.shared_usage import SharedUsage  # not on Windows, which has no such locks
+
+    return SharedUsage(shared / "usage")
+
+
 def _is_open(settings: Settings) -> Callable[[str], bool]:
     """Return whether a path needs no token, as a function of the path."""
     paths = {*(HEALTH if settings.open_health else ()), *(["/metrics"] if settings.open_metrics else ())}
@@ -121,6 +138,28 @@ def _refusal(scope: Scope, status: int, detail: str, headers: Mapping[str, str])
     if scope["path"] == "/s3" or scope["path"].startswith("/s3/"):
         return s3.refusal(scope, status, detail, headers)
     return problems.refusal(status, detail, headers)
+
+
+@contextmanager
+def draining(service: Service, seconds: float) -> Iterator[None]:
+    """Between SIGTERM and the end of the server, answer as before for some seconds, but be not ready."""
+    if not seconds or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop, stop = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
+
+    def drain(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, stop)  # which a second one does at once
+        service.draining = True
+        log.info("draining for %g s: /health/ready is 503, and everything else is answered", seconds)
+        if callable(stop):
+            loop.call_soon_threadsafe(loop.call_later, seconds, stop, number, frame)
+
+    signal.signal(signal.SIGTERM, drain)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, stop)
 
 
 @contextmanager

@@ -54,6 +54,7 @@ class Service:
     gate: Gate | None = None
     metrics: Metrics = field(default_factory=Metrics)
     started: bool = False
+    draining: bool = False
     failure: str | None = None
 
     def warm_up(self, generators: Iterable[Generator]) -> None:
@@ -112,7 +113,7 @@ class Service:
             )
         if not (seconds.isascii() and seconds.isdecimal() and 0 < int(seconds[:9]) <= LONGEST):
             raise InvalidSpec("sign_for", got=seconds, expected=f"a number of seconds from 1 to {LONGEST}")
-        expires, name = int(self.gate.clock()) + int(seconds), token.name
+        expires, name = int(self.gate.usage.clock()) + int(seconds), token.name
 
         def sign(answer: PlanAnswer) -> PlanAnswer:
             return answer if answer.url is None else replace(answer, url=signed(answer.url, name, key, expires))
@@ -123,7 +124,7 @@ class Service:
         """Return whether this server is ready. This queries the device, which may take a moment."""
         trouble = self.engine.device.trouble()
         reason = f"the device is lost: {trouble}" if trouble else self.failure or self.resources.stuck()
-        if not self.started:
+        if not self.started or self.draining:
             reason = "starting or stopping"
         device = str(self.engine.device)
         generators = {generator.name: generator.identity for generator in self.engine.generators()}

@@ -29,6 +29,9 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     device: str = Field(default="cpu", description="device that generates numbers: cpu, cuda:0, cuda:1, ...")
+    workers: PositiveInt = Field(
+        default=1, description="processes that serve the port; the limits below are those of all together"
+    )
     threads: PositiveInt = Field(default_factory=_cpus, description="threads that generate numbers")
     max_bytes: PositiveInt = Field(default=16 * GIB, description="largest file, in bytes")
     max_resident_bytes: PositiveInt = Field(
@@ -68,6 +71,12 @@ class Settings(BaseSettings):
     )
     shutdown_timeout: PositiveInt = Field(
         default=30, description="seconds that running responses have to end at shutdown"
+    )
+    drain_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="seconds in which /health/ready is 503 before a stopping server closes its port",
     )
     repositories: Path | None = Field(
         default=None, description="folder of owner/name folders, each a model for the clients of the Hub (docs/hub.md)"

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -37,6 +38,10 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Served:
 
     monkeypatch.setattr(uvicorn.Server, "run", run)
     monkeypatch.setattr(command, "check_address", lambda *_: None)  # the port may be in use
+    several = SimpleNamespace  # of several processes, each makes its own application
+    monkeypatch.setattr(
+        command, "serve", lambda settings: calls.update(app=several(state=several(service=several(settings=settings))))
+    )
     monkeypatch.setattr(command, "check_tls", lambda _: None)  # of the two settings, one is tried at a time
     monkeypatch.setattr(uvicorn.Config, "configure_logging", lambda _: None)  # which would outlive the test
     return calls
@@ -63,6 +68,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "host": ("0.0.0.0", "0.0.0.0"),  # noqa: S104 - nothing listens
     "port": ("0", 0),
     "device": ("cpu", "cpu"),
+    "workers": ("2", 2),
     "threads": ("3", 3),
     "max_bytes": ("1000", 1000),
     "max_resident_bytes": ("2000", 2000),
@@ -78,6 +84,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "min_rate": ("1500", 1500.0),
     "keep_alive": ("7", 7),
     "shutdown_timeout": ("8", 8),
+    "drain_seconds": ("2.5", 2.5),
     "repositories": (str(BUILT_IN), BUILT_IN),
     "max_shard_bytes": ("1000000", 1_000_000),
     "data_url": ("http://10.0.0.7:8000", "http://10.0.0.7:8000"),

@@ -364,7 +364,7 @@ def test_a_lack_of_file_descriptors_is_said_once_a_minute(
 
     monkeypatch.setattr(os, "dup", dup)
     for _ in range(120):
-        shared.sweep([])
+        asyncio.run(shared.sweep())
     assert caplog.text.count("no file descriptor is free") == 2
 
 

@@ -1,7 +1,8 @@
 """Access: who may ask this server, and how much.
 
-tokens      the file of tokens, which has their digests and their limits
-signatures  addresses that open one file until a time, without a token
-usage       what each token has used: open responses, and bytes today
-guard       the middleware that lets requests in, or refuses them
+tokens        the file of tokens, which has their digests and their limits
+signatures    addresses that open one file until a time, without a token
+usage         what each token has used: open answers, and bytes today
+shared_usage  the same, for several processes
+guard         the middleware that lets requests in, or refuses them
 """

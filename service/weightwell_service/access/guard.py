@@ -2,7 +2,6 @@
 
 import logging
 import re
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -33,13 +32,12 @@ class Denied(Exception):
 
 
 class Gate:
-    """The tokens of a server, which can be read again, and what they have used. ``clock``: seconds since 1970."""
+    """The tokens of a server, which can be read again, and what they have used."""
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.time):
+    def __init__(self, path: Path, usage: Usage):
         self._path = path
-        self.clock = clock
         self.tokens = Tokens.read(path)
-        self.usage = Usage(lambda: self.clock())
+        self.usage = usage
 
     def read_again(self) -> None:
         """Read the file again. If it cannot be used, the tokens stay as they are, and the log has the reason."""
@@ -70,7 +68,7 @@ class Gate:
             raise Denied(f"a signed address is for GET and HEAD, got {scope['method']}")
         try:
             name, query = verified(
-                scope["raw_path"].partition(b"?")[0], scope["query_string"], self.tokens.signing_key, self.clock()
+                scope["raw_path"].partition(b"?")[0], scope["query_string"], self.tokens.signing_key, self.usage.clock()
             )
         except InvalidSignature as error:
             raise Denied(str(error)) from None

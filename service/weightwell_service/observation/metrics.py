@@ -1,13 +1,20 @@
 """Metrics: numbers about the service for Prometheus, in its text format. The labels have few values."""
 
+import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
 from weightwell_service.observation.record import Ended
+
+# The variable that prometheus_client reads when it is imported.
+_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
@@ -20,6 +27,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._state: Callable[[], Iterable[Metric]] = tuple
+        self._mirrored: dict[str, Gauge] = {}
         self._requests = Counter(
             "weightwell_requests", "requests that have ended", ["route", "method", "status"], registry=self.registry
         )
@@ -28,7 +37,11 @@ class Metrics:
         )
         self._sent = Counter("weightwell_sent_bytes", "bytes of bodies sent", ["route"], registry=self.registry)
         self._under_way = Gauge(
-            "weightwell_requests_under_way", "requests that are being answered", ["route"], registry=self.registry
+            "weightwell_requests_under_way",
+            "requests that are being answered",
+            ["route"],
+            registry=self.registry,
+            multiprocess_mode="livesum",
         )
         self._first = Histogram(
             "weightwell_first_byte_seconds",
@@ -63,12 +76,51 @@ class Metrics:
 
     def show(self, state: Callable[[], Iterable[Metric]]) -> None:
         """Add metrics that are read when they are asked for."""
+        self._state = state
         self.registry.register(_State(state))
 
     def text(self, accept: str) -> tuple[bytes, str]:
-        """Return all metrics in the format that an Accept header prefers, and its media type."""
+        """Return all metrics in the format that an Accept header prefers, and its media type.
+
+        If several processes serve, the metrics are those of all of them. Their states are at most a second old.
+        """
         encode, media_type = choose_encoder(accept)
-        return encode(self.registry), media_type
+        return encode(self._of_all() if several() else self.registry), media_type
+
+    def _of_all(self) -> CollectorRegistry:
+        _forget_dead()
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return registry
+
+    async def mirror(self) -> None:
+        """Write the state of this process where the other processes read it. The server calls this once a second."""
+        for family in self._state():
+            for sample in family.samples:
+                total = family.type == "counter"
+                if sample.name not in self._mirrored:
+                    mode: Any = "sum" if total else "livesum"
+                    self._mirrored[sample.name] = Gauge(
+                        sample.name, family.documentation, [*sample.labels], registry=None, multiprocess_mode=mode
+                    )
+                mirrored = self._mirrored[sample.name]
+                (mirrored.labels(**sample.labels) if sample.labels else mirrored).set(sample.value)
+
+
+def several() -> bool:
+    """Whether several processes have metrics: prometheus_client then keeps them in files of a folder."""
+    return _FOLDER in os.environ
+
+
+def _forget_dead() -> None:
+    """Remove the states of processes that have died. Their totals stay."""
+    folder = os.environ[_FOLDER]
+    for path in Path(folder).glob("gauge_live*_*.db"):
+        process = int(path.stem.rpartition("_")[2])
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            mark_process_dead(process, folder)  # type: ignore[no-untyped-call]
 
 
 class _State(Collector):

@@ -39,7 +39,7 @@ class Connection(Protocol):
 class Connections:
     """The common limits of all connections of one server. It is used only on the server's event loop.
 
-    ``quiet`` has the connections without a request, the longest idle one first.
+    ``quiet`` has the connections without a request, the longest idle one first; ``open`` returns all connections.
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float]):
@@ -54,6 +54,7 @@ class Connections:
                 descriptors(),
             )
         self.quiet: dict[Connection, None] = {}
+        self.open: Callable[[], Iterable[Connection]] = tuple
         self._clock = clock
         self._closed_quiet = 0
         self._turned_away = 0
@@ -72,10 +73,10 @@ class Connections:
             oldest.abort()
         self.quiet[connection] = None
 
-    def sweep(self, connections: Iterable[Connection]) -> None:
-        """Check every connection, and log the closed ones."""
+    async def sweep(self) -> None:
+        """Check every connection, and log the closed ones. The server calls this once a second."""
         now = self._clock()
-        closed = Counter(connection.check(now) for connection in list(connections))
+        closed = Counter(connection.check(now) for connection in list(self.open()))
         if closed[Phase.HEAD]:
             log.warning(
                 "closed %d connections: no complete head of a request for %g s (WEIGHTWELL_HEAD_TIMEOUT)",

@@ -63,6 +63,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def __init__(self, *arguments: Any, shared: Connections, **options: Any):
         super().__init__(*arguments, **options)
         self._shared = shared
+        shared.open = lambda: self.connections  # type: ignore[assignment,return-value]  # of all, in uvicorn's set
         self._application, self.app = self.app, self._call
         self._watch = Watch()
         self._ahead = bytearray()  # received and not parsed

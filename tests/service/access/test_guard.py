@@ -21,6 +21,7 @@ from fastapi import FastAPI
 import weightwell
 from weightwell_service.access.guard import Gate
 from weightwell_service.access.signatures import signed
+from weightwell_service.access.usage import Usage
 from weightwell_service.app import create_app
 from weightwell_service.settings import Settings
 
@@ -58,7 +59,7 @@ def url(serve: Serve, app: FastAPI) -> Iterator[str]:
 def gate(app: FastAPI) -> Iterator[Gate]:
     gate: Gate = app.state.service.gate
     yield gate
-    gate.clock = time.time
+    gate.usage.clock = time.time
 
 
 @pytest.fixture
@@ -186,7 +187,7 @@ def test_a_token_has_a_number_of_answers_at_once(url: str, http: httpx.Client, g
 
 
 def test_a_token_has_a_number_of_bytes_a_day(http: httpx.Client, gate: Gate) -> None:
-    gate.clock = lambda: 86400 * 100 + 86390
+    gate.usage.clock = lambda: 86400 * 100 + 86390
     length = len(http.get(INIT, headers=bearing("daily")).content)
     assert http.head(INIT, headers=bearing("daily")).status_code == 200  # sends no bytes
     refused = http.get(INIT, headers=bearing("daily"))
@@ -194,12 +195,12 @@ def test_a_token_has_a_number_of_bytes_a_day(http: httpx.Client, gate: Gate) -> 
     assert (refused.status_code, refused.headers["retry-after"]) == (429, "10")
     assert f"has had {length}, and this answer has {length}" in refused.json()["detail"]
     assert http.get(INIT, headers=bearing("daily") | {"Range": "bytes=0-9"}).status_code == 206
-    gate.clock = lambda: 86400 * 101
+    gate.usage.clock = lambda: 86400 * 101
     assert http.get(INIT, headers=bearing("daily")).status_code == 200
 
 
 def test_a_limit_of_s3_is_told_in_its_own_form(http: httpx.Client, gate: Gate) -> None:
-    gate.clock = lambda: 86400 * 200.0
+    gate.usage.clock = lambda: 86400 * 200.0
     gate.usage.take(gate.tokens.named("daily"), 1000)  # type: ignore[arg-type]
     key = {"Authorization": "AWS4-HMAC-SHA256 Credential=daily/1/r/s3/aws4_request"}
     answer = http.get(OBJECT, headers=key)
@@ -233,12 +234,12 @@ def test_manifests_and_posts_are_signed_as_well(http: httpx.Client) -> None:
 
 
 def test_a_signed_address_ends_at_its_time(http: httpx.Client, gate: Gate) -> None:
-    gate.clock = lambda: 1_000_000.0
+    gate.usage.clock = lambda: 1_000_000.0
     address = http.get(INIT.replace("/init", "/plan") + "&sign_for=60", headers=bearing("right")).json()["url"]
     assert "expires=1000060" in address
-    gate.clock = lambda: 1_000_059.0
+    gate.usage.clock = lambda: 1_000_059.0
     assert http.get(address).status_code == 200
-    gate.clock = lambda: 1_000_060.0
+    gate.usage.clock = lambda: 1_000_060.0
     assert "expired, 0 s ago" in http.get(address).json()["detail"]
 
 
@@ -274,7 +275,7 @@ def test_the_file_is_read_again_and_a_broken_one_changes_nothing(
 ) -> None:
     file = tmp_path / "tokens.toml"
     file.write_text(entry("old"))
-    gate = Gate(file)
+    gate = Gate(file, Usage())
     gate.usage.begin(gate.tokens.named("old"))  # type: ignore[arg-type]
     file.write_text(entry("new") + entry("old"))
     gate.read_again()
