@@ -12,6 +12,10 @@ from weightwell_service.repositories.revision import Revision
 from weightwell_service.service import Service
 from weightwell_service.small_file import etag_of
 
+# Every client of S3, and some of the Hub's, expect a date. Weights have none: they are drawn when they are read. So all
+# files have one date, which never changes; the entity tag says whether a file is the same.
+DATE = "1980-01-01T00:00:00.000Z"
+
 # Approximate bytes of a tensor in a manifest, for the queue in which a manifest is parsed.
 _ENTRY = 100
 

@@ -5,7 +5,7 @@ A client first asks which commit a revision is, and then reads files of that com
 """
 
 import json
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qs, quote
 
@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from weightwell_service.access.guard import check_allowed
-from weightwell_service.checkout import Checkout
+from weightwell_service.checkout import DATE, Checkout
 from weightwell_service.file_response import respond
 from weightwell_service.links import address
 from weightwell_service.repositories.repository import CONFIG, Repository
@@ -26,6 +26,9 @@ from weightwell_service.small_file import etag_of, respond_small
 _MOST_BODY = 2**20
 
 _READ_ONLY = "this hub is read-only, and has models only: their weights are drawn when they are read"
+
+# The title of the only commit of a revision.
+_TITLE = "The weights of {}"
 
 Answer = Callable[[Request, "Place"], Awaitable[Response]]
 
@@ -65,6 +68,11 @@ class Place(Checkout):
         """Return what the Hub says of each file, by path."""
         sizes = await self.sizes(request, self.paths)
         return {path: _entry(path, size, etag) for path, (size, etag) in sizes.items()}
+
+    def rows(self, found: Iterable[dict[str, Any]], *, expanded: bool) -> list[dict[str, Any]]:
+        """Return entries of files and folders; with the last commit of each, if they are expanded."""
+        last = {"id": self.commit, "title": _TITLE.format(self.revision.name), "date": DATE}
+        return [{**each, "lastCommit": last} if expanded else each for each in found]
 
 
 def _entry(path: str, size: int, etag: str) -> dict[str, Any]:
@@ -125,6 +133,8 @@ def _model(repository: Repository) -> dict[str, Any]:
         "modelId": repository.name,
         "author": repository.name.partition("/")[0],
         "sha": repository.commit(Revision()),
+        "createdAt": DATE,
+        "lastModified": DATE,
         "private": False,
         "gated": False,
         "disabled": False,
@@ -142,16 +152,28 @@ async def refs(_: Request, place: Place) -> Response:
     return JSONResponse({"branches": [branch], "converts": [], "tags": []})
 
 
+async def commits(_: Request, place: Place) -> Response:
+    """List the commits of a revision: it has one."""
+    title = _TITLE.format(place.revision.name)
+    commit = {"id": place.commit, "title": title, "message": "", "authors": [], "date": DATE}
+    return JSONResponse([commit], headers=place.headers)
+
+
 async def tree(request: Request, place: Place) -> Response:
     """List the files in a folder of a repository."""
     folder = request.path_params.get("path", "").strip("/")
-    recursive = request.query_params.get("recursive", "").lower() in {"true", "1"}
+    recursive, expanded = (_true(request.query_params.get(name)) for name in ("recursive", "expand"))
     entries = await place.entries(request)
     inside = {path: each for path, each in entries.items() if not folder or path.startswith(f"{folder}/")}
     if folder and not inside:
         raise Refused("EntryNotFound", f"there is no folder {folder[:200]!r} in {place.repository.name}")
     listed = list(inside.values()) if recursive else list(_top(folder, inside))
-    return JSONResponse(listed, headers=place.headers)
+    return JSONResponse(place.rows(listed, expanded=expanded), headers=place.headers)
+
+
+def _true(value: object) -> bool:
+    """Whether a field of a query, a form or a JSON object is true."""
+    return str(value).lower() in {"true", "1"}
 
 
 def _top(folder: str, entries: Mapping[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -169,8 +191,10 @@ def _top(folder: str, entries: Mapping[str, dict[str, Any]]) -> Iterator[dict[st
 
 
 async def paths_info(request: Request, place: Place) -> Response:
-    """Describe some files. The body is JSON, or a form, with ``paths``."""
-    paths = await _paths(request)  # first: who waits for a plan looks for a departure, and reads the body meanwhile
+    """Describe some files. The body is JSON, or a form, with ``paths`` and perhaps ``expand``."""
+    paths, expanded = await _paths(
+        request
+    )  # first: who waits for a plan looks for a departure, and reads the body meanwhile
     entries = await place.entries(request)
     folders = {path[:at] for path in entries for at, sign in enumerate(path) if sign == "/"}
     found = []
@@ -179,10 +203,10 @@ async def paths_info(request: Request, place: Place) -> Response:
             found.append(entries[path])
         elif path in folders:
             found.append({"type": "directory", "path": path, "size": 0, "oid": etag_of(path.encode()).strip('"')})
-    return JSONResponse(found, headers=place.headers)
+    return JSONResponse(place.rows(found, expanded=expanded), headers=place.headers)
 
 
-async def _paths(request: Request) -> list[str]:
+async def _paths(request: Request) -> tuple[list[str], bool]:
     body = bytearray()
     async for part in request.stream():
         body += part
@@ -190,10 +214,12 @@ async def _paths(request: Request) -> list[str]:
             raise Refused(None, f"the body has more than {_MOST_BODY} bytes: ask for fewer paths")
     try:
         if "form" in request.headers.get("content-type", ""):
-            return parse_qs(body.decode()).get("paths", [])
-        paths = json.loads(body)["paths"]
-        return [path for path in paths if isinstance(path, str)] if isinstance(paths, list) else [str(paths)]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+            form = parse_qs(body.decode())
+            return form.get("paths", []), _true(form.get("expand", [""])[0])
+        document = json.loads(body)
+        paths, expanded = document["paths"], _true(document.get("expand"))
+        return [path for path in paths if isinstance(path, str)] if isinstance(paths, list) else [str(paths)], expanded
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Refused(None, "the body must be a JSON object or a form with paths") from error
 
 
@@ -237,6 +263,7 @@ ROUTES = [
     Route(_API, _answering(model), methods=["GET"]),
     Route(f"{_API}/revision/{{revision}}", _answering(model), methods=["GET"]),
     Route(f"{_API}/refs", _answering(refs), methods=["GET"]),
+    Route(f"{_API}/commits/{{revision}}", _answering(commits), methods=["GET"]),
     Route(f"{_API}/tree/{{revision}}", _answering(tree), methods=["GET"]),
     Route(f"{_API}/tree/{_FILE}", _answering(tree), methods=["GET"]),
     Route(f"{_API}/paths-info/{{revision}}", _answering(paths_info), methods=["POST"]),

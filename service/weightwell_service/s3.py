@@ -22,16 +22,14 @@ from starlette.types import Message, Receive, Scope, Send
 
 from weightwell_engine.exceptions import WeightwellError
 from weightwell_service.access.guard import check_allowed
-from weightwell_service.checkout import Checkout
+from weightwell_service.checkout import DATE, Checkout
 from weightwell_service.exceptions import PreconditionFailed
 from weightwell_service.file_response import respond
 from weightwell_service.problems import PROBLEMS, headers_of
 from weightwell_service.service import Service, service_of
 from weightwell_service.small_file import respond_small
 
-# Every client of S3 expects a date. Weights have none: they are drawn when they are read. So all objects have one date,
-# which never changes; the entity tag says whether an object is the same.
-DATE = "1980-01-01T00:00:00.000Z"
+# ``DATE`` as a header field.
 LAST_MODIFIED = "Tue, 01 Jan 1980 00:00:00 GMT"
 
 REGION = "us-east-1"

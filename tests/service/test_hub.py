@@ -165,6 +165,21 @@ def test_a_tree_has_folders_unless_it_is_recursive(hub: httpx.Client) -> None:
     assert [each["path"] for each in hub.get("/api/models/acme/model/tree/main/data").json()] == ["data/words.txt"]
 
 
+def test_expanded_entries_have_the_commit_of_the_revision(hub: httpx.Client) -> None:
+    url = "/api/models/acme/model"
+    rows = hub.get(f"{url}/tree/seed-7", params={"expand": "True"}).json()
+    [commit] = hub.get(f"{url}/commits/seed-7").json()
+    sha = hub.get(f"{url}/revision/seed-7").json()["sha"]
+    last = {"id": sha, "title": "The weights of seed-7", "date": "1980-01-01T00:00:00.000Z"}
+    assert commit == {**last, "message": "", "authors": []}
+    assert {each["type"] for each in rows} == {"file", "directory"}
+    assert all(each["lastCommit"] == last for each in rows)
+    assert [{**each, "lastCommit": last} for each in hub.get(f"{url}/tree/seed-7").json()] == rows
+    for form in ({"json": {"paths": ["data"], "expand": True}}, {"data": {"paths": ["data"], "expand": True}}):
+        body: Any = form
+        assert hub.post(f"{url}/paths-info/seed-7", **body).json() == [each for each in rows if each["path"] == "data"]
+
+
 @pytest.mark.parametrize("form", ["json", "data"])
 def test_some_paths_are_described(hub: httpx.Client, form: str) -> None:
     paths = ["config.json", "data", "nothing", "model-00001-of-00003.safetensors"]
