@@ -23,10 +23,10 @@ GPU_NEEDS := $(if $(AMBIENT),,$(INSTALLED))
 ON_GPU = PYTHONPATH=$(CURDIR)/client:$(CURDIR)/service$${PYTHONPATH:+:$$PYTHONPATH} $(or $(AMBIENT),$(BIN)/python)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-cuda check lint format bench bench-cuda soak verify build clean
+.PHONY: help run test test-fast test-cuda test-clients check lint format bench bench-cuda soak verify build clean
 
 help:  ## what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(SERVICE)  ## serve on 127.0.0.1:8000, or as WEIGHTWELL_* says
 	@$(BIN)/python -m weightwell_service
@@ -39,6 +39,9 @@ test-fast: $(INSTALLED)  ## the tests for the inner loop: all but the slow files
 
 test-cuda: $(GPU_NEEDS)  ## what only a GPU can show; docs/cuda.md
 	$(ON_GPU) -m pytest tests/cuda --gpu $(GPU) $(if $(AMBIENT),-W default)
+
+test-clients: $(INSTALLED)  ## clients of the Hub and of S3 in pinned versions, installed into .venv/clients
+	$(BIN)/python -m pytest tests/clients
 
 check: lint test  ## all that a commit has to pass
 

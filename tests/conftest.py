@@ -60,11 +60,21 @@ SLOW = (
     "contract/test_presets_page.py",
 )
 
+# Folders that are tested only if pytest is told to: `make test-cuda`, `make test-clients`.
+APART = [Path(__file__).parent / name for name in ("cuda", "clients")]
+
 Serve = Callable[["FastAPI"], AbstractContextManager[str]]
 
 # The time of a request is no property of it, on a machine that others use as well.
 hypothesis.settings.register_profile("suite", deadline=None)
 hypothesis.settings.load_profile("suite")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Skip the folders that are tested apart, unless pytest was called with them."""
+    told = [Path(config.invocation_params.dir, argument.partition("::")[0]).resolve() for argument in config.args]
+    apart = next((folder for folder in APART if folder in (collection_path, *collection_path.parents)), None)
+    return None if apart is None or any(apart in (path, *path.parents) for path in told) else True
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

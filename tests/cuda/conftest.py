@@ -5,7 +5,6 @@ So it must: what is here needs Triton's compiler, and other tests its interprete
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
@@ -21,20 +20,12 @@ if TYPE_CHECKING:
 
 Serve = Callable[["FastAPI"], AbstractContextManager[str]]
 
-HERE = Path(__file__).parent
 PATIENCE = 120.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add ``--gpu``, which pytest knows if it is told to test this folder."""
     parser.addoption("--gpu", metavar="DEVICE", default="cuda:0", help="the device that is tested; it has to be there")
-
-
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Skip these tests unless pytest was called with this folder."""
-    del collection_path
-    told = [Path(config.invocation_params.dir, argument.partition("::")[0]).resolve() for argument in config.args]
-    return None if any(HERE in (path, *path.parents) for path in told) else True
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -21,6 +21,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from tests.clients.environments import Client, all_clients
 from weightwell_service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -219,6 +220,14 @@ def test_every_variable_that_is_named_exists(path: Path) -> None:
     client = {name for source in (ROOT / "client").rglob("*.py") for name in variable.findall(source.read_text())}
     service = {f"WEIGHTWELL_{name.upper()}" for name in Settings.model_fields}
     assert set(variable.findall(path.read_text())) <= client | service
+
+
+@pytest.mark.parametrize("client", all_clients(), ids=lambda client: client.name)
+def test_the_pages_name_every_client_that_is_tested_with_its_version(client: Client) -> None:
+    rows = [row for page in PAGES for row in page.read_text().splitlines() if "`make test-clients`" in row]
+    version = client.version.partition("+")[0]
+    assert any(client.package in row and version in row for row in rows)
+    assert client.program.is_file()
 
 
 def test_nginx_takes_the_block_of_the_deployment_page(tmp_path: Path) -> None:
