@@ -7,75 +7,22 @@ none of it.
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import weightwell
 from tests.clients.environments import Client, NotInstalled, all_clients
-from weightwell_service.app import create_app
+from tests.counting import Serve, Server, counting_server
 from weightwell_service.repositories.library import BUILT_IN
-from weightwell_service.settings import Settings
-
-Serve = Callable[[FastAPI], AbstractContextManager[str]]
 
 # The most bytes of a weight file: acme/sharded has several files, and the tiny models have one.
 LIMIT = 600_000
 
 # The seed of each client begins here, so that no client finds what another has asked for.
 SEED = 1000
-
-
-@dataclass
-class Server:
-    """A server that counts what it sends. ``sent`` are the path and the bytes of each answer that is not an error.
-
-    An answer of one byte counts as none: huggingface.js asks for a byte to learn the size of a file.
-    """
-
-    url: str = ""
-    sent: list[tuple[str, int]] = field(default_factory=list)
-
-    def since(self, count: int) -> "Server":
-        """Return what was sent after the first answers."""
-        return Server(self.url, self.sent[count:])
-
-    def nbytes(self, *texts: str) -> int:
-        """Return the bytes of all answers for paths that have these texts."""
-        return sum(nbytes for path, nbytes in self.sent if all(text in path for text in texts))
-
-    def of(self, text: str) -> list[str]:
-        """Return the names of the files of which bytes were sent, for paths that have this text."""
-        return sorted({path.rpartition("/")[2] for path, nbytes in self.sent if nbytes and text in path})
-
-
-class _Counting:
-    """An ASGI middleware that notes the bytes of each answer."""
-
-    def __init__(self, app: ASGIApp, server: Server):
-        self._app = app
-        self._server = server
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
-        status = nbytes = 0
-
-        async def counting(message: Message) -> None:
-            nonlocal status, nbytes
-            status = message.get("status", status)
-            nbytes += len(message.get("body", b""))
-            await send(message)
-
-        try:
-            await self._app(scope, receive, counting)
-        finally:
-            if status < 400 and nbytes > 1:
-                self._server.sent.append((scope["path"], nbytes))
 
 
 @pytest.fixture(scope="session")
@@ -86,10 +33,7 @@ def counting(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     for name in ("config.json", "tokenizer.json"):
         (folder / "acme" / "sharded" / name).write_bytes((BUILT_IN / "tiny" / "gpt2" / name).read_bytes())
     (folder / "acme" / "sharded" / "manifest.json").write_text(json.dumps(document("acme/sharded")))
-    server = Server()
-    app = create_app(Settings(threads=2, repositories=folder, max_shard_bytes=LIMIT))
-    app.add_middleware(_Counting, server=server)
-    with serve(app) as server.url:
+    with counting_server(serve, folder, LIMIT) as server:
         yield server
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.conftest import Run, Server, digests
+from tests.clients.conftest import Run, digests
 from tests.clients.environments import Client, clients
+from tests.counting import Server
 
 CLIENTS = [*clients("hub.py"), *clients("hub.mjs")]
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.clients.conftest import Run, Server, digests
+from tests.clients.conftest import Run, digests
 from tests.clients.environments import Client, clients
+from tests.counting import Server
 
 CLIENTS = [*clients("s3_files.py"), *clients("s3_command.py")]
 (STREAMER,) = clients("streamer.py")
