@@ -40,7 +40,7 @@ test-fast: $(INSTALLED)  ## the tests for the inner loop: all but the slow files
 test-cuda: $(GPU_NEEDS)  ## what only a GPU can show; docs/cuda.md
 	$(ON_GPU) -m pytest tests/cuda --gpu $(GPU) $(if $(AMBIENT),-W default)
 
-test-clients: $(INSTALLED)  ## clients of the Hub and of S3 in pinned versions, installed into .venv/clients
+test-clients: $(INSTALLED)  ## clients of the Hub and of S3, and Ray, in pinned versions, installed into .venv/clients
 	$(BIN)/python -m pytest tests/clients
 
 check: lint test  ## all that a commit has to pass

@@ -29,6 +29,7 @@ SLOW = (
     "contract/test_recorded_models.py",
     "contract/test_torch.py",
     "contract/test_torchrun.py",
+    "contract/test_shards_example.py",
     "service/test_pytest_plugin.py",
     "client/torch/",
     "contract/test_openapi.py",

@@ -86,12 +86,15 @@ def init(client: Client, options: argparse.Namespace) -> None:
 
 def save(client: Client, options: argparse.Namespace) -> None:
     """Generate the tensors of a manifest and write them as a safetensors file, or as the files of a checkpoint."""
-    if options.max_shard_size is None:
+    size = options.max_shard_size
+    if size is None:
+        if options.config is not None:
+            raise ValueError("--config needs --max-shard-size, such as 5GB")
         client.save(_output(options.output), _manifest(options.manifest))
         return
     if options.output in {None, "-"}:
         raise ValueError("--max-shard-size needs a folder: give one with -o")
-    client.save(options.output, _manifest(options.manifest), max_shard_size=options.max_shard_size)
+    client.save(options.output, _manifest(options.manifest), max_shard_size=size, config=options.config)
 
 
 def plan(client: Client, options: argparse.Namespace) -> None:
@@ -325,6 +328,7 @@ def _save_arguments(parser: argparse.ArgumentParser) -> None:
         type=_size,
         help="write a folder, as save_pretrained does: files of at most SIZE, such as 5GB, and their index",
     )
+    parser.add_argument("--config", metavar="FILE", help="config.json of the model, to write into the folder as well")
 
 
 def _plan_arguments(parser: argparse.ArgumentParser) -> None:

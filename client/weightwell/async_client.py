@@ -32,6 +32,7 @@ from weightwell.literals import (
     SeedLike,
     TensorFields,
 )
+from weightwell.models.checkpoint import config_of
 from weightwell.models.filling import Reset
 from weightwell.models.manifest import Manifest
 from weightwell.models.plans import Plan
@@ -295,23 +296,39 @@ class AsyncClient:
         *,
         verify: bool = False,
         max_shard_size: int | str | None = None,
+        shard: str | None = None,
+        config: object = None,
         **fields: Unpack[FileFields],
     ) -> None:
         """Draw a tensor, or many, into a file, or into files of a folder; see ``Client.save``.
 
         The event loop never waits for the disk.
         """
-        calls.check_target(path, verify=verify)
+        calls.check_target(path, verify=verify, folder=max_shard_size is not None, shard=shard, config=config)
         spec = spec_of(what, scheme, fields)
         if max_shard_size is None:
             await self._save(path, spec, verify=verify)
             return
+        content = await in_thread(config_of, config)
         limit, folder = bytes_of(max_shard_size), await in_thread(Folder, path)
-        checkpoint = await self._call(calls.checkpoint(spec, limit))
-        for name, each in checkpoint.files.items():
+        checkpoint = await self._call(calls.checkpoint(spec, limit, content))
+        for name, each in checkpoint.chosen(shard).items():
             if verify or not await in_thread(folder.has, name, each):
                 await self._save(folder.path / name, each, verify=verify)
-        await in_thread(folder.finish, checkpoint.files.keys(), checkpoint.index)
+        if shard is None:
+            await in_thread(folder.finish, checkpoint.files.keys(), checkpoint.index, checkpoint.config)
+
+    async def shards(
+        self,
+        what: ShapeLike | Described,
+        scheme: SchemeName | str | None = None,
+        *,
+        max_shard_size: int | str,
+        **fields: Unpack[FileFields],
+    ) -> list[str]:
+        """Return the names of the weight files that ``save`` writes; see ``Client.shards``."""
+        call = calls.checkpoint(spec_of(what, scheme, fields), bytes_of(max_shard_size))
+        return list((await self._call(call)).files)
 
     async def _save(self, path: Target, spec: FileSpec, *, verify: bool) -> None:
         """Save one file."""

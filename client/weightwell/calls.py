@@ -15,7 +15,7 @@ from weightwell.files.output import Output
 from weightwell.files.remote import RangeTransfer, Region
 from weightwell.frameworks import on_host, viewer
 from weightwell.memory import Memory
-from weightwell.models.checkpoint import Checkpoint
+from weightwell.models.checkpoint import Checkpoint, Config
 from weightwell.models.filling import Reset, filling_of
 from weightwell.models.manifest import Manifest
 from weightwell.models.modules import is_layer
@@ -228,7 +228,7 @@ def save(spec: FileSpec, data: DataDestination) -> Call[None]:
     return Call(spec.request, body, lambda: None, spec.label, writes=True, cautions=body.cautions)
 
 
-def checkpoint(spec: TensorSpec | ManifestSpec, limit: int) -> Call[Checkpoint]:
+def checkpoint(spec: TensorSpec | ManifestSpec, limit: int, config: Config | None = None) -> Call[Checkpoint]:
     """Return the call that divides a file into files of at most ``limit`` bytes; it warns of unused rules."""
     call = plan(spec, lambda url: url)
 
@@ -236,11 +236,23 @@ def checkpoint(spec: TensorSpec | ManifestSpec, limit: int) -> Call[Checkpoint]:
         unused = call.result().unused
         caution_unused(unused, ", ".join(f"rules.{place}" for place in range(len(unused))))
 
-    return Call(call.request, call.destination, lambda: Checkpoint.of(spec, call.result(), limit), cautions=cautions)
+    def result() -> Checkpoint:
+        return Checkpoint.of(spec, call.result(), limit, config)
+
+    return Call(call.request, call.destination, result, cautions=cautions)
 
 
-def check_target(path: object, *, verify: bool) -> None:
-    """Raise TypeError for anything but a path or a binary file, ValueError for one that cannot be verified."""
+def check_target(
+    path: object, *, verify: bool, folder: bool = False, shard: object = None, config: object = None
+) -> None:
+    """Raise TypeError for anything but a path or a binary file, ValueError for one that cannot be verified.
+
+    ``folder``: whether ``path`` is a folder. ``shard`` and ``config`` are for folders.
+    """
+    if not folder and (shard is not None or config is not None):
+        raise ValueError(f"{'config' if shard is None else 'shard'}= needs max_shard_size=, such as '5GB'")
+    if shard is not None and config is not None:
+        raise ValueError("config= is written with the index: give it to the save() without shard=, which comes last")
     if isinstance(path, Manifest):
         raise TypeError("the path comes first: write save('model.safetensors', manifest)")
     if not (isinstance(path, str | os.PathLike) or hasattr(path, "write")):

@@ -31,6 +31,7 @@ from weightwell.literals import (
     SeedLike,
     TensorFields,
 )
+from weightwell.models.checkpoint import config_of
 from weightwell.models.filling import Reset
 from weightwell.models.manifest import Manifest
 from weightwell.models.plans import Plan
@@ -423,6 +424,8 @@ class Client:
         *,
         verify: bool = False,
         max_shard_size: int | str | None = None,
+        shard: str | None = None,
+        config: object = None,
         **fields: Unpack[FileFields],
     ) -> None:
         """Save one or many tensors as a safetensors file, with exactly the bytes that the server sends.
@@ -437,22 +440,44 @@ class Client:
         ``model-00001-of-0000N.safetensors`` of at most this size and ``model.safetensors.index.json``. Names of tied
         tensors are left out of several files. Each file appears when it is complete, the index last. Complete files
         of the same tensors are kept, unless ``verify``. Weight files of another checkpoint are removed at the end.
+        ``shard``: with ``max_shard_size``, the name of one of these files (``shards`` lists them): write only this one.
+        Any number of processes may write different files at once. A last ``save`` without ``shard`` keeps them,
+        draws what is missing, and writes the index.
+        ``config``: with ``max_shard_size``, the configuration of the model: a dict, a configuration of transformers, or
+        the path of a JSON file. It is written as ``config.json``, with the dtype of the manifest.
 
         The file appears at ``path`` when it is complete and on the disk. An interrupted save leaves ``PATH.part`` and
         ``PATH.part.json``, and the next save of the same file continues there. Raises OSError where the file cannot be
         written, BlockingIOError where another process is saving to the same path.
         """
-        calls.check_target(path, verify=verify)
+        calls.check_target(path, verify=verify, folder=max_shard_size is not None, shard=shard, config=config)
         spec = spec_of(what, scheme, fields)
         if max_shard_size is None:
             self._save(path, spec, verify=verify)
             return
+        content = config_of(config)
         limit, folder = bytes_of(max_shard_size), Folder(path)
-        checkpoint = self._call(calls.checkpoint(spec, limit))
-        for name, each in checkpoint.files.items():
+        checkpoint = self._call(calls.checkpoint(spec, limit, content))
+        for name, each in checkpoint.chosen(shard).items():
             if verify or not folder.has(name, each):
                 self._save(folder.path / name, each, verify=verify)
-        folder.finish(checkpoint.files.keys(), checkpoint.index)
+        if shard is None:
+            folder.finish(checkpoint.files.keys(), checkpoint.index, checkpoint.config)
+
+    def shards(
+        self,
+        what: ShapeLike | Described,
+        scheme: SchemeName | str | None = None,
+        *,
+        max_shard_size: int | str,
+        **fields: Unpack[FileFields],
+    ) -> list[str]:
+        """Return the names of the weight files that ``save`` writes with the same arguments. Nothing is drawn.
+
+        ``save(..., shard=name)`` writes one of them, so that each process of a job can write its own.
+        """
+        call = calls.checkpoint(spec_of(what, scheme, fields), bytes_of(max_shard_size))
+        return list(self._call(call).files)
 
     def _save(self, path: Target, spec: FileSpec, *, verify: bool) -> None:
         """Save one file."""

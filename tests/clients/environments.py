@@ -60,7 +60,7 @@ class Client:
     @property
     def program(self) -> Path:
         """The program that uses it."""
-        return HERE / "programs" / str(self.pins["program"])
+        return ROOT / str(self.pins["program"])
 
     @property
     def folder(self) -> Path:

@@ -263,6 +263,68 @@ def test_an_interrupted_checkpoint_has_no_index_and_is_continued(
     assert names(tmp_path) == FILES
 
 
+# One task a file -----------------------------------------------------------------------------------------------------
+
+
+def test_tasks_write_one_file_each_and_the_last_save_the_index(
+    client: weightwell.Client, tmp_path: Path, written: list[str]
+) -> None:
+    assert client.shards(MANIFEST, max_shard_size=LIMIT) == SHARDS
+    for name in SHARDS[::-1][:2]:
+        client.save(tmp_path / "a", MANIFEST, max_shard_size=LIMIT, shard=name)
+    assert written == names(tmp_path / "a")[::-1] == SHARDS[::-1][:2]
+    client.save(tmp_path / "a", MANIFEST, max_shard_size=LIMIT)
+    assert written == SHARDS[::-1]
+    client.save(tmp_path / "b", MANIFEST, max_shard_size=LIMIT)
+    assert names(tmp_path / "a") == names(tmp_path / "b")
+    assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in FILES)
+
+
+def test_an_asynchronous_task_writes_the_same_file(door: str, tmp_path: Path) -> None:
+    async def save() -> list[str]:
+        async with weightwell.AsyncClient(door) as client:
+            await client.save(tmp_path, MANIFEST, max_shard_size=LIMIT, shard=SHARDS[1])
+            return await client.shards(MANIFEST, max_shard_size=LIMIT)
+
+    assert asyncio.run(save()) == SHARDS
+    assert names(tmp_path) == [SHARDS[1]]
+
+
+def test_one_tensor_has_one_file(client: weightwell.Client, tmp_path: Path) -> None:
+    assert client.shards((20, 10), "kaiming_normal", max_shard_size=10) == ["model.safetensors"]
+    client.save(tmp_path, (20, 10), "kaiming_normal", max_shard_size=10, shard="model.safetensors")
+    assert names(tmp_path) == ["model.safetensors"]
+
+
+# The configuration ---------------------------------------------------------------------------------------------------
+
+CONFIG = {"model_type": "gpt2", "torch_dtype": "float32"}
+
+
+@pytest.mark.parametrize("kind", [dict, str, Path, transformers.GPT2Config])
+@pytest.mark.parametrize("limit", [LIMIT, 10_000])
+def test_the_configuration_says_the_dtype_of_the_weights(tmp_path: Path, kind: type, limit: int) -> None:
+    config: Any = CONFIG if kind is dict else transformers.GPT2Config(n_layer=3)
+    if kind in {str, Path}:
+        (tmp_path / "gpt2.json").write_text(json.dumps(CONFIG))
+        config = kind(tmp_path / "gpt2.json")
+    with weightwell.local(threads=1) as client:
+        client.save(tmp_path / "model", MANIFEST, max_shard_size=limit, config=config)
+    found = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert (found["model_type"], found["dtype"]) == ("gpt2", "bfloat16")
+    assert found.get("torch_dtype", "bfloat16") == "bfloat16"
+    assert kind is not transformers.GPT2Config or found["n_layer"] == 3
+
+
+def test_an_asynchronous_client_writes_the_configuration(door: str, tmp_path: Path) -> None:
+    async def save() -> None:
+        async with weightwell.AsyncClient(door) as client:
+            await client.save(tmp_path, MANIFEST, max_shard_size=LIMIT, config=CONFIG)
+
+    asyncio.run(save())
+    assert names(tmp_path) == ["config.json", *FILES]
+
+
 # Errors --------------------------------------------------------------------------------------------------------------
 
 
@@ -282,11 +344,33 @@ def test_a_folder_is_needed(client: weightwell.Client, tmp_path: Path) -> None:
         client.save(file, MANIFEST, max_shard_size=LIMIT)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shard": SHARDS[0]}, "shard= needs max_shard_size="),
+        ({"config": {}}, "config= needs max_shard_size="),
+        ({"max_shard_size": LIMIT, "shard": SHARDS[0], "config": {}}, "which comes last"),
+        ({"max_shard_size": LIMIT, "shard": "model.safetensors"}, f"a name from {SHARDS[0]} to {SHARDS[2]}; got 'mod"),
+        ({"max_shard_size": LIMIT, "config": [1]}, r"config must be a dict, .* got \[1\]"),
+    ],
+)
+def test_wrong_arguments_are_errors(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with weightwell.local(threads=1) as client, pytest.raises((TypeError, ValueError), match=message):
+        client.save(tmp_path / "model", MANIFEST, **options)
+    assert not list(tmp_path.rglob("model*.safetensors"))
+
+
 def test_the_command_writes_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps(MANIFEST))
     save = ["--local", "save", str(tmp_path / "manifest.json"), "--max-shard-size"]
     assert main([*save, "0.65KB", "-o", str(tmp_path / "model")]) == 0
     assert names(tmp_path / "model") == FILES
+    (tmp_path / "gpt2.json").write_text(json.dumps(CONFIG))
+    config = ["--config", str(tmp_path / "gpt2.json")]
+    assert main([*save, "0.65KB", "-o", str(tmp_path / "model"), *config]) == 0
+    assert names(tmp_path / "model") == ["config.json", *FILES]
+    assert main([*save[:3], "-o", str(tmp_path / "file"), *config]) == 2
+    assert "--config needs --max-shard-size" in capsys.readouterr().err
     assert main([*save, "650"]) == 2
     assert "needs a folder" in capsys.readouterr().err
     with pytest.raises(SystemExit):

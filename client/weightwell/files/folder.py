@@ -35,17 +35,26 @@ class Folder:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, WeightwellError):
             return False
 
-    def finish(self, names: Collection[str], index: bytes | None) -> None:
-        """Write the index, and remove the weight files of an earlier checkpoint, which loaders could take instead."""
+    def finish(self, names: Collection[str], index: bytes | None, config: bytes | None) -> None:
+        """Write the configuration and the index, and remove the weight files of an earlier checkpoint.
+
+        Loaders could take those instead.
+        """
         kept = {*names}
+        if config is not None:
+            self._write("config.json", config)
         if index is not None:
-            part = self.path / f"{sharding.INDEX}.part"
-            with part.open("wb") as file:
-                file.write(index)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(self.path / sharding.INDEX)
+            self._write(sharding.INDEX, index)
             kept.add(sharding.INDEX)
         for each in self.path.iterdir():
             if sharding.is_weights(each.name) and each.name not in kept:
                 each.unlink()
+
+    def _write(self, name: str, content: bytes) -> None:
+        """Write a file, which appears when it is complete."""
+        part = self.path / f"{name}.part"
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(self.path / name)
