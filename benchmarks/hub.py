@@ -1,9 +1,9 @@
-"""The door of the Hub, compared with a static server that speaks the same protocol to the same client.
+"""The doors of the Hub and of S3: a static server that speaks the same protocol, and what a request takes.
 
     python -m benchmarks.hub
 
 ``hf_hub_download`` brings one weight file of a repository into an empty cache: from the service, which draws it, and
-from nginx, which has it as a file. Then requests for a small file are timed, over one connection. Needs nginx.
+from nginx, which has it as a file. Then small requests to both doors are timed, over one connection. Needs nginx.
 """
 
 import argparse
@@ -28,6 +28,9 @@ from benchmarks.measure import interleave, table
 COMMIT = "0" * 40
 WEIGHTS = "model.safetensors"
 
+# A range, in the notation of the header field.
+_PART = "bytes=1000000-1004095"
+
 _DOWNLOAD = """
 import time
 from huggingface_hub import hf_hub_download
@@ -50,13 +53,17 @@ def downloading(url: str, revision: str) -> Callable[[], float]:
     return run
 
 
-def requesting(client: httpx.Client, path: str, count: int = 300) -> Callable[[], float]:
-    """Return a function that requests a path again and again, and returns the seconds of one request."""
+def requesting(client: httpx.Client, path: str, part: str | None = None, count: int = 300) -> Callable[[], float]:
+    """Return a function that requests a path again and again, and returns the seconds of one request.
+
+    The requests are HEAD; or GET, for a ``part`` in the notation of Range.
+    """
+    method, headers = ("HEAD", {}) if part is None else ("GET", {"range": part})
 
     def run() -> float:
         start = time.perf_counter()
         for _ in range(count):
-            client.head(path).raise_for_status()
+            client.request(method, path, headers=headers).raise_for_status()
         return (time.perf_counter() - start) / count
 
     return run
@@ -103,12 +110,24 @@ def main() -> None:
             arguments.rounds,
         )
         size = (static_files / WEIGHTS).stat().st_size
+        hub, s3 = f"/acme/model/resolve/{commit}", f"/s3/acme/model@{commit}"
+        whole = f"/init?shape={rows},1024&scheme=normal&std=0.02"
         heads = interleave(
             {
                 "/health/live": requesting(client, "/health/live"),
-                "a small file": requesting(client, f"/acme/model/resolve/{commit}/config.json"),
-                "a weight file": requesting(client, f"/acme/model/resolve/{commit}/{WEIGHTS}"),
                 "/init of 16 x 16": requesting(client, "/init?shape=16,16&scheme=normal"),
+                "Hub: a small file": requesting(client, f"{hub}/config.json"),
+                "Hub: a weight file": requesting(client, f"{hub}/{WEIGHTS}"),
+                "S3: a small file": requesting(client, f"{s3}/config.json"),
+                "S3: a weight file": requesting(client, f"{s3}/{WEIGHTS}"),
+            },
+            arguments.rounds,
+        )
+        ranges = interleave(
+            {
+                "/init": requesting(client, whole, _PART),
+                "Hub": requesting(client, f"{hub}/{WEIGHTS}", _PART),
+                "S3": requesting(client, f"{s3}/{WEIGHTS}", _PART),
             },
             arguments.rounds,
         )
@@ -116,9 +135,13 @@ def main() -> None:
         (name, f"{size / seconds / 1e9:.2f}", f"{times['nginx'] / seconds:.2f}") for name, seconds in times.items()
     ]
     table(f"hf_hub_download of {arguments.mebibytes} MiB", ("from", "GB/s", "of nginx"), found)
-    base = heads["/health/live"]
-    small = [(name, f"{each * 1e6:.0f}", f"{(each - base) * 1e6:+.0f}") for name, each in heads.items()]
-    table("HEAD requests over one connection", ("of", "us", "more than /health/live"), small)
+    for title, times, first in (
+        ("HEAD requests over one connection", heads, "/health/live"),
+        ("4 KiB of a weight file, over one connection", ranges, "/init"),
+    ):
+        base = times[first]
+        lines = [(name, f"{each * 1e6:.0f}", f"{(each - base) * 1e6:+.0f}") for name, each in times.items()]
+        table(title, ("of", "us", f"more than {first}"), lines)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 
 from weightwell_engine.dtypes import DTYPES, DType
 from weightwell_engine.exceptions import InvalidSpec, TooLarge
-from weightwell_engine.laws import Constant, Lattice, Law, Values
+from weightwell_engine.laws import Constant, Lattice, Law, Orthogonal, OrthogonalStack, Sparse, Values
 from weightwell_engine.regions import Part, Region, ravel
 from weightwell_engine.safetensors import Entry, header, layout
 from weightwell_engine.schemes import SCHEMES
@@ -64,6 +64,11 @@ class PlannedTensor:
     def stream_name(self) -> str:
         """The name that the random words are derived from."""
         return self.name if self.stream is None else self.stream
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether drawing a part of it needs data about the whole matrix, its parts not counted."""
+        return isinstance(self.law, Sparse | Orthogonal | OrthogonalStack)
 
     @property
     def layers(self) -> tuple["PlannedTensor", ...]:
@@ -197,6 +202,11 @@ class Plan:
     def nbytes(self) -> int:
         """Size of the file in bytes."""
         return len(self.header) + self.data_nbytes
+
+    @cached_property
+    def matrices(self) -> tuple[PlannedTensor, ...]:
+        """The tensors that are matrices, or have such parts. Most plans have none, however many tensors they have."""
+        return tuple(tensor for tensor in self.tensors if any(layer.is_matrix for layer in tensor.layers))
 
     def pieces(self, start: int, stop: int) -> Iterator[Piece]:
         """Yield the pieces in bytes ``start ... stop - 1`` of the data. Both must be multiples of 8 or its end."""

@@ -22,6 +22,7 @@ from weightwell_service import __version__, hub, openapi, problems, s3
 from weightwell_service.access.guard import Gate, Guard
 from weightwell_service.access.usage import Usage
 from weightwell_service.budget import MemoryBudget
+from weightwell_service.dispatch import Dispatch
 from weightwell_service.file_response import DrawingResources
 from weightwell_service.gauges import state
 from weightwell_service.observation.log import request_line
@@ -97,8 +98,7 @@ def create_app(settings: Settings, engine: Engine | None = None, *, shared: Path
     repositories = library(settings.repositories, settings.max_shard_bytes)
     app.state.service = Service(settings, engine, resources, repositories=repositories, gate=gate)
     app.state.methods = methods()
-    app.router.routes[:0] = router.routes
-    app.router.routes.extend([*s3.ROUTES, *hub.ROUTES])
+    app.router.routes[:0] = [Dispatch(s3.owns, s3.ROUTES), Dispatch(hub.owns, hub.ROUTES), *router.routes]
     problems.install(app)
     service: Service = app.state.service
     service.metrics.show(lambda: state(service))

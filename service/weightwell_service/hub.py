@@ -259,6 +259,8 @@ _API = f"/api/models{_REPOSITORY}"
 _FILE = "{revision}/{path:path}"
 
 ROUTES = [
+    Route(f"{_REPOSITORY}/resolve/{_FILE}", _answering(resolve), methods=["GET"]),
+    Route(f"{_REPOSITORY}/raw/{_FILE}", _answering(resolve), methods=["GET"]),
     Route("/api/models", models, methods=["GET"]),
     Route(_API, _answering(model), methods=["GET"]),
     Route(f"{_API}/revision/{{revision}}", _answering(model), methods=["GET"]),
@@ -267,8 +269,11 @@ ROUTES = [
     Route(f"{_API}/tree/{{revision}}", _answering(tree), methods=["GET"]),
     Route(f"{_API}/tree/{_FILE}", _answering(tree), methods=["GET"]),
     Route(f"{_API}/paths-info/{{revision}}", _answering(paths_info), methods=["POST"]),
-    Route(f"{_REPOSITORY}/resolve/{_FILE}", _answering(resolve), methods=["GET"]),
-    Route(f"{_REPOSITORY}/raw/{_FILE}", _answering(resolve), methods=["GET"]),
     Route(f"/api/resolve-cache/models{_REPOSITORY}/{_FILE}", _answering(resolve), methods=["GET"]),
     Route("/api/{path:path}", refuse, methods=["GET", "POST", "PUT", "DELETE", "PATCH"]),
 ]
+
+
+def owns(path: str) -> bool:
+    """Whether a path may be one of this door."""
+    return path.startswith("/api/") or "/resolve/" in path or "/raw/" in path

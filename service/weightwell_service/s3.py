@@ -99,7 +99,12 @@ class Door:
             await _refusal(request, error, identifier)(scope, receive, sending)
 
 
-ROUTES = [Route("/s3", Door()), Route("/s3/{path:path}", Door())]
+ROUTES = [Route("/s3/{path:path}", Door()), Route("/s3", Door())]
+
+
+def owns(path: str) -> bool:
+    """Whether a path is one of this door."""
+    return path.startswith("/s3")
 
 
 async def _answer(request: Request) -> Response:

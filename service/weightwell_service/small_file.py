@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from functools import lru_cache
 from mimetypes import guess_type
 
 from starlette.datastructures import Headers
@@ -13,6 +14,7 @@ from weightwell_service.ranges import etag_in, range_applies, select_range
 _TEXT = {".json": "application/json", ".md": "text/markdown; charset=utf-8", ".txt": "text/plain; charset=utf-8"}
 
 
+@lru_cache(256)  # Python keeps the hash of bytes, so a file in memory is read once
 def etag_of(content: bytes) -> str:
     """Return the strong entity tag of a content, in quotes."""
     return f'"{hashlib.sha256(content).hexdigest()[:32]}"'

@@ -371,3 +371,18 @@ def test_zero_and_minus_zero_are_different_constants_in_one_file(values: tuple[f
     ]
     laws = [tensor.law for tensor in plan(*constants).tensors]
     assert [str(law.value) for law in laws if isinstance(law, Constant)] == [str(value) for value in values]
+
+
+def test_the_matrices_of_a_plan_are_the_tensors_with_such_a_law_or_such_a_part() -> None:
+    orthogonal = {"shape": [4, 4], "scheme": "orthogonal"}
+    plain: dict[str, Any] = {"shape": [4, 4], "scheme": "normal"}
+    tensors = {
+        "a": plain,
+        "b": orthogonal,
+        "c": {**plain, "parts": [{"slice": "0:2", "scheme": "orthogonal"}]},
+        "d": {**plain, "parts": [{"slice": "0:2", "scheme": "ones"}]},
+        "e": {"shape": [4, 4], "scheme": "sparse", "sparsity": 0.5},
+    }
+    spec = read_document(json.dumps({"tensors": tensors}).encode())
+    planned = make_plan(spec, IDENTITY, portable=True, max_bytes=2**40)
+    assert [tensor.name for tensor in planned.matrices] == ["b", "c", "e"]

@@ -51,11 +51,11 @@ class PhiloxGenerator(ABC):
 
     def footprint(self, plan: Plan) -> int:
         """Return the bytes of the largest matrices, for as many as are cached at once."""
-        return sum(sorted(self._all(self.resident, tensor) for tensor in plan.tensors)[-_KEPT_MATRICES:])
+        return sum(sorted(self._all(self.resident, tensor) for tensor in plan.matrices)[-_KEPT_MATRICES:])
 
     def kept(self, plan: Plan) -> int:
         """Return the bytes of the footprint that stay allocated between chunks."""
-        kept = sum(sorted(self._all(self._kept, tensor) for tensor in plan.tensors)[-_KEPT_MATRICES:])
+        kept = sum(sorted(self._all(self._kept, tensor) for tensor in plan.matrices)[-_KEPT_MATRICES:])
         return min(kept, self.footprint(plan))
 
     @staticmethod
@@ -135,7 +135,7 @@ class Laws(Generic[T]):
     def of(self, tensor: PlannedTensor) -> T:
         """Return the law of a tensor, or of a part of one, prepared."""
         with self._lock:
-            if is_matrix(tensor):
+            if tensor.is_matrix:
                 matrices = _latest(self._matrices, tensor.order, dict, _KEPT_MATRICES)
                 if tensor.layer not in matrices:
                     matrices[tensor.layer] = self._prepare(tensor)
@@ -155,8 +155,3 @@ def _latest(kept: dict[K, V], key: K, make: Callable[[], V], most: int) -> V:
     if len(kept) > most:
         del kept[next(iter(kept))]
     return value
-
-
-def is_matrix(tensor: PlannedTensor) -> bool:
-    """Whether drawing a part of a tensor needs data about the whole matrix, which is cached."""
-    return isinstance(tensor.law, Sparse | Orthogonal | OrthogonalStack)

@@ -4,7 +4,7 @@ from weightwell_engine.forks import loading
 from weightwell_engine.generators import Drawing
 from weightwell_engine.generators.devices import Cpu
 from weightwell_engine.generators.philox.cpu.drawing import CpuDrawing
-from weightwell_engine.generators.philox.generator import PhiloxGenerator, is_matrix
+from weightwell_engine.generators.philox.generator import PhiloxGenerator
 from weightwell_engine.plan import Plan, PlannedTensor
 
 
@@ -29,7 +29,7 @@ class CpuPhiloxGenerator(PhiloxGenerator):
 
     def instant(self, plan: Plan) -> bool:
         """Return whether every kernel that the plan needs is ready, and no matrix has to be generated whole."""
-        if not self._warm or any(is_matrix(layer) for tensor in plan.tensors for layer in tensor.layers):
+        if not self._warm or plan.matrices:
             return False
         with loading:
             from weightwell_engine.generators.philox.cpu.checked import is_ready
@@ -47,7 +47,7 @@ class CpuPhiloxGenerator(PhiloxGenerator):
 
     def resident(self, tensor: PlannedTensor) -> int:
         """Return the bytes kept for drawing a tensor, not counting the chunks."""
-        if not is_matrix(tensor):
+        if not tensor.is_matrix:
             return 0
         with loading:
             from weightwell_engine.generators.philox.cpu.memory import resident
