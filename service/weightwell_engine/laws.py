@@ -8,7 +8,7 @@ Each law has these attributes and methods: ``kind``, ``is_deterministic``,
 """
 
 from dataclasses import dataclass
-from math import fsum, prod, sqrt
+from math import fsum, ldexp, prod, sqrt
 from typing import ClassVar, get_args
 
 from weightwell_engine import moments
@@ -60,6 +60,54 @@ class Uniform:
     def extremes(self) -> Extremes:
         """Return the numbers that the dtype must hold: the bounds, and the distance between them."""
         return ("a", self.low), ("b", self.high), ("b", self.high - self.low)
+
+
+@dataclass(frozen=True, slots=True)
+class UniformIntegers:
+    """Independent draws from the integers ``low, low + 1 ... high - 1``, each as likely as the others; low < high."""
+
+    kind: ClassVar[str] = "randint"
+    is_deterministic: ClassVar[bool] = False
+
+    low: int
+    high: int
+
+    def mean_std(self, _size: int) -> tuple[float, float]:
+        """Return mean and standard deviation of an element."""
+        return (self.low + self.high - 1) / 2, sqrt(((self.high - self.low) ** 2 - 1) / 12)
+
+    def words(self, _size: int) -> str:
+        """Return the law as a phrase."""
+        return f"uniform among the integers from {self.low} to {self.high - 1}"
+
+    def extremes(self) -> Extremes:
+        """Return the numbers that the dtype must hold. ``high`` itself is not drawn."""
+        return ("low", self.low), ("high", self.high - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class PowersOfTwo:
+    """Independent draws of ``2^k``, k uniform among the integers ``low, low + 1 ... high - 1``; low < high."""
+
+    kind: ClassVar[str] = "power_of_two"
+    is_deterministic: ClassVar[bool] = False
+
+    low: int
+    high: int
+
+    def mean_std(self, _size: int) -> tuple[float, float]:
+        """Return mean and standard deviation of an element, by the sums of two geometric series."""
+        count = self.high - self.low
+        mean, square = (1 - 0.5**count) / count, (1 - 0.25**count) / (3 * count)
+        return ldexp(mean, self.high), ldexp(sqrt(max(square - mean * mean, 0.0)), self.high)
+
+    def words(self, _size: int) -> str:
+        """Return the law as a phrase."""
+        return f"2 to the power of an integer, uniform from {self.low} to {self.high - 1}"
+
+    def extremes(self) -> Extremes:
+        """Return the numbers that the dtype must hold: the plan checks the exponents, which have no such limits."""
+        return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +244,7 @@ class Values:
 
     def extremes(self) -> Extremes:
         """Return the numbers that the dtype must hold."""
-        return (("values", max(self.values, key=abs)),)
+        return ("values", min(self.values)), ("values", max(self.values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +353,8 @@ class OrthogonalStack:
 Law = (
     Constant
     | Uniform
+    | UniformIntegers
+    | PowersOfTwo
     | Normal
     | TruncatedNormal
     | ClampedNormal

@@ -8,14 +8,25 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from math import frexp
 
-from weightwell_engine.dtypes import DTYPES, DType
+from weightwell_engine.dtypes import DTYPES, INTEGERS, DType
 from weightwell_engine.exceptions import InvalidSpec, TooLarge
-from weightwell_engine.laws import Constant, Lattice, Law, Orthogonal, OrthogonalStack, Sparse, Values
+from weightwell_engine.laws import (
+    Constant,
+    Lattice,
+    Law,
+    Orthogonal,
+    OrthogonalStack,
+    PowersOfTwo,
+    Sparse,
+    UniformIntegers,
+    Values,
+)
 from weightwell_engine.regions import Part, Region, ravel
 from weightwell_engine.safetensors import Entry, header, layout
 from weightwell_engine.schemes import SCHEMES
-from weightwell_engine.spec import METADATA, Parameter, PartSpec, Spec, TensorSpec, name_of_part
+from weightwell_engine.spec import METADATA, Bounds, Parameter, PartSpec, Spec, TensorSpec, name_of_part
 
 # The longest header, in bytes, that the safetensors library reads (its MAX_HEADER_SIZE).
 _MAX_HEADER = 100_000_000
@@ -31,6 +42,8 @@ _MAX_COUNT = 2**63 - 1
 class PlannedTensor:
     """One tensor of a file: name, seed, law, and the region that is in the file.
 
+    The region is counted in items of the dtype. An item is an element, unless the dtype packs several elements into
+    one; then the last dimension of the region has items, and all laws still count elements.
     ``order`` is its index in the spec. ``offset`` is the index of its first byte in the file's data.
     ``stream`` is the name that its random words are derived from, if that is not its own. ``parts`` replace some of its
     elements, each those of the parts before it, and ``overlays`` say where, for those parts that have elements in the
@@ -52,8 +65,13 @@ class PlannedTensor:
 
     @property
     def size(self) -> int:
-        """Number of elements in the file."""
+        """Number of items in the file."""
         return self.region.size
+
+    @property
+    def extent(self) -> tuple[int, ...]:
+        """The shape of the region, in elements."""
+        return _in_elements(self.region.extent, self.dtype)
 
     @property
     def nbytes(self) -> int:
@@ -114,7 +132,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A range of elements of a planned tensor: ``start ... stop - 1``, counted within its region in the file."""
+    """A range of items of a planned tensor: ``start ... stop - 1``, counted within its region in the file."""
 
     tensor: PlannedTensor
     start: int
@@ -181,7 +199,7 @@ class Plan:
         """The bytes before the data."""
         # transformers and others load only files whose metadata names a format; "pt" is the layout of torch.
         about = dict(zip(METADATA, ("pt", "1", self.identity, self.spec.canonical()), strict=True))
-        placed = ((Entry(each.name, each.dtype, each.region.extent), each.offset) for each in self.tensors)
+        placed = ((Entry(each.name, each.dtype, each.extent), each.offset) for each in self.tensors)
         return header(placed, about | dict(self.spec.aliases))
 
     @cached_property
@@ -263,12 +281,16 @@ def make_plan(spec: Spec, identity: str, *, portable: bool, max_bytes: int) -> P
     settled: dict[str, tuple[int, TensorSpec, Law, Region, tuple[PlannedTensor, ...]]] = {}
     for order, tensor in enumerate(spec.tensors):
         try:
+            _check_packed(tensor)
             law, region = _law_of(tensor, tensor.shape, tensor.dtype, portable=portable), _region(tensor)
             parts = _parts(order, tensor, region, portable=portable) if tensor.parts else ()
             settled[tensor.name] = order, tensor, law, region, parts
         except InvalidSpec as error:
             raise error.within(f"tensors.{tensor.name}") if several or tensor.parts else error from None
-    placed = layout(Entry(name, DTYPES[t.dtype], region.extent) for name, (_, t, _, region, _) in settled.items())
+    placed = layout(
+        Entry(name, DTYPES[t.dtype], _in_elements(region.extent, DTYPES[t.dtype]))
+        for name, (_, t, _, region, _) in settled.items()
+    )
     data_nbytes = sum(entry.nbytes for entry, _ in placed)
     check_size(data_nbytes, max_bytes)
     plan = Plan(
@@ -312,6 +334,7 @@ def _parts(order: int, tensor: TensorSpec, region: Region, *, portable: bool) ->
     parts = []
     for place, part in enumerate(tensor.parts):
         try:
+            _check_cuts(part.bounds, DTYPES[tensor.dtype])
             law = _law_of(part, part.shape, tensor.dtype, portable=portable)
         except InvalidSpec as error:
             raise error.within(f"parts.{place}") from None
@@ -330,7 +353,21 @@ def _parts(order: int, tensor: TensorSpec, region: Region, *, portable: bool) ->
 
 
 def _rectangle(tensor: TensorSpec, part: PartSpec) -> Region:
-    return Region(tensor.shape, *zip(*part.bounds, strict=True))
+    return _in_items(Region(tensor.shape, *zip(*part.bounds, strict=True)), tensor)
+
+
+def _in_items(region: Region, tensor: TensorSpec) -> Region:
+    """Return a region of elements of a tensor as one of items, of which the last dimension has fewer."""
+    packed = DTYPES[tensor.dtype].packed
+    if packed == 1:
+        return region
+    fewer = ((*sizes[:-1], sizes[-1] // packed) for sizes in (region.shape, region.starts, region.stops))
+    return Region(*fewer)
+
+
+def _in_elements(extent: tuple[int, ...], dtype: DType) -> tuple[int, ...]:
+    """Return a shape that counts elements, of one whose last size counts items."""
+    return extent if dtype.packed == 1 else (*extent[:-1], extent[-1] * dtype.packed)
 
 
 def _law_of(spec: TensorSpec | PartSpec, shape: tuple[int, ...], dtype: str, *, portable: bool) -> Law:
@@ -372,35 +409,108 @@ def _check_count(shape: tuple[int, ...], dtype: DType) -> None:
 
 
 def _region(tensor: TensorSpec) -> Region:
+    """Return the region of a tensor that is in the file."""
     if tensor.slice is None:
-        return Region.whole(tensor.shape)
+        return _in_items(Region.whole(tensor.shape), tensor)
     for dimension, ((start, stop), size) in enumerate(zip(tensor.slice, tensor.shape, strict=True)):
         if not start <= stop <= size:
             expected = f"start <= stop <= {size} in dimension {dimension}"
             raise InvalidSpec("slice", got=f"{start}:{stop}", expected=expected)
+    _check_cuts(tensor.slice, DTYPES[tensor.dtype])
     starts, stops = zip(*tensor.slice, strict=True)
-    return Region(tensor.shape, starts, stops)
+    return _in_items(Region(tensor.shape, starts, stops), tensor)
+
+
+# Checking laws and shapes against the dtype --------------------------------------------------------------------------
+
+
+def _check_packed(tensor: TensorSpec) -> None:
+    """Refuse a shape whose rows are not whole items of the dtype."""
+    dtype = DTYPES[tensor.dtype]
+    if dtype.packed > 1 and (not tensor.shape or tensor.shape[-1] % dtype.packed):
+        expected = f"a shape whose last size is a multiple of {dtype.packed}, as a byte of {dtype.name} holds as many"
+        raise InvalidSpec("shape", got=list(tensor.shape), expected=expected)
+
+
+def _check_cuts(bounds: Bounds, dtype: DType) -> None:
+    """Refuse bounds that cut through an item of the dtype."""
+    if dtype.packed > 1 and any(bound % dtype.packed for bound in bounds[-1]):
+        expected = f"from a multiple of {dtype.packed} to another in the last dimension, as a byte of {dtype.name} "
+        expected += "holds as many elements"
+        raise InvalidSpec("slice", got="{}:{}".format(*bounds[-1]), expected=expected)
 
 
 def _check_representable(parameters: Mapping[str, Parameter], law: Law, dtype: DType) -> None:
-    """Refuse a law with numbers outside the dtype's range. The error names the parameter, or else the dtype."""
-    if dtype.is_integer:
-        _check_whole(law, dtype)
+    """Refuse a law that the dtype cannot hold. The error names the parameter, or else the dtype."""
+    _check_kind(law, dtype)
+    if isinstance(law, PowersOfTwo):
+        _check_exponents(parameters, law, dtype)
     for field, value in law.extremes():
-        if abs(value) <= dtype.max:
+        if dtype.min <= value <= dtype.max or (value == 0 and dtype.min > 0):  # which is refused below
             continue
-        if parameters.get(field) == value:
-            largest = f"{dtype.max:.0f}" if dtype.is_integer else f"{dtype.max:g}"
-            raise InvalidSpec(field, got=value, expected=f"within +-{largest}, the range of {dtype.name}")
+        if field in parameters and (parameters[field] == value or isinstance(law, UniformIntegers)):
+            raise InvalidSpec(field, got=parameters[field], expected=_range(dtype, above=field == "high"))
         raise InvalidSpec("dtype", got=dtype.name, expected=f"one that holds {value:g}, which this law needs")
+    if not dtype.is_real:
+        for field, value in _given(law):
+            _check_exact(parameters, field, value, dtype)
 
 
-def _check_whole(law: Law, dtype: DType) -> None:
-    """Refuse a law whose numbers are not all integers."""
-    if not isinstance(law, Constant | Lattice | Values):
-        expected = "a floating-point type, as this scheme draws fractions"
+def _check_kind(law: Law, dtype: DType) -> None:
+    """Refuse a kind of law that the dtype cannot have, whatever its numbers are."""
+    if dtype.is_real:
+        refused, expected = (
+            isinstance(law, UniformIntegers),
+            f"one of {', '.join(INTEGERS)}, as this scheme draws integers",
+        )
+    elif dtype.is_integer:
+        refused = not isinstance(law, Constant | Lattice | Values | UniformIntegers)
+        expected = (
+            f"a floating-point type, as this scheme draws fractions; {dtype.name} can have zeros, ones, constant, "
+            "values and randint"
+        )
+    else:
+        refused = not isinstance(law, Constant | Values | PowersOfTwo)
+        expected = (
+            f"another type, as {dtype.name} holds powers of two only, from 2^-127 to 2^127; "
+            "it can have ones, constant, values and power_of_two"
+        )
+    if refused:
         raise InvalidSpec("dtype", got=dtype.name, expected=expected)
-    for value in law.values if isinstance(law, Values) else (law.value,):
-        if not value.is_integer():
-            expected = f"a type that holds {value!r}, which is not an integer"
-            raise InvalidSpec("dtype", got=dtype.name, expected=expected)
+
+
+def _check_exponents(parameters: Mapping[str, Parameter], law: PowersOfTwo, dtype: DType) -> None:
+    """Refuse powers of two that are not normal numbers of the dtype."""
+    least, most = dtype.exponents
+    for field, exponent in (("low", law.low), ("high", law.high - 1)):
+        if not least <= exponent <= most:
+            expected = f"in [{least + (field == 'high')}, {most + (field == 'high')}], the exponents of {dtype.name}"
+            raise InvalidSpec(field, got=parameters.get(field, exponent), expected=expected)
+
+
+def _range(dtype: DType, *, above: bool = False) -> str:
+    """Return the words for the range of a dtype, or of a bound ``above`` it."""
+    if dtype.min == -dtype.max and not above:
+        largest = f"{dtype.max:.0f}" if dtype.is_integer else f"{dtype.max:g}"
+        return f"within +-{largest}, the range of {dtype.name}"
+    return f"in [{dtype.min + above:.17g}, {dtype.max + above:.17g}], the range of {dtype.name}"
+
+
+def _given(law: Law) -> Iterator[tuple[str, float]]:
+    """Yield the numbers of a law that are written as they are, each with the parameter that it comes from."""
+    if isinstance(law, Values):
+        yield from (("values", value) for value in law.values)
+    elif isinstance(law, Constant | Lattice):
+        yield "val", law.value
+
+
+def _check_exact(parameters: Mapping[str, Parameter], field: str, value: float, dtype: DType) -> None:
+    """Refuse a number that an integer type, or a type of powers of two, does not hold exactly."""
+    exact = value.is_integer() if dtype.is_integer else frexp(value)[0] == 0.5
+    if exact:
+        return
+    why = "is not an integer" if dtype.is_integer else "is not a power of two"
+    if parameters.get(field) == value:
+        what = "an integer" if dtype.is_integer else "a power of two"
+        raise InvalidSpec(field, got=value, expected=f"{what}, as {dtype.name} holds no other numbers")
+    raise InvalidSpec("dtype", got=dtype.name, expected=f"a type that holds {value!r}, which {why}")

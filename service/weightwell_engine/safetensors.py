@@ -19,7 +19,7 @@ _TO_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A tensor of the file: its name, dtype and shape."""
+    """A tensor of the file: its name, dtype and shape in elements."""
 
     name: str
     dtype: DType
@@ -28,7 +28,7 @@ class Entry:
     @property
     def nbytes(self) -> int:
         """Size of the tensor's data in bytes."""
-        return prod(self.shape) * self.dtype.itemsize
+        return prod(self.shape) * self.dtype.itemsize // self.dtype.packed
 
 
 def layout(entries: Iterable[Entry]) -> list[tuple[Entry, int]]:

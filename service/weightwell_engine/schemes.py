@@ -28,9 +28,11 @@ from weightwell_engine.laws import (
     Normal,
     Orthogonal,
     OrthogonalStack,
+    PowersOfTwo,
     Sparse,
     TruncatedNormal,
     Uniform,
+    UniformIntegers,
     Values,
 )
 from weightwell_engine.nonlinearities import calculate_gain, nonlinearity
@@ -377,6 +379,38 @@ def uniform(
         detail = f"uniform_ expects to return a [from, to) range, but found from={a:g} > to={b:g}"
         raise InvalidSpec("a", got=a, expected=f"at most b, which is {b!r}", detail=detail)
     return Uniform(a, b)
+
+
+_Whole = Interval(ge=-(2**53), le=2**53)  # what every JSON reader keeps exactly
+_Exponent = Interval(ge=-1022, le=1024)  # those of float64's normal numbers
+
+
+@scheme(formula="an integer k, low <= k < high, each as likely as the others")
+def randint(
+    *,
+    low: Annotated[int, _Whole, Doc("the lowest integer")] = 0,
+    high: Annotated[int, _Whole, Doc("one above the highest integer")],
+) -> Law:
+    """Draw uniform integers, as torch.randint does: low can be drawn, high cannot. For packed weights and indices."""
+    _check_order(low, high)
+    return UniformIntegers(low, high)
+
+
+@scheme(formula="2^k, k an integer, low <= k < high, each as likely as the others")
+def power_of_two(
+    *,
+    low: Annotated[int, _Exponent, Doc("the lowest exponent")],
+    high: Annotated[int, _Exponent, Doc("one above the highest exponent")],
+) -> Law:
+    """Draw powers of two, such as the scales of blocks in quantized weights; they are always positive and finite."""
+    _check_order(low, high)
+    return PowersOfTwo(low, high)
+
+
+def _check_order(low: int, high: int) -> None:
+    if low >= high:
+        detail = f"low must be below high, which is not drawn, but found low={low} and high={high}"
+        raise InvalidSpec("high", got=high, expected=f"above low, which is {low}", detail=detail)
 
 
 @scheme(formula="N(mean, std^2)")

@@ -130,6 +130,8 @@ def test_the_law_of_stacked_matrices_is_described_in_numbers() -> None:
 def test_every_scheme_is_told(name: str) -> None:
     required: Any = {each.name: 0.5 for each in SCHEMES[name].parameters if each.default is ...}
     required |= {"values": [0.5], "dims": []} if name == "values" else {}
+    required |= {"low": -2, "high": 3, "dtype": "int8"} if name == "randint" else {}
+    required |= {"low": -2, "high": 3} if name == "power_of_two" else {}
     found = tensor(shape=[4, 4, 3] if SCHEMES[name].ndim[0] > 2 else [4, 4], scheme=name, **required)
     assert found["scheme"] == name
     assert found["law"]["words"]

@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -43,6 +44,8 @@ def files(draw: st.DrawFn) -> Plan:
         shape = tuple(draw(st.lists(st.integers(0, 4), max_size=3)))
         bounds = tuple((start, draw(st.integers(start, n))) for n in shape for start in [draw(st.integers(0, n))])
         dtype = draw(st.sampled_from(list(DTYPES)))
+        if packed := DTYPES[dtype].packed - 1:  # such as 1, for twice the last size
+            shape, bounds = (*shape, 2 + 2 * packed), (*bounds, (2 * packed, 2 + 2 * packed))
         tensors.append(
             replace(
                 WEIGHT if dtype in FLOATS else replace(WEIGHT, scheme="ones", parameters={}),
@@ -82,7 +85,8 @@ def test_offsets_are_those_that_the_header_declares(planned: Plan) -> None:
         entry = fields[tensor.name]
         assert entry["data_offsets"] == [tensor.offset, tensor.offset + tensor.nbytes]
         assert entry["dtype"] == tensor.dtype.code
-        assert entry["shape"] == list(tensor.region.extent)
+        extent = list(tensor.region.extent)
+        assert entry["shape"] == [*extent[:-1], *(size * tensor.dtype.packed for size in extent[-1:])]
     assert planned.nbytes == len(planned.header) + planned.data_nbytes
 
 
@@ -315,7 +319,7 @@ def test_what_draws_fractions_has_no_whole_numbers(scheme: str) -> None:
 
 @pytest.mark.parametrize(("scheme", "fields"), [("constant", {"val": 0.5}), ("identity", {"gain": -1.5})])
 def test_a_whole_dtype_takes_no_other_number(scheme: str, fields: dict[str, float]) -> None:
-    with pytest.raises(InvalidSpec, match="which is not an integer"):
+    with pytest.raises(InvalidSpec, match=r"must be an integer, as int64|which is not an integer"):
         posted(scheme=scheme, dtype="int64", **fields)
 
 
@@ -323,6 +327,86 @@ def test_a_whole_number_that_a_double_may_have_rounded_is_refused() -> None:
     assert posted(scheme="constant", dtype="int64", val=2**53 - 1)
     with pytest.raises(InvalidSpec, match=r"val must be within \+-9007199254740991, the range of int64"):
         posted(scheme="constant", dtype="int64", val=2**53 + 1)
+
+
+ANY = "zeros, ones, constant, values and randint"
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "words"),
+    [
+        ({"scheme": "constant", "val": 256, "dtype": "uint8"}, "val", "val must be in [0, 255], the range of uint8"),
+        ({"scheme": "constant", "val": -1, "dtype": "uint8"}, "val", "val must be in [0, 255], the range of uint8"),
+        ({"scheme": "constant", "val": 1.5, "dtype": "int8"}, "val", "an integer, as int8 holds no other numbers"),
+        ({"scheme": "constant", "val": 2, "dtype": "bool"}, "val", "in [0, 1], the range of bool"),
+        ({"scheme": "values", "values": [-1, 200], "shape": [2], "dtype": "uint8"}, "dtype", "one that holds -1"),
+        ({"scheme": "kaiming_normal", "dtype": "int8"}, "dtype", f"int8 can have {ANY}, got 'int8'"),
+        ({"scheme": "power_of_two", "low": 0, "high": 2, "dtype": "int32"}, "dtype", f"int32 can have {ANY}"),
+        ({"scheme": "randint", "high": 2}, "dtype", "one of int64, int32, int16, int8, uint8, bool, as this scheme"),
+        ({"scheme": "randint", "high": 3, "dtype": "bool"}, "high", "in [1, 2], the range of bool"),
+        ({"scheme": "randint", "low": -129, "high": 0, "dtype": "int8"}, "low", "in [-128, 127], the range of int8"),
+        ({"scheme": "randint", "high": 2**31 + 1, "dtype": "int32"}, "high", "in [-2147483647, 2147483648], the range"),
+        ({"scheme": "randint", "low": -(2**53), "high": 0, "dtype": "int64"}, "low", "within +-9007199254740991"),
+        ({"scheme": "randint", "low": 5, "high": 5, "dtype": "int8"}, "high", "low must be below high"),
+        ({"scheme": "zeros", "dtype": "float8_e8m0fnu"}, "dtype", "holds 0.0, which is not a power of two"),
+        ({"scheme": "eye", "dtype": "float8_e8m0fnu"}, "dtype", "it can have ones, constant, values and power_of_two"),
+        ({"scheme": "normal", "dtype": "float8_e8m0fnu"}, "dtype", "float8_e8m0fnu holds powers of two only"),
+        ({"scheme": "constant", "val": 3, "dtype": "float8_e8m0fnu"}, "val", "a power of two, as float8_e8m0fnu"),
+        ({"scheme": "constant", "val": -2, "dtype": "float8_e8m0fnu"}, "val", "the range of float8_e8m0fnu"),
+        ({"scheme": "power_of_two", "low": -128, "high": 0, "dtype": "float8_e8m0fnu"}, "low", "in [-127, 127]"),
+        ({"scheme": "power_of_two", "low": 0, "high": 129, "dtype": "float8_e8m0fnu"}, "high", "in [-126, 128]"),
+        (
+            {"scheme": "power_of_two", "low": -7, "high": 0, "dtype": "float8_e4m3fn"},
+            "low",
+            "in [-6, 8], the exponents",
+        ),
+        ({"scheme": "constant", "val": 7, "dtype": "float4_e2m1fn_x2"}, "val", "within +-6, the range of float4"),
+        ({"scheme": "zeros", "shape": [], "dtype": "float4_e2m1fn_x2"}, "shape", "whose last size is a multiple of 2"),
+        (
+            {"scheme": "zeros", "shape": [2, 3], "dtype": "float4_e2m1fn_x2"},
+            "shape",
+            "a byte of float4_e2m1fn_x2 holds",
+        ),
+        (
+            {"scheme": "zeros", "slice": ":,1:4", "dtype": "float4_e2m1fn_x2"},
+            "slice",
+            "from a multiple of 2 to another",
+        ),
+        ({"scheme": "zeros", "slice": ":,0:3", "dtype": "float4_e2m1fn_x2"}, "slice", "got '0:3'"),
+    ],
+)
+def test_a_number_or_a_cut_that_a_dtype_does_not_have_is_refused(
+    fields: dict[str, Any], field: str, words: str
+) -> None:
+    with pytest.raises(InvalidSpec, match=re.escape(words)) as caught:
+        posted(**fields)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"scheme": "zeros", "dtype": "bool"},
+        {"scheme": "constant", "val": -128, "dtype": "int8"},
+        {"scheme": "constant", "val": 2.0**-127, "dtype": "float8_e8m0fnu"},
+        {"scheme": "randint", "low": -(2**31), "high": 2**31, "dtype": "int32"},
+        {"scheme": "randint", "low": 1 - 2**53, "high": 2**53, "dtype": "int64"},
+        {"scheme": "randint", "high": 2, "dtype": "bool"},
+        {"scheme": "power_of_two", "low": -127, "high": 128, "dtype": "float8_e8m0fnu"},
+        {"scheme": "ones", "shape": [3, 0], "dtype": "float8_e8m0fnu"},
+        {"scheme": "normal", "slice": "1:2,2:4", "dtype": "float4_e2m1fn_x2"},
+    ],
+)
+def test_the_ends_of_the_range_of_a_dtype_are_in_it(fields: dict[str, Any]) -> None:
+    assert posted(**fields)
+
+
+def test_a_packed_tensor_has_the_shape_of_its_elements_and_the_region_of_its_items() -> None:
+    planned = posted(scheme="normal", shape=[4, 6], slice="1:3,2:6", dtype="float4_e2m1fn_x2")
+    [tensor] = planned.tensors
+    entry = json.loads(planned.header[8:])["weight"]
+    assert entry == {"dtype": "F4", "shape": [2, 4], "data_offsets": [0, 4]}
+    assert tensor.region == Region((4, 3), (1, 1), (3, 3))
 
 
 def test_an_error_in_a_manifest_names_the_tensor() -> None:

@@ -435,7 +435,7 @@ def test_the_slope_of_anything_but_a_leaky_rectifier_is_not_looked_at(nonlineari
 
 
 def test_fixed_schemes_are_those_whose_laws_have_nothing_random() -> None:
-    needed: dict[str, Any] = {"val": 1.0, "sparsity": 0.5, "values": (1.0,), "dims": ()}
+    needed: dict[str, Any] = {"val": 1.0, "sparsity": 0.5, "values": (1.0,), "dims": (), "low": 0, "high": 2}
     shapes = {"eye": (4, 4), "sparse": (4, 4)}
     laws = {
         name: law(name, shapes.get(name, (4, 4, 3)), **{key: value for key, value in needed.items() if key in own})

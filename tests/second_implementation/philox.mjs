@@ -291,6 +291,14 @@ const formats = {
   bfloat16: { width: 16, mantissa: 7, bias: 127, max: 3.3895313892515355e38 },
   float8_e4m3fn: { width: 8, mantissa: 3, bias: 7, max: 448 },
   float8_e5m2: { width: 8, mantissa: 2, bias: 15, max: 57344 },
+  float8_e8m0fnu: { width: 8, mantissa: 0, bias: 127, unsigned: true },
+  float4_e2m1fn_x2: { width: 4, mantissa: 1, bias: 1, max: 6 },
+  int64: { width: 64 },
+  int32: { width: 32 },
+  int16: { width: 16 },
+  int8: { width: 8 },
+  uint8: { width: 8 },
+  bool: { width: 8 },
 };
 
 function nearestInteger(x) {
@@ -387,7 +395,27 @@ function independent(law, dtype, seed, name) {
   return (i) => element(v(i));
 }
 
+// Uniform integers and powers of two. A field of a word, or a draw, is scaled to the count of the integers.
+function integers(law, dtype, seed, name) {
+  const format = formats[dtype];
+  const [low, high] = [BigInt(law.low), BigInt(law.high)];
+  const count = high - low;
+  const even = (count & (count - 1n)) === 0n;
+  const field = even && count <= 1n << 32n ? [8n, 16n, 32n].find((n) => count <= 1n << n) : count <= 256n ? 32n : 64n;
+  const data = words(seed, name, "data");
+  const lower = words(seed, name, "low");
+  const u = (i) => {
+    if (field === 64n) return (BigInt(data(i)) << 32n) | BigInt(lower(i));
+    const fields = 32n / field;
+    return (BigInt(data(i / fields)) >> (field * (i % fields))) & ((1n << field) - 1n);
+  };
+  const [start, shift] = law.kind === "randint" ? [low, 0n] : [low + BigInt(format.bias), BigInt(format.mantissa)];
+  return (i) => BigInt.asUintN(format.width, (start + ((u(i) * count) >> field)) << shift);
+}
+
 function constant(value, format) {
+  if (format.mantissa === undefined) return BigInt.asUintN(format.width, BigInt(value));
+  if (format.unsigned) return BigInt(Math.log2(value) + format.bias);
   if (format.width === 64) return encode(format, value);
   return encode(format, clamp(f(clamp(value, -formats.float32.max, formats.float32.max)), -format.max, format.max));
 }
@@ -524,6 +552,7 @@ function elements({ law, dtype, seed, name }) {
   }
   if (law.kind === "lattice") return lattice(law, dtype);
   if (law.kind === "values") return given(law, dtype);
+  if (law.kind === "randint" || law.kind === "power_of_two") return integers(law, dtype, seed, name);
   if (law.kind === "sparse") return sparse(law, dtype, seed, name);
   if (law.kind === "orthogonal") return orthogonal(law, dtype, seed, name);
   if (law.kind === "orthogonal_stack") return orthogonalStack(law, dtype, seed, name);
@@ -553,8 +582,11 @@ function composed({ shape, parts, ...request }) {
 }
 
 function digest(request) {
-  const element = request.parts ? composed(request) : elements(request);
-  const size = formats[request.dtype].width / 8;
+  const single = request.parts ? composed(request) : elements(request);
+  const { width } = formats[request.dtype];
+  const size = Math.max(width / 8, 1);
+  // Two elements of 4 bits are an item of a byte, the first in its low half.
+  const element = width === 4 ? (i) => single(2n * i) | (single(2n * i + 1n) << 4n) : single;
   const whole = request.parts && { first: 0, length: request.shape.reduce((a, b) => a * b), stride: 0, count: 1 };
   const { first, length, stride, count } = request.runs ?? whole;
   const bytes = Buffer.alloc(length * count * size);

@@ -24,6 +24,7 @@ LONGEST = 1 << 16
         "philox-v1-clamped.json",
         "values-v1.json",
         "parts-v1.json",
+        "dtypes-v1.json",
     ],
 )
 def test_a_second_implementation_draws_the_golden_bytes(file: str) -> None:

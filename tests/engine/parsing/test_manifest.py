@@ -171,7 +171,7 @@ def test_a_parameter_has_a_scheme_to_belong_to() -> None:
         ({"regex": "x" * 1025, "scheme": "zeros"}, "regex"),
         ({"module": 5, "scheme": "zeros"}, "module"),
         ({"match": "*", "scheme": "zeros", "seed": -1}, "seed"),
-        ({"match": "*", "scheme": "zeros", "dtype": "int8"}, "dtype"),
+        ({"match": "*", "scheme": "zeros", "dtype": "int4"}, "dtype"),
         ("*", "rule"),
     ],
 )

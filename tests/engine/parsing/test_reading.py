@@ -77,7 +77,7 @@ def values(parameter: SchemeParameter) -> st.SearchStrategy[Any]:
 
 def some(parameter: SchemeParameter) -> object:
     """Return a value of a parameter that has no default."""
-    return [0.5] if parameter.name == "values" else 0.5
+    return [0.5] if parameter.name == "values" else 1 if parameter.name in {"low", "high"} else 0.5
 
 
 @st.composite
@@ -269,7 +269,7 @@ REFUSED: dict[tuple[str, str], list[Any]] = {
             str(MAX_SEED + 1),
         ),
     ],
-    ("ones", "dtype"): ["float", "FLOAT32", "f32", "int8", 5, "", [], "x" * 10**6],
+    ("ones", "dtype"): ["float", "FLOAT32", "f32", "int4", "I32", 5, "", [], "x" * 10**6],
     ("ones", "scheme"): [None, "", "Ones", "ones_", "rand", 5, [], {}, True, "\ud800"],
     ("ones", "name"): ["", "__metadata__", "\ud800", "a\udfffb", "x" * (MAX_NAME + 1), 5, None, ["w"]],
     ("ones", "slice"): ["", "0", "0:1:1", "-1:", "a:b", ":,:,:", "0:1,", 5, [[0, 1]], "0:" + "9" * 21],
@@ -281,6 +281,10 @@ REFUSED: dict[tuple[str, str], list[Any]] = {
         *([10**400], [2**53 + 1], ["1e999"], [0] * (MAX_VALUES + 1), ["9" * 500]),
     ],
     ("values", "dims"): [0, True, [-1], [1.0], "x", [None], [1] * (MAX_DIMENSIONS + 1)],
+    ("randint", "low"): [0.5, 1.5, True, None, "x", [], 2**53 + 1, -(2**53) - 1],
+    ("randint", "high"): [0.5, True, None, "x", [], 2**53 + 1, 10**400],
+    ("power_of_two", "low"): [0.5, True, None, -1023],
+    ("power_of_two", "high"): [0.5, True, None, 1025],
     ("normal", "std"): [-1, -5e-324, math.inf, True, None],
     ("sparse", "sparsity"): [-0.1, 1.0000000000000002, None],
     ("variance_scaling", "scale"): [0, -1],

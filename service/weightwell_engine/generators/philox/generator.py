@@ -80,7 +80,8 @@ class PhiloxGenerator(ABC):
     @staticmethod
     def _cost(piece: Piece) -> int:
         calls, elements = piece.tensor.region.work(piece.start, piece.stop)
-        return _TENSOR + calls * _CALL + elements * (_ELEMENT if piece.tensor.dtype.itemsize <= 4 else _DOUBLE)
+        each = _ELEMENT if piece.tensor.dtype.itemsize <= 4 else _DOUBLE
+        return _TENSOR + calls * _CALL + elements * piece.tensor.dtype.packed * each
 
     def before(self, piece: Piece) -> int:
         """Estimate the time to draw whole matrices, in nanoseconds; 0 for independent elements."""

@@ -9,7 +9,9 @@ orthogonal_law        an orthogonal matrix as a law
 orthogonal_stack      many orthogonal matrices as a law
 orthogonal            products of blocks of reflectors, computed by threads
 memory                bytes of matrices that are drawn whole
+integers              uniform integers, and powers of two
 positional, table     constants and lattices; given numbers
+packed                dtypes that pack several elements into a byte
 sparse                sparse matrices
 words                 kernel: Philox4x32-10
 singles, doubles      kernels: from words to elements in float32 and float64

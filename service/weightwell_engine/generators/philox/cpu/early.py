@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from weightwell_engine.dtypes import DType
+from weightwell_engine.generators.philox.cpu.packed import Packed
 from weightwell_engine.generators.philox.cpu.positional import Positional
 from weightwell_engine.generators.philox.cpu.table import Table
 from weightwell_engine.generators.philox.specification import reference
@@ -67,15 +68,19 @@ def prepare(law: Law, dtype: DType, seed: int, name: str, kernels: Callable[[], 
     Constants, lattices and given numbers need no kernel.
     """
     match law:
-        case Constant() | Lattice():
-            return Positional(law, dtype)
-        case Values():
-            return Table(law, dtype)
+        case Constant() | Lattice() | Values():
+            return positional(law, dtype)
         case Sparse():
             require_numbered_rows(law)
     if allowance.is_over:
         return kernels()
     return Early(reference.Prepared(law, dtype, seed, name), kernels)
+
+
+def positional(law: Constant | Lattice | Values, dtype: DType) -> Prepared:
+    """Return an object that draws a law without random numbers."""
+    unpacked = Table(law, dtype) if isinstance(law, Values) else Positional(law, dtype)
+    return Packed(unpacked, dtype) if dtype.packed > 1 else unpacked
 
 
 class Early:

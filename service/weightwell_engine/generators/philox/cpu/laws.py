@@ -13,18 +13,37 @@ import numpy as np
 
 from weightwell_engine.dtypes import DTYPES, DType
 from weightwell_engine.generators.philox.cpu.doubles import Double, Strip, fill_doubles
+from weightwell_engine.generators.philox.cpu.integers import Integers
 from weightwell_engine.generators.philox.cpu.orthogonal_law import Orthogonals
 from weightwell_engine.generators.philox.cpu.orthogonal_stack import OrthogonalStacks
+from weightwell_engine.generators.philox.cpu.packed import Packed
 from weightwell_engine.generators.philox.cpu.positional import Positional
 from weightwell_engine.generators.philox.cpu.singles import Affine, Single, fill_singles
 from weightwell_engine.generators.philox.cpu.sparse import SparseMatrix
 from weightwell_engine.generators.philox.cpu.table import Table
 from weightwell_engine.generators.philox.cpu.words import Run
-from weightwell_engine.generators.philox.specification.draws import Draw, carrier_of, require_numbered_rows, settle
+from weightwell_engine.generators.philox.specification.draws import (
+    Draw,
+    carrier_of,
+    require_numbered_rows,
+    settle,
+    settle_integers,
+)
 from weightwell_engine.generators.philox.specification.formats import UNSIGNED, encode
 from weightwell_engine.generators.philox.specification.keys import Stream, derive_key
 from weightwell_engine.generators.philox.specification.truncation import Narrow, Wide
-from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, OrthogonalStack, Sparse, Values
+from weightwell_engine.laws import (
+    Constant,
+    Lattice,
+    Law,
+    Normal,
+    Orthogonal,
+    OrthogonalStack,
+    PowersOfTwo,
+    Sparse,
+    UniformIntegers,
+    Values,
+)
 from weightwell_engine.regions import Part
 
 
@@ -44,6 +63,12 @@ def prepare(law: Law, dtype: DType, seed: int, name: str, executor: Executor | N
 
     The threads of ``executor`` compute orthogonal matrices. None of them may wait for this object, or it would block.
     """
+    unpacked = _prepared(law, dtype, seed, name, executor)
+    return Packed(unpacked, dtype, unpacked.kernels) if dtype.packed > 1 else unpacked
+
+
+def _prepared(law: Law, dtype: DType, seed: int, name: str, executor: Executor | None) -> Prepared:
+    """Return an object that draws one element to an item."""
     match law:
         case Constant() | Lattice():
             return Positional(law, dtype)
@@ -59,6 +84,9 @@ def prepare(law: Law, dtype: DType, seed: int, name: str, executor: Executor | N
             if isinstance(law, Orthogonal):
                 return Orthogonals(law, draw, normals, executor)
             return OrthogonalStacks(law, draw, normals, executor)
+        case UniformIntegers() | PowersOfTwo():
+            keys = (derive_key(seed, name, stream) for stream in (Stream.DATA, Stream.LOW))
+            return Integers(settle_integers(law, dtype), *keys)
         case law:
             return prepare_elements(settle(law, dtype), seed, name)
 

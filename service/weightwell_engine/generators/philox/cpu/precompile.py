@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from weightwell_engine.dtypes import FLOATS, DType
+from weightwell_engine.dtypes import REALS, DType
 from weightwell_engine.generators.philox.cpu import doubles, narrow, orthogonal_kernels, singles, sparse, words
 from weightwell_engine.generators.philox.cpu.laws import prepare_elements
 from weightwell_engine.generators.philox.cpu.machine_code import LEVELS, NEXT_TO_SOURCE, PROCESSOR
@@ -27,7 +27,7 @@ from weightwell_engine.generators.philox.specification.keys import Key
 from weightwell_engine.laws import Normal
 
 
-def versions(dtypes: Iterable[DType] = FLOATS.values()) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+def versions(dtypes: Iterable[DType] = REALS.values()) -> Iterator[tuple[Any, tuple[Any, ...]]]:
     """Yield every kernel that draws some dtypes, with arguments of the types that it is compiled for."""
     key, run, memory, bits = Key(0, 0, 0, 0), words.Run(0, 0, 0, 0), words.scratch(), np.empty(0, np.uint32)
     for dtype in dtypes:

@@ -14,7 +14,15 @@ from weightwell_engine.dtypes import DTYPES, DType
 from weightwell_engine.exceptions import UnsupportedSpec
 from weightwell_engine.generators.philox.specification.formats import interval, nearest
 from weightwell_engine.generators.philox.specification.truncation import Narrow, Remote, Wide, window
-from weightwell_engine.laws import ClampedNormal, Normal, Sparse, TruncatedNormal, Uniform
+from weightwell_engine.laws import (
+    ClampedNormal,
+    Normal,
+    PowersOfTwo,
+    Sparse,
+    TruncatedNormal,
+    Uniform,
+    UniformIntegers,
+)
 
 
 class Variate(IntEnum):
@@ -45,6 +53,22 @@ class Draw:
     window: Wide | Narrow | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class IntegerDraw:
+    """A law of uniform integers in a dtype.
+
+    The bits of an element are those of ``(start + (u * count >> field)) << shift``. Each element has its own ``u``, an
+    integer of ``field`` bits: the field number ``i % (32 / field)`` of the word ``i / (32 / field)`` for a field of 8,
+    16 or 32 bits, counted from the lowest bits of the word, and the whole draw for 64.
+    """
+
+    dtype: DType
+    field: int
+    count: int
+    start: int
+    shift: int
+
+
 # The rows of a sparse column are ranked by 32-bit numbers.
 _MAX_ROWS = 1 << 32
 
@@ -69,6 +93,25 @@ def settle(law: Uniform | Normal | TruncatedNormal | ClampedNormal, dtype: DType
     if isinstance(law, ClampedNormal):
         return _scaled(Draw(Variate.NORMAL, dtype, carrier, law.std, law.mean, law.low, law.high))
     return _scaled(_truncated(law, dtype, carrier))
+
+
+def settle_integers(law: UniformIntegers | PowersOfTwo, dtype: DType) -> IntegerDraw:
+    """Settle a law of uniform integers, or of powers of two whose exponents are uniform integers."""
+    count = law.high - law.low
+    if isinstance(law, PowersOfTwo):
+        return IntegerDraw(dtype, field_of(count), count, law.low + dtype.bias, dtype.mantissa or 0)
+    return IntegerDraw(dtype, field_of(count), count, law.low, 0)
+
+
+def field_of(count: int) -> int:
+    """Return the number of random bits for one of ``count`` integers, 1 <= count <= 2^64.
+
+    A power of two up to 2^32 divides the smallest field that holds it, so every integer is exactly as likely as the
+    others. Of 32 bits, at most 2^8 integers differ in their probability by less than 2^-24 of it.
+    """
+    if count & (count - 1) == 0 and count <= 1 << 32:
+        return 8 if count <= 1 << 8 else 16 if count <= 1 << 16 else 32
+    return 32 if count <= 1 << 8 else 64
 
 
 def require_numbered_rows(law: Sparse) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from weightwell_engine.dtypes import DTYPES, DType
+from weightwell_engine.dtypes import DTYPES, REALS, DType
 
 Patterns = NDArray[np.unsignedinteger[Any]]
 
@@ -40,11 +40,7 @@ class Format:
         return math.ldexp(rounding(math.ldexp(value, -quantum)), quantum)
 
 
-FORMATS = {
-    dtype.name: Format(width=8 * dtype.itemsize, mantissa=dtype.mantissa)
-    for dtype in DTYPES.values()
-    if dtype.mantissa is not None
-}
+FORMATS = {name: Format(width=dtype.bits, mantissa=dtype.mantissa or 0) for name, dtype in REALS.items()}
 UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 # Elements that are rounded together: temporary memory is ten times their size.
@@ -82,7 +78,9 @@ def pattern(value: float, dtype: DType) -> int:
     Tiny numbers are scaled up first, so that flushing subnormal numbers to zero makes no difference.
     """
     if dtype.is_integer:
-        return int(value) % (1 << 8 * dtype.itemsize)
+        return int(value) % (1 << dtype.bits)
+    if not dtype.is_real:  # a power of two, which is its stored exponent
+        return math.frexp(value)[1] - 1 + dtype.bias if value else 0
     if dtype.name == "float64":
         return int(np.float64(value).view(np.uint64))
     single = max(-dtype.max, min(nearest(value, DTYPES["float32"]), dtype.max))
@@ -98,7 +96,7 @@ def patterns(values: Sequence[float], dtype: DType) -> Patterns:
         return given.view(np.uint64)
     rounded: Patterns = np.empty(given.size, UNSIGNED[dtype.itemsize])
     # Where float32 has no subnormal numbers, the processor rounds as ``pattern`` does.
-    ordinary = (np.abs(given) >= 2.0**-100) | (given == 0) if not dtype.is_integer else np.zeros(given.shape, np.bool_)
+    ordinary = (np.abs(given) >= 2.0**-100) | (given == 0) if dtype.is_real else np.zeros(given.shape, np.bool_)
     largest = DTYPES["float32"].max
     singles = np.clip(given[ordinary], -largest, largest).astype(np.float32)
     rounded[ordinary] = encode(np.clip(singles, np.float32(-dtype.max), np.float32(dtype.max)), dtype)

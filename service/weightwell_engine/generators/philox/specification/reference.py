@@ -8,7 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightwell_engine.dtypes import DType
-from weightwell_engine.generators.philox.specification.draws import Draw, Variate, carrier_of, settle
+from weightwell_engine.generators.philox.specification.draws import (
+    Draw,
+    IntegerDraw,
+    Variate,
+    carrier_of,
+    settle,
+    settle_integers,
+)
 from weightwell_engine.generators.philox.specification.formats import UNSIGNED, Patterns, encode, pattern
 from weightwell_engine.generators.philox.specification.keys import Stream, derive_key
 from weightwell_engine.generators.philox.specification.orthogonal import haar
@@ -25,7 +32,18 @@ from weightwell_engine.generators.philox.specification.quantile import (
 )
 from weightwell_engine.generators.philox.specification.truncation import Narrow, Wide
 from weightwell_engine.generators.philox.specification.words import Indices, Words, words
-from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, OrthogonalStack, Sparse, Values
+from weightwell_engine.laws import (
+    Constant,
+    Lattice,
+    Law,
+    Normal,
+    Orthogonal,
+    OrthogonalStack,
+    PowersOfTwo,
+    Sparse,
+    UniformIntegers,
+    Values,
+)
 from weightwell_engine.regions import Part as Elements
 from weightwell_engine.regions import indices
 from weightwell_engine.spec import Bounds
@@ -43,9 +61,19 @@ class Prepared:
     name: str
 
     def fill(self, part: Elements, out: memoryview) -> None:
-        """Write the elements of ``part``, little-endian, into ``out``: ``part.size * dtype.itemsize`` bytes."""
+        """Write the items of ``part``, little-endian, into ``out``: ``part.size * dtype.itemsize`` bytes."""
         target = np.frombuffer(out, UNSIGNED[self.dtype.itemsize])
-        target[:] = self.patterns(indices(part).view(np.uint64))
+        target[:] = self.items(indices(part).view(np.uint64))
+
+    def items(self, at: Indices) -> Patterns:
+        """Return the bits of the items at some flat indices: of elements, the first in the lowest bits of its item."""
+        packed, bits = self.dtype.packed, self.dtype.bits
+        together = np.zeros(at.shape, np.uint64)
+        for place in range(packed):
+            together |= self.patterns(at * np.uint64(packed) + np.uint64(place)).astype(np.uint64) << np.uint64(
+                place * bits
+            )
+        return together
 
     def patterns(self, at: Indices) -> Patterns:
         """Return the bits of the elements at some flat indices."""
@@ -67,9 +95,23 @@ class Prepared:
                 place, tap = places(self.law, at)
                 matrices = np.array([self._matrix(self.law.each, number) for number in range(self.law.count)])
                 return np.where(tap == self.law.centre, matrices.ravel()[place], np.uint64(0))
+            case UniformIntegers() | PowersOfTwo():
+                return self._integers(settle_integers(self.law, self.dtype), at)
             case law:
                 draw = settle(law, self.dtype)
                 return self._settled(self._variates(draw, at, Stream.DATA), draw)
+
+    def _integers(self, draw: IntegerDraw, at: Indices) -> Patterns:
+        """Return the bits of uniform integers, in arithmetic of Python's integers."""
+        fields = max(32 // draw.field, 1)
+        u = self._words(Stream.DATA, at // np.uint64(fields)).astype(object)
+        if draw.field == 64:
+            u = (u << 32) | self._words(Stream.LOW, at).astype(object)
+        else:
+            u = (u >> draw.field * (at % np.uint64(fields)).astype(object)) & ((1 << draw.field) - 1)
+        elements = (draw.start + (u * draw.count >> draw.field)) << draw.shift
+        bits: Patterns = (elements & ((1 << self.dtype.bits) - 1)).astype(np.uint64)
+        return bits
 
     def _variates(self, draw: Draw, at: Indices, stream: Stream) -> Singles | Doubles:
         high, low = self._words(stream, at), self._words(Stream.LOW, at)
@@ -131,7 +173,7 @@ def tensor(whole: Prepared, shape: tuple[int, ...], parts: Iterable[Part]) -> Pa
 
 def _all(prepared: Prepared, shape: tuple[int, ...]) -> Patterns:
     elements: Patterns = prepared.patterns(np.arange(prod(shape), dtype=np.uint64)).reshape(shape)
-    return elements.astype(UNSIGNED[prepared.dtype.itemsize])
+    return elements.astype(UNSIGNED[prepared.dtype.itemsize])  # of a packed dtype, with an item for each element
 
 
 def in_view(at: Indices, sizes: tuple[int, ...], strides: tuple[int, ...]) -> Indices:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weightwell_engine.dtypes import DTYPES, FLOATS, DType
+from weightwell_engine.dtypes import DTYPES, FLOATS, REALS, DType
 from weightwell_engine.generators.philox.cpu import narrow
 from weightwell_engine.generators.philox.specification.formats import (
     FORMATS,
@@ -35,9 +35,10 @@ def _torch_cast(values: np.ndarray, dtype: DType) -> np.ndarray:
 
 
 def test_every_dtype_has_a_format_of_its_size_and_range() -> None:
-    assert set(FORMATS) == set(FLOATS)
+    assert set(FORMATS) == set(REALS)
     for name, form in FORMATS.items():
-        assert form.width == 8 * DTYPES[name].itemsize
+        assert form.width == 8 * DTYPES[name].itemsize // DTYPES[name].packed
+        assert form.bias == DTYPES[name].bias
         assert form.round(DTYPES[name].max) == DTYPES[name].max
 
 
