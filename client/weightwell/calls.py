@@ -211,6 +211,8 @@ def noise(
         if value is not None:
             raise TypeError(f"noise takes {field} from the tensor, got {field}={value!r:.80}: leave it out")
     place = destination_of(what)
+    if place.dtype.packed > 1:
+        raise ValueError(f"noise is added to numbers of at least a byte, got a tensor of {place.dtype.name}")
     data = Addition(place, float(alpha))
     spec = TensorSpec.of(place.shape, "normal", std=std, dtype=place.dtype.name, **fields)
     return _drawn(replace(spec, bounds=place.bounds), data, data.commit), data.explained()
@@ -327,7 +329,9 @@ def fill(spec: ManifestSpec, tensors: "Mapping[str, torch.Tensor]") -> Call[None
     or has another shape.
     """
     for name, tensor in tensors.items():
-        if tuple(tensor.shape) != (extent := spec.stored[name].extent):
+        expected = spec.stored[name]
+        extent = expected.dtype.of_torch(expected.extent) if expected.dtype else expected.extent
+        if tuple(tensor.shape) != extent:
             raise ValueError(f"{name} has shape {list(tensor.shape)}, and the slice of the manifest {list(extent)}")
     data = InTargets(tensors)
     body = Drawn(spec.accept, data)

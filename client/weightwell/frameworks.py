@@ -14,7 +14,9 @@ View = Callable[[Memory | memoryview, tuple[int, ...]], Any]
 
 
 def viewer(framework: str | None, dtype: DType, device: object = None) -> View:
-    """Return a function that makes a tensor of ``dtype`` from memory and a shape, without a copy.
+    """Return a function that makes a tensor of ``dtype`` from memory and a shape, which counts elements.
+
+    It makes no copy, except for ``float4_e2m1fn_x2`` in numpy, which has no elements smaller than a byte.
 
     ``framework`` is ``"torch"``, ``"numpy"``, or None. None means torch if it is installed, else numpy. The tensor is
     moved to ``device`` if there is one. Raises ``MissingFramework`` before anything is drawn.
@@ -41,7 +43,7 @@ def _torch(dtype: DType, device: object) -> View:
     def view(memory: Memory | memoryview, shape: tuple[int, ...]) -> Any:
         # torch.frombuffer refuses memory of no bytes.
         flat = torch.frombuffer(memory, dtype=element) if len(memory) else torch.empty(0, dtype=element)
-        return flat.reshape(shape).to(device)
+        return flat.reshape(dtype.of_torch(shape)).to(device)
 
     return view
 
@@ -49,11 +51,23 @@ def _torch(dtype: DType, device: object) -> View:
 def _numpy(dtype: DType, _device: object) -> View:
     """Return the view of memory as a ``numpy.ndarray``."""
     numpy = _imported("numpy", extra="numpy")
+    if dtype.packed > 1:
+        return _unpacked(numpy, _imported("ml_dtypes", extra="numpy").float4_e2m1fn)
     home = numpy if hasattr(numpy, dtype.name) else _imported("ml_dtypes", extra="numpy")
     element = numpy.dtype(getattr(home, dtype.name))
 
     def view(memory: Memory | memoryview, shape: tuple[int, ...]) -> Any:
         return numpy.frombuffer(memory, dtype=element).reshape(shape)
+
+    return view
+
+
+def _unpacked(numpy: Any, element: Any) -> View:
+    """Return the function that makes an array with an element in each byte, of memory with two in each byte."""
+
+    def view(memory: Memory | memoryview, shape: tuple[int, ...]) -> Any:
+        items = numpy.frombuffer(memory, dtype=numpy.uint8)
+        return numpy.stack([items & 15, items >> 4], axis=-1).reshape(shape).view(element)
 
     return view
 

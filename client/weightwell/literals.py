@@ -26,6 +26,8 @@ SchemeName = Literal[
     "trunc_normal",
     "truncated_normal",
     "clamped_normal",
+    "randint",
+    "power_of_two",
     "xavier_uniform",
     "glorot_uniform",
     "xavier_normal",
@@ -41,7 +43,22 @@ SchemeName = Literal[
     "delta_orthogonal",
     "sparse",
 ]
-DTypeName = Literal["float32", "float64", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int64"]
+DTypeName = Literal[
+    "float32",
+    "float64",
+    "float16",
+    "bfloat16",
+    "float8_e4m3fn",
+    "float8_e5m2",
+    "float4_e2m1fn_x2",
+    "float8_e8m0fnu",
+    "int64",
+    "int32",
+    "int16",
+    "int8",
+    "uint8",
+    "bool",
+]
 PresetName = Literal[
     "torch", "gpt2", "llama", "megatron", "torchtitan-llama3", "gpt-neox", "vit", "vit-jax", "lora", "mup"
 ]
@@ -68,6 +85,8 @@ class Parameters(TypedDict, total=False):
     b: SupportsFloat
     mean: SupportsFloat
     std: SupportsFloat
+    low: SupportsIndex
+    high: SupportsIndex
     lower: SupportsFloat
     upper: SupportsFloat
     scale: SupportsFloat

@@ -21,6 +21,8 @@ DEFAULTS: Mapping[str, Mapping[str, Default]] = {
     "trunc_normal": {"mean": 0.0, "std": 1.0, "a": -2.0, "b": 2.0},
     "truncated_normal": {"mean": 0.0, "std": 1.0, "lower": -2.0, "upper": 2.0},
     "clamped_normal": {"mean": 0.0, "std": 1.0, "a": -2.0, "b": 2.0},
+    "randint": {"low": 0},
+    "power_of_two": {},
     "xavier_uniform": {"gain": 1.0, **_FANS},
     "xavier_normal": {"gain": 1.0, **_FANS},
     "kaiming_uniform": _KAIMING,

@@ -3,7 +3,6 @@
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any, Protocol, SupportsIndex
 
 from weightwell.answers import (
@@ -118,7 +117,7 @@ class TensorSpec:
     @property
     def nbytes(self) -> int:
         """Size in bytes of the slice or tensor."""
-        return prod(self.extent) * self.dtype.itemsize
+        return self.dtype.nbytes(self.extent)
 
     @property
     def label(self) -> str:
@@ -181,7 +180,7 @@ class Stored:
             found is not None
             and self.dtype in {None, found}
             and entry.shape == self.extent
-            and entry.stop - entry.start == prod(self.extent) * found.itemsize
+            and entry.stop - entry.start == found.nbytes(self.extent)
         )
 
 

@@ -77,6 +77,8 @@ GIVEN: dict[str, Any] = {
     "b": 3,
     "mean": np.float32(0.1),
     "std": 0.3,
+    "low": np.int64(0),
+    "high": 2,
     "lower": -1,
     "upper": torch.tensor(1.5),
     "mode": "FAN_OUT",
@@ -106,9 +108,10 @@ def test_every_scheme_with_all_its_parameters_is_accepted(
     own = SCHEMES[ALIASES[scheme]].parameters
     parameters = {each.name: GIVEN[each.name] for each in own if each.name not in {"in_axis", "out_axis"}}
     shape = DIMENSIONS.get(scheme, (6, 4, 2))
+    parameters |= {"dtype": "uint8"} if scheme == "randint" else {}
     client.init(shape, scheme, framework=framework, **parameters)
     needed = {each.name: GIVEN[each.name] for each in SCHEMES[ALIASES[scheme]].parameters if each.default is ...}
-    needed |= {"dims": (2,)} if scheme == "values" else {}
+    needed |= {"dims": (2,)} if scheme == "values" else {"dtype": "int8"} if scheme == "randint" else {}
     client.init(shape, scheme, framework=framework, slice="1:3", seed=2**64 - 1, name="x" * 1000, **needed)
 
 

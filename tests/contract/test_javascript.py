@@ -151,7 +151,7 @@ def test_integers_are_read_with_all_their_digits(example: Example) -> None:
 
 @pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if dtype not in READABLE])
 def test_other_dtypes_are_refused_and_not_misread(example: Example, dtype: str) -> None:
-    done = example.draw(f"shape=3&scheme=ones&dtype={dtype}")
+    done = example.draw(f"shape=4&scheme=ones&dtype={dtype}")
     assert done.returncode != 0
     assert f"Unsupported dtype: {DTYPES[dtype].code}" in done.stderr
 

@@ -280,6 +280,10 @@ def test_a_name_cannot_get_out_of_the_file_name(http: httpx.Client, name: str) -
 
 
 def required(scheme: str) -> dict[str, Any]:
+    if scheme == "randint":
+        return {"high": 7, "dtype": "int8"}
+    if scheme == "power_of_two":
+        return {"low": -2, "high": 2}
     names = [parameter.name for parameter in SCHEMES[scheme].parameters if parameter.default is ...]
     return {name: [0.5, 1, -2, 0.1] if name == "values" else 0.5 for name in names} | (
         {"dims": [1, 4]} if scheme == "values" else {}
@@ -310,6 +314,8 @@ SPECS: list[dict[str, Any]] = [
 def test_a_file_says_how_to_make_it_again(
     http: httpx.Client, tmp_path: Path, spec: dict[str, Any], generator: str
 ) -> None:
+    if spec.get("scheme") == "power_of_two" and generator == "torch":
+        pytest.skip("torch draws no powers of two")
     made = http.post("/init", json={**spec, "generator": generator})
     (tmp_path / "made").write_bytes(made.content)
     with safetensors.safe_open(tmp_path / "made", "numpy") as file:

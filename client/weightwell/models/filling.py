@@ -194,10 +194,11 @@ def _check_fit(slot: Slot, expected: Stored, spec: ManifestSpec) -> None:
     """Raise ValueError if the shape, slice or dtype of a tensor does not match its slot."""
     fields = spec.document["tensors"][slot.name]
     dtype = fields.get("dtype", spec.document["dtype"])
-    shard, tensor = bounds_of_shard(slot.name, slot.tensor), local_of(slot.tensor)
-    if tuple(tensor.shape) != expected.extent:
+    shard = slot.dtype.elements_of(bounds_of_shard(slot.name, slot.tensor))
+    tensor = local_of(slot.tensor)
+    if (extent := slot.dtype.elements(tensor.shape)) != expected.extent:
         raise ValueError(
-            f"{slot.name} has shape {list(tensor.shape)} in the module, but {list(expected.extent)} in the manifest"
+            f"{slot.name} has shape {list(extent)} in the module, but {list(expected.extent)} in the manifest"
         )
     if shard is not None and text_of(shard) != fields.get("slice"):
         raise ValueError(

@@ -143,8 +143,8 @@ def _is_scheme(said: Any) -> bool:
 def _described(slot: Slot) -> Fields:
     """Return the fields of a tensor other than its dtype and its scheme."""
     owner = slot.owner
-    fields: Fields = {"shape": list(slot.tensor.shape), "module": type_name(owner)}
-    bounds = bounds_of_shard(slot.name, slot.tensor)
+    fields: Fields = {"shape": list(slot.dtype.elements(slot.tensor.shape)), "module": type_name(owner)}
+    bounds = slot.dtype.elements_of(bounds_of_shard(slot.name, slot.tensor))
     return fields if bounds is None else {**fields, "slice": text_of(bounds)}
 
 

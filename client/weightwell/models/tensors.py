@@ -23,8 +23,8 @@ _KINDS = "a torch.Tensor or a numpy.ndarray"
 class InPlace(DataDestination, ABC):
     """A tensor that exists, and the destination of its data. ``commit`` returns the tensor, which is then complete.
 
-    ``shape``: the shape of the whole tensor. ``extent``: the shape of the part that is here. ``bounds``: the position
-    of this part in the whole, for a shard; None for the whole.
+    ``shape``: the shape of the whole tensor, in elements. ``extent``: that of the part that is here. ``bounds``: the
+    position of this part in the whole, for a shard; None for the whole.
     """
 
     parallel = True
@@ -51,9 +51,9 @@ class TorchInPlace(InPlace):
         self._tensor = tensor
         self._local = local_of(tensor)
         _check_torch(tensor, self._local)
-        self.shape, self.extent = tuple(tensor.shape), tuple(self._local.shape)
-        self.bounds = bounds_of_shard("the tensor", tensor)
         self.dtype = dtype_of(tensor.dtype)
+        self.shape, self.extent = map(self.dtype.elements, (tensor.shape, self._local.shape))
+        self.bounds = self.dtype.elements_of(bounds_of_shard("the tensor", tensor))
         if tensor.device.type != "cpu":
             self.step = 1 << 20  # a kernel is launched for each
         self._memory: torch.Tensor | None = None
@@ -105,6 +105,11 @@ class NumpyInPlace(InPlace):
         self._here = np.asarray(array)
         self.shape = self.extent = array.shape
         self.dtype = dtype_of(array.dtype)
+        if self.dtype.packed > 1:
+            raise ValueError(
+                f"an array of {array.dtype} has one element in a byte, and files have {self.dtype.packed}: use "
+                "init(..., framework='numpy'), which unpacks them, or a torch tensor"
+            )
         self._memory: np.ndarray[Any, Any] | None = None
 
     def open(self, _head: bytes, _size: int, _etag: str | None) -> Sequence[Span]:
@@ -168,7 +173,8 @@ class InTensors(DataDestination):
     def _new(self, entry: Entry) -> "torch.Tensor":
         import torch
 
-        return torch.empty(entry.shape, dtype=getattr(torch, BY_CODE[entry.dtype].name), device=self._device)
+        dtype = BY_CODE[entry.dtype]
+        return torch.empty(dtype.of_torch(entry.shape), dtype=getattr(torch, dtype.name), device=self._device)
 
 
 class InTargets(DataDestination):
@@ -220,11 +226,13 @@ class InTargets(DataDestination):
         """Return contiguous memory for a tensor of the file: that of its target if possible."""
         import torch
 
-        dtype = getattr(torch, BY_CODE[entry.dtype].name)
+        stored = BY_CODE[entry.dtype]
+        dtype = getattr(torch, stored.name)
         target = self._targets.get(name)
         if target is not None and target.dtype == dtype:
             return contiguous(target)
-        return torch.empty(entry.shape, dtype=dtype, device=None if target is None else target.device)
+        shape = stored.of_torch(entry.shape)
+        return torch.empty(shape, dtype=dtype, device=None if target is None else target.device)
 
 
 def destination_of(tensor: object) -> InPlace:

@@ -172,6 +172,8 @@ class WeightwellReader(StorageReader):
 
 def _metadata(shape: Sequence[int], dtype: str) -> TensorStorageMetadata:
     """Return the metadata of a tensor in one chunk."""
+    if dtype_of(dtype).packed > 1:
+        raise ValueError(f"torch.distributed.checkpoint reads no tensors of {dtype}: load them with init_state_dict")
     size = torch.Size(shape)
     chunk = ChunkStorageMetadata(torch.Size([0] * len(size)), size)
     return TensorStorageMetadata(TensorProperties(dtype=getattr(torch, dtype_of(dtype).name)), size, [chunk])

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from weightwell_engine.dtypes import DTYPES, DType
+from weightwell_engine.dtypes import DTYPES, INTEGERS, DType
 from weightwell_engine.exceptions import UnsupportedSpec
 from weightwell_engine.generators import Drawing, DrawingStopped, deterministic, places
 from weightwell_engine.generators.devices import Device
@@ -31,9 +31,11 @@ from weightwell_engine.laws import (
     Normal,
     Orthogonal,
     OrthogonalStack,
+    PowersOfTwo,
     Sparse,
     TruncatedNormal,
     Uniform,
+    UniformIntegers,
 )
 from weightwell_engine.plan import Piece, Plan, PlannedTensor, errors_of_tensor
 
@@ -63,6 +65,7 @@ _COPIES = {
     OrthogonalStack: 6,
     Sparse: 2,
     Uniform: 2,
+    UniformIntegers: 2,
     Normal: 2,
     ClampedNormal: 2,
 }
@@ -94,6 +97,8 @@ class TorchGenerator:
                 self._check(tensor, seed=plan.tensors[0].seed)
 
     def _check(self, tensor: PlannedTensor, *, seed: int) -> None:
+        if isinstance(tensor.law, PowersOfTwo):
+            raise UnsupportedSpec("scheme", got="power_of_two", expected="another scheme", detail=_NO_POWERS)
         allowed = _dtypes(tensor.law)
         if tensor.dtype.name not in allowed:
             raise UnsupportedSpec(
@@ -324,6 +329,8 @@ class _Generators:
         match law:
             case Uniform(low, high):
                 values.uniform_(low, high, generator=self._main)
+            case UniformIntegers(low, high):
+                values.random_(low, high, generator=self._main)
             case Normal(mean, std):
                 values.normal_(mean, std, generator=self._main)
             case ClampedNormal(mean, std, low, high):
@@ -384,6 +391,7 @@ _NO_STREAM = (
     "generator=torch draws all tensors in order from one generator, so a stream changes nothing; leave stream out, or "
     "use generator=philox"
 )
+_NO_POWERS = "torch has no function that draws powers of two; use generator=philox for the scheme power_of_two"
 _NO_PARTS = "generator=torch draws whole tensors, without parts; give the parts as tensors, or use generator=philox"
 
 
@@ -394,7 +402,11 @@ def _is_in_order(plan: Plan) -> bool:
 
 def _is_streamed(tensor: PlannedTensor, device: torch.device) -> bool:
     """Whether a tensor can be drawn block by block. On a GPU it cannot: the numbers depend on the size of the call."""
-    return device.type == "cpu" and isinstance(tensor.law, Uniform | Normal | ClampedNormal) and tensor.region.is_whole
+    return (
+        device.type == "cpu"
+        and isinstance(tensor.law, Uniform | UniformIntegers | Normal | ClampedNormal)
+        and tensor.region.is_whole
+    )
 
 
 def _bounds(tensor: PlannedTensor, device: torch.device) -> Iterator[tuple[int, int]]:
@@ -446,6 +458,8 @@ def _dtypes(law: Law) -> tuple[str, ...]:
     """Return the dtypes in which torch can draw a law."""
     if law.is_deterministic:
         return tuple(DTYPES)
+    if isinstance(law, UniformIntegers):
+        return tuple(INTEGERS)
     return _FLOATS[:2] if isinstance(law, Orthogonal | OrthogonalStack) else _FLOATS
 
 

@@ -134,4 +134,5 @@ def _of_default_dtype(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _nbytes(tensor: TensorSpec) -> int:
     sizes = tensor.shape if tensor.slice is None else [stop - start for start, stop in tensor.slice]
-    return prod(sizes) * DTYPES[tensor.dtype].itemsize
+    dtype = DTYPES[tensor.dtype]
+    return prod(sizes) * dtype.itemsize // dtype.packed

@@ -102,7 +102,7 @@ def test_json_has_a_line_for_each_tensor_and_each_rule() -> None:
         ({}, "tensors.w: a tensor needs a shape"),
         ({"shape": [3, 4.0]}, "tensors.w: shape takes integers"),
         ({"shape": [3], "seed": "one"}, "tensors.w: seed takes integers"),
-        ({"shape": [3], "dtype": "int8"}, "tensors.w: dtype must be one of"),
+        ({"shape": [3], "dtype": "int4"}, "tensors.w: dtype must be one of"),
         ({"shape": [3], "slice": "::2"}, "tensors.w: each part of a slice"),
         ({"shape": [3], "std": torch.ones(2)}, "tensors.w: expected one number: .* 2 elements"),
         ({"alias": "v"}, "tensors.w: alias must be the name of another tensor that is no alias, got 'v'"),

@@ -220,7 +220,25 @@ DRAWN_IN = dict.fromkeys(CASES, DRAWABLE) | {
 
 
 def test_every_scheme_is_compared_with_torch() -> None:
-    assert set(CASES) == set(SCHEMES)
+    assert set(CASES) == set(SCHEMES) - {"randint", "power_of_two"}  # which no dtype of these cases can have
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high"),
+    [
+        *(("int64", 1 - 2**53, 2**53), ("int64", 0, 50257), ("int32", -(2**31), 2**31), ("int32", 0, 3)),
+        *(("int16", -300, 301), ("int8", -128, 128), ("uint8", 0, 255), ("bool", 0, 2)),
+    ],
+)
+@pytest.mark.parametrize("shape", [(), (33,), (5, 7), (3, 2**18)])
+def test_uniform_integers_are_those_of_random(dtype: str, low: int, high: int, shape: tuple[int, ...]) -> None:
+    ours = one(scheme="randint", shape=shape, low=low, high=high, dtype=dtype, seed=3)
+    assert identical(ours, torch.empty(shape, dtype=getattr(torch, dtype)).random_(low, high, generator=seeded(3)))
+
+
+def test_powers_of_two_are_refused() -> None:
+    with pytest.raises(UnsupportedSpec, match="torch has no function that draws powers of two; use generator=philox"):
+        plan(scheme="power_of_two", shape=[3], low=0, high=2)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -263,7 +281,7 @@ def test_a_truncated_normal_without_width_is_a_constant_where_torch_divides_by_z
     assert one(shape=[3], scheme="trunc_normal", mean=0.5, std=0).tolist() == [0.5, 0.5, 0.5]
 
 
-@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_a_tensor_without_elements_is_drawn_in_every_dtype(name: str, dtype: str) -> None:
     shape = (3, 0) if SCHEMES[name].ndim[1] == 2 else (3, 2, 0)

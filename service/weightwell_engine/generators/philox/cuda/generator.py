@@ -13,7 +13,7 @@ from weightwell_engine.dtypes import DTYPES, FLOATS
 from weightwell_engine.generators import Drawing
 from weightwell_engine.generators.gpu import Gpu
 from weightwell_engine.generators.philox import cuda
-from weightwell_engine.generators.philox.cpu.table import Table
+from weightwell_engine.generators.philox.cpu.early import positional
 from weightwell_engine.generators.philox.cuda.overlays import Over, write_over
 from weightwell_engine.generators.philox.generator import Laws, PhiloxGenerator
 from weightwell_engine.generators.philox.specification.known_answers import KNOWN_ANSWERS, NAME, SEED
@@ -145,7 +145,7 @@ class CudaDrawing:
         for piece in pieces:
             if isinstance(piece.tensor.law, Values):
                 host = bytearray(piece.nbytes)
-                table = Table(piece.tensor.law, piece.tensor.dtype)
+                table = positional(piece.tensor.law, piece.tensor.dtype)
                 for part, place in piece.parts(memoryview(host)):
                     table.fill(part, place)
                 memory[offset : offset + piece.nbytes] = torch.frombuffer(host, dtype=torch.uint8).to(memory.device)

@@ -17,7 +17,7 @@ from weightwell_engine.generators.philox.cuda.singles import (
     normal_singles,
     uniform_singles,
 )
-from weightwell_engine.generators.philox.cuda.words import draw_words, interleaved
+from weightwell_engine.generators.philox.cuda.words import draw_fields, draw_words, interleaved
 
 UNIFORM, NORMAL, NARROW, MATRIX = 0, 1, 2, 3
 """The source of variates: the odd grid, the normal distribution or a window of it, a narrow window, or a matrix."""
@@ -105,6 +105,36 @@ def draw_doubles(
     bits = encoded(value, tl.load(row + fields.EXPONENT), ITEMSIZE, TARGET, SCALED)
     if MASKED:
         bits = _unmasked(row, at, bits, LANE)
+    store(out, row, done, bits, LANE, TILE)
+
+
+@entry
+def draw_integers(
+    out: tl.tensor,
+    table: tl.tensor,
+    start: tl.tensor,
+    count: tl.tensor,
+    FIELD: tl.constexpr,
+    LANE: tl.constexpr,
+    TILE: tl.constexpr,
+) -> None:
+    """Write uniform integers, or powers of two, of random fields of so many bits."""
+    row, done = find(table, start, count, TILE)
+    at = indices(row, done, LANE, TILE)
+    key, nonce = tl.load(row + fields.KEY), tl.load(row + fields.NONCE)
+    width = tl.load(row + fields.WIDTH).to(tl.uint64, bitcast=True)
+    if FIELD == 64:
+        high = draw_words(at, key, nonce, LANE).to(tl.uint64)
+        low = draw_words(at, tl.load(row + fields.LOW_KEY), tl.load(row + fields.LOW_NONCE), LANE)
+        value = (high << 32) | low
+        value = tl.where(width != 0, tl.umulhi(value, width), value)  # 0 stands for 2^64
+    elif FIELD == 32:
+        value = (draw_words(at, key, nonce, LANE).to(tl.uint64) * width) >> 32
+    else:
+        value = ((draw_fields(at, key, nonce, FIELD, LANE) * width.to(tl.uint32)) >> FIELD).to(tl.uint64)
+    bits = (value + tl.load(row + fields.ORIGIN).to(tl.uint64, bitcast=True)) << tl.load(row + fields.BITS).to(
+        tl.uint64
+    )
     store(out, row, done, bits, LANE, TILE)
 
 

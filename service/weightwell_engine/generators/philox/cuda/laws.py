@@ -17,15 +17,28 @@ from weightwell_engine.generators.philox.cuda.launches import launch, on
 from weightwell_engine.generators.philox.cuda.segments import Program, Segment, Span, law_row, placed, spans
 from weightwell_engine.generators.philox.specification.draws import (
     Draw,
+    IntegerDraw,
     Variate,
     carrier_of,
     require_numbered_rows,
     settle,
+    settle_integers,
 )
 from weightwell_engine.generators.philox.specification.formats import narrowing, pattern
 from weightwell_engine.generators.philox.specification.keys import Key, Stream, derive_key
 from weightwell_engine.generators.philox.specification.truncation import Narrow, Wide
-from weightwell_engine.laws import Constant, Lattice, Law, Normal, Orthogonal, OrthogonalStack, Sparse, Values
+from weightwell_engine.laws import (
+    Constant,
+    Lattice,
+    Law,
+    Normal,
+    Orthogonal,
+    OrthogonalStack,
+    PowersOfTwo,
+    Sparse,
+    UniformIntegers,
+    Values,
+)
 from weightwell_engine.regions import Runs
 
 # The source of variates for each law.
@@ -58,7 +71,12 @@ def fill(parts: Sequence[Part], out: torch.Tensor) -> None:
     that is a multiple of four are placed at multiples of four elements.
     """
     with on(out.device):
-        launch((segment for law, runs, offset in parts if runs.size for segment in law.segments(runs, offset)), out)
+        wanted = [part for part in parts if part[1].size]
+        whole = [part for part in wanted if not isinstance(part[0], Packed)]
+        launch((segment for law, runs, offset in whole for segment in law.segments(runs, offset)), out)
+        for law, runs, offset in wanted:
+            if isinstance(law, Packed):
+                law.write(runs, out[offset : offset + runs.size])
 
 
 def prepare(law: Law, dtype: DType, seed: int, name: str, device: torch.device) -> Prepared:
@@ -66,6 +84,12 @@ def prepare(law: Law, dtype: DType, seed: int, name: str, device: torch.device) 
 
     Device memory is allocated when the first part is drawn, and then kept.
     """
+    unpacked = _prepared(law, dtype, seed, name, device)
+    return Packed(unpacked, dtype) if dtype.packed > 1 else unpacked
+
+
+def _prepared(law: Law, dtype: DType, seed: int, name: str, device: torch.device) -> Prepared:
+    """Return an object that draws one element to an item."""
     match law:
         case Constant(value):
             return Constants(dtype.itemsize, pattern(value, dtype))
@@ -81,6 +105,8 @@ def prepare(law: Law, dtype: DType, seed: int, name: str, device: torch.device) 
             if isinstance(law, Orthogonal):
                 return Matrix(law, draw, normals, device)
             return Stack(law, draw, normals, device)
+        case UniformIntegers() | PowersOfTwo():
+            return _integers(settle_integers(law, dtype), seed, name)
         case law:
             return prepare_elements(settle(law, dtype), seed, name)
 
@@ -297,6 +323,43 @@ class Stack(Matrix):
 
 
 @dataclass(frozen=True, slots=True)
+class Packed:
+    """A law of a dtype that packs elements into bytes: they are drawn one to a byte, and then put together."""
+
+    law: Prepared
+    dtype: DType
+
+    def segments(self, _runs: Runs, _offset: int) -> Iterable[Segment]:
+        """Refuse: elements are packed after they are drawn, so ``fill`` calls ``write``."""
+        raise TypeError("a packed law has no segments")
+
+    def write(self, runs: Runs, out: torch.Tensor) -> None:
+        """Enqueue what writes the items of ``runs`` into ``out`` (runs.size, uint8)."""
+        packed = self.dtype.packed
+        elements = torch.empty((runs.size, packed), dtype=torch.uint8, device=out.device)
+        drawn = Runs(packed * runs.first, packed * runs.length, packed * runs.stride, runs.count)
+        launch(self.law.segments(drawn, 0), elements.view(-1))
+        out.copy_(elements[:, 0])
+        for place in range(1, packed):
+            out |= elements[:, place] << (place * self.dtype.bits)
+
+
+@dataclass(frozen=True, slots=True)
+class Integers:
+    """A tensor of uniform integers, or of powers of two."""
+
+    draw: IntegerDraw
+    row: Any
+
+    def segments(self, runs: Runs, offset: int) -> Iterator[Segment]:
+        """Return segments that draw the elements of ``runs``."""
+        itemsize = self.draw.dtype.itemsize
+        for span in spans(runs, offset // itemsize):
+            program = Program(kernels.draw_integers, itemsize, span.lane, (("FIELD", self.draw.field),))
+            yield _segment(program, self.row, span)
+
+
+@dataclass(frozen=True, slots=True)
 class Words:
     """The raw words of a stream."""
 
@@ -319,6 +382,14 @@ def prepare_elements(draw: Draw, seed: int, name: str, stream: Stream = Stream.D
         case Narrow(side, start, span, exponent):
             row["side"], row["strip_start"], row["strip_span"], row["strip_exponent"] = side, start, span, exponent
     return Elements(draw, row, _SOURCES[draw.variate])
+
+
+def _integers(draw: IntegerDraw, seed: int, name: str) -> Integers:
+    row = law_row(bits=draw.shift)
+    row["key"], row["nonce"] = _halves(derive_key(seed, name, Stream.DATA))
+    row["low_key"], row["low_nonce"] = _halves(derive_key(seed, name, Stream.LOW))
+    row["origin"], row["width"] = draw.start % (1 << 64), draw.count % (1 << 64)
+    return Integers(draw, row)
 
 
 def _numbers(draw: Draw) -> Any:

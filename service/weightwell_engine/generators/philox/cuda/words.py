@@ -27,6 +27,27 @@ def draw_words(at: tl.tensor, key: tl.tensor, nonce: tl.tensor, LANE: tl.constex
 
 
 @kernel
+def draw_fields(at: tl.tensor, key: tl.tensor, nonce: tl.tensor, FIELD: tl.constexpr, LANE: tl.constexpr) -> tl.tensor:
+    """Return the fields of 8 or 16 bits (4 n) of the groups of four ``at`` (n), or with a ``LANE`` of 1 of the indices.
+
+    A lane draws a whole block for the one or two words that hold its fields.
+    """
+    MASK: tl.constexpr = (1 << FIELD) - 1
+    FIELDS: tl.constexpr = 32 // FIELD
+    if LANE == 4 and FIELD == 8:
+        word = draw_words(at, key, nonce, 1)
+        return interleaved(word & MASK, (word >> 8) & MASK, (word >> 16) & MASK, word >> 24)
+    elif LANE == 4:  # noqa: RET505 - to Triton these are three functions
+        w0, w1, w2, w3 = _philox(at >> 1, key, nonce)
+        second = (at & 1) != 0
+        one, other = tl.where(second, w2, w0), tl.where(second, w3, w1)
+        return interleaved(one & MASK, one >> FIELD, other & MASK, other >> FIELD)
+    else:
+        word = draw_words(at // FIELDS, key, nonce, 1)
+        return (word >> ((at % FIELDS) * FIELD).to(tl.uint32)) & MASK
+
+
+@kernel
 def interleaved(a: tl.tensor, b: tl.tensor, c: tl.tensor, d: tl.tensor) -> tl.tensor:
     """Return ``a[0], b[0], c[0], d[0], a[1] ...``: the four elements of a lane stay in that lane."""
     return tl.interleave(tl.interleave(a, c), tl.interleave(b, d))

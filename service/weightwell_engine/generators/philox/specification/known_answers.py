@@ -9,7 +9,17 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from weightwell_engine.exceptions import GeneratorUnsound
-from weightwell_engine.laws import Lattice, Law, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
+from weightwell_engine.laws import (
+    Lattice,
+    Law,
+    Normal,
+    Orthogonal,
+    PowersOfTwo,
+    Sparse,
+    TruncatedNormal,
+    Uniform,
+    UniformIntegers,
+)
 from weightwell_engine.regions import Runs
 
 SEED, NAME = 20260101, "selfcheck"
@@ -18,6 +28,9 @@ SEED, NAME = 20260101, "selfcheck"
 _ANYWHERE = Runs(first=(1 << 40) + 3, length=97, stride=1000, count=50), Runs((1 << 40) - 4099, 8300, 0, 1)
 _WHOLE = (Runs(first=0, length=64 * 48, stride=0, count=1),)
 _MATRIX = (Runs(first=0, length=96 * 80, stride=0, count=1),)
+# In bytes of two elements.
+_FOURS = (Runs(first=0, length=80 * 48, stride=0, count=1),)
+_FOURS_SPARSE = (Runs(first=0, length=32 * 48, stride=0, count=1),)
 
 Draw = Callable[[Law, str, Runs], bytearray | memoryview]
 """Draws the elements of runs, for a law and a dtype, in the tensor ``NAME`` with the seed ``SEED``."""
@@ -87,4 +100,15 @@ KNOWN_ANSWERS = (
     KnownAnswer(Lattice(0.3, 5, (48, 1), (60, 3)), "float64", _WHOLE, "4b836ad79b94f758"),
     KnownAnswer(Lattice(0.3, 5, (48, 1), (60, 3)), "float16", _WHOLE, "c582c1bb07323a4c"),
     KnownAnswer(Lattice(0.3, 5, (48, 1), (60, 3)), "float8_e5m2", _WHOLE, "15bad6333dff475e"),
+    KnownAnswer(UniformIntegers(-128, 128), "int8", _ANYWHERE, "19a0b6d6483f2286"),
+    KnownAnswer(UniformIntegers(-5000, 11384), "int16", _ANYWHERE, "f4cefbe2dc9d8fb7"),
+    KnownAnswer(UniformIntegers(-127, 128), "int8", _ANYWHERE, "ccb120b68b152408"),
+    KnownAnswer(UniformIntegers(0, 50257), "int32", _ANYWHERE, "7f5b749396819d7c"),
+    KnownAnswer(UniformIntegers(-9007199254740991, 9007199254740992), "int64", _ANYWHERE, "15f7aed6fcef90a7"),
+    KnownAnswer(PowersOfTwo(-10, 6), "float8_e8m0fnu", _ANYWHERE, "e70e40d0704e376e"),
+    KnownAnswer(Uniform(-0.9, 5.3), "float4_e2m1fn_x2", _ANYWHERE, "ac3e3d1adcddbcc6"),
+    KnownAnswer(Normal(0.0, 1.5), "float4_e2m1fn_x2", _ANYWHERE, "aead846785cdd4ef"),
+    KnownAnswer(TruncatedNormal(0.0, 1.0, -2.0, 2.0), "float4_e2m1fn_x2", _ANYWHERE, "94fbb4d74e9aacdc"),
+    KnownAnswer(Orthogonal(80, 48, 9.0, 2, 1), "float4_e2m1fn_x2", _FOURS, "0fec96ad4e7862d9"),
+    KnownAnswer(Sparse(64, 48, 20, 1.5), "float4_e2m1fn_x2", _FOURS_SPARSE, "565df0dd54bd273e"),
 )

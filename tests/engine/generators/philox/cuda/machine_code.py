@@ -19,7 +19,7 @@ from weightwell_engine.generators.philox.cuda import kernels, prepare
 from weightwell_engine.generators.philox.cuda.launches import INTEGERS
 from weightwell_engine.generators.philox.cuda.laws import Elements, Words
 from weightwell_engine.generators.philox.cuda.segments import Program, law_row
-from weightwell_engine.laws import Constant, Lattice, Law, Normal, TruncatedNormal, Uniform
+from weightwell_engine.laws import Constant, Lattice, Law, Normal, TruncatedNormal, Uniform, UniformIntegers
 from weightwell_engine.regions import Runs
 
 WHOLE, ODD = Runs(0, 64, 0, 1), Runs(1, 3, 5, 7)
@@ -32,6 +32,9 @@ LAWS: list[tuple[Law, str, Runs]] = [
     (TINY, "float16", WHOLE),
     *((Constant(1.0), name, WHOLE) for name in ("float64", "bfloat16")),
     (Lattice(1.0, 0, (5, 1), (64, 1)), "float32", WHOLE),
+    *((UniformIntegers(-(2**bits), 2**bits), f"int{bits + 1}", runs) for bits in (7, 15) for runs in (WHOLE, ODD)),
+    (UniformIntegers(0, 100), "int32", WHOLE),
+    (UniformIntegers(0, 1000), "int64", WHOLE),
 ]
 
 
