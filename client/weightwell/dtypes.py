@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from math import prod
 
 from weightwell.problems import did_you_mean
-from weightwell.slices import Bounds
+
+Bounds = tuple[tuple[int, int], ...]  # those of weightwell.slices
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,15 +27,18 @@ from weightwell_engine.laws import (
     Normal,
     Orthogonal,
     OrthogonalStack,
+    PowersOfTwo,
     Sparse,
     TruncatedNormal,
     Uniform,
+    UniformIntegers,
 )
 from weightwell_engine.regions import Runs
 
 ROWS, COLS = 90, 70
 HERE = torch.device("cpu")
 GUARD = 0xA5
+PACKED = "float4_e2m1fn_x2"
 
 LAWS: list[Law] = [
     Uniform(-0.1, 0.3),
@@ -107,6 +110,28 @@ def _draw(prepared: Prepared, dtype: DType, runs: Runs) -> Any:
 def test_a_law_has_the_bits_of_the_cpu_in_every_dtype(law: Law) -> None:
     parts = [(law, dtype, COLUMNS) for dtype in FLOATS.values()]
     parts += [(law, DTYPES["float32"], ODD), (law, DTYPES["bfloat16"], EVEN), (law, DTYPES["float64"], EVEN)]
+    assert _drawn(parts, seed=7) == _expected(parts, seed=7)
+
+
+INTEGERS: list[tuple[Law, str]] = [
+    *((UniformIntegers(-128, 128), "int8"), (UniformIntegers(0, 16), "uint8"), (UniformIntegers(0, 2), "bool")),
+    *((UniformIntegers(-127, 128), "int8"), (UniformIntegers(-(2**15), 2**15), "int16")),
+    *((UniformIntegers(-(2**31), 2**31), "int32"), (UniformIntegers(0, 50257), "int32")),
+    *((UniformIntegers(1 - 2**53, 2**53), "int64"), (UniformIntegers(-(2**63), 2**63), "int64")),
+    *((PowersOfTwo(-127, 128), "float8_e8m0fnu"), (PowersOfTwo(-4, 4), "float32"), (PowersOfTwo(0, 3), PACKED)),
+]
+
+
+SHORT = Runs(1, 66, 0, 1), Runs(8, 24, 72, 3), Runs(3, 17, 70, 5), Runs(2**34 - 9, 30, 0, 1)
+
+
+def test_integers_have_the_bits_of_the_cpu() -> None:
+    parts = [(law, DTYPES[name], runs) for law, name in INTEGERS for runs in SHORT]
+    assert _drawn(parts, seed=7) == _expected(parts, seed=7)
+
+
+def test_packed_elements_have_the_bits_of_the_cpu() -> None:
+    parts = [(law, DTYPES[PACKED], runs) for law in (Normal(0.0, 1.5), LAWS[-1]) for runs in SHORT[:3]]
     assert _drawn(parts, seed=7) == _expected(parts, seed=7)
 
 
