@@ -211,8 +211,8 @@ def noise(
         if value is not None:
             raise TypeError(f"noise takes {field} from the tensor, got {field}={value!r:.80}: leave it out")
     place = destination_of(what)
-    if place.dtype.packed > 1:
-        raise ValueError(f"noise is added to numbers of at least a byte, got a tensor of {place.dtype.name}")
+    if not place.dtype.is_computed:
+        raise ValueError(f"noise is added to floating-point numbers, got a tensor of {place.dtype.name}: convert it")
     data = Addition(place, float(alpha))
     spec = TensorSpec.of(place.shape, "normal", std=std, dtype=place.dtype.name, **fields)
     return _drawn(replace(spec, bounds=place.bounds), data, data.commit), data.explained()

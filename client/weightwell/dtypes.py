@@ -22,6 +22,11 @@ class DType:
     itemsize: int
     packed: int = 1
 
+    @property
+    def is_computed(self) -> bool:
+        """Whether it has floating-point numbers with which torch and numpy compute: with a sign, in whole bytes."""
+        return "float" in self.name and self.packed == 1 and self.code != "F8_E8M0"
+
     def nbytes(self, shape: Sequence[int]) -> int:
         """Return the bytes of a tensor whose shape counts elements."""
         return prod(shape) * self.itemsize // self.packed
