@@ -19,7 +19,8 @@ def placed(kinds: list[tuple[str, int]]) -> list[Piece]:
     """Tensors of some dtypes and lengths, one after the other."""
     start, found = 0, []
     for name, length in kinds:
-        tensor = torch.zeros(length, dtype=getattr(torch, name))
+        kind = getattr(torch, name)
+        tensor = torch.zeros(length * kind.itemsize, dtype=torch.uint8).view(kind)  # torch fills no float4
         found.append(Piece(start, start + tensor.nbytes, tensor))
         start += tensor.nbytes
     return found
