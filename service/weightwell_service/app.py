@@ -27,7 +27,11 @@ from weightwell_service.file_response import DrawingResources
 from weightwell_service.gauges import state
 from weightwell_service.observation.log import request_line
 from weightwell_service.observation.requests import Observed
+from weightwell_service.parse_queues import Lanes
 from weightwell_service.repositories.library import library
+from weightwell_service.repositories.shared_cache import SharedCache
+from weightwell_service.repositories.twin import Twins
+from weightwell_service.repositories.upstream import Upstream
 from weightwell_service.routes import HEALTH, methods, router
 from weightwell_service.service import Service
 from weightwell_service.settings import Settings
@@ -43,12 +47,29 @@ _EXPOSED = [
     *("Weightwell-Range-Cost", "Weightwell-Unused-Rules"),
 ]
 
+# The part of the memory budget in which files and headers of the upstream Hub are kept.
+_KEPT = 16
+
 
 def make_engine(settings: Settings) -> Engine:
     """Return the engine of a deployment; raise ``DeviceUnavailable`` if the configured device is not there."""
     off = "is switched off on this server (WEIGHTWELL_TORCH_GENERATOR=off)"
     without_torch = off if settings.torch_generator == "off" else None
     return Engine(find_device(settings.device), threads=settings.threads, without_torch=without_torch)
+
+
+def _twins(settings: Settings, budget: MemoryBudget, lanes: Lanes) -> Twins | None:
+    """Return the twins of the upstream Hub of a deployment; None without an upstream."""
+    if settings.upstream is None:
+        return None
+    token = settings.upstream_token.get_secret_value().strip() if settings.upstream_token else None
+    return Twins(
+        Upstream(settings.upstream, token=token, timeout=settings.upstream_timeout, budget=budget),
+        SharedCache(settings.max_resident_bytes // _KEPT),
+        lanes,
+        max_file=settings.upstream_max_file_bytes,
+        max_header=settings.upstream_max_header_bytes,
+    )
 
 
 def create_app(settings: Settings, engine: Engine | None = None, *, shared: Path | None = None) -> FastAPI:
@@ -80,6 +101,8 @@ def create_app(settings: Settings, engine: Engine | None = None, *, shared: Path
             service.started = False
         sys.setswitchinterval(interval)
         service.shutdown()
+        if service.twins is not None:
+            await service.twins.close()
         for lane in resources.lanes.values():
             lane.shutdown()
 
@@ -96,7 +119,11 @@ def create_app(settings: Settings, engine: Engine | None = None, *, shared: Path
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     repositories = library(settings.repositories, settings.max_shard_bytes)
-    app.state.service = Service(settings, engine, resources, repositories=repositories, gate=gate)
+    lanes = Lanes()
+    twins = _twins(settings, budget, lanes)
+    app.state.service = Service(
+        settings, engine, resources, lanes=lanes, repositories=repositories, twins=twins, gate=gate
+    )
     app.state.methods = methods()
     app.router.routes[:0] = [Dispatch(s3.owns, s3.ROUTES), Dispatch(hub.owns, hub.ROUTES), *router.routes]
     problems.install(app)

@@ -1,14 +1,15 @@
 """Checkouts: a repository at a revision, as the doors of the Hub and of S3 serve it."""
 
-from collections.abc import Iterable, Mapping
-from typing import Self
+from collections.abc import Callable, Iterable, Mapping
+from typing import Self, TypeVar
 
 from fastapi import Request
 
 from weightwell_engine.virtual_file import VirtualFile
 from weightwell_service.file_response import IMMUTABLE, REVALIDATE
-from weightwell_service.repositories.repository import Repository, Weights
+from weightwell_service.repositories.repository import Draft, Repository
 from weightwell_service.repositories.revision import Revision
+from weightwell_service.repositories.twin import Twin
 from weightwell_service.service import Service
 from weightwell_service.small_file import etag_of
 
@@ -19,6 +20,8 @@ DATE = "1980-01-01T00:00:00.000Z"
 # Approximate bytes of a tensor in a manifest, for the queue in which a manifest is parsed.
 _ENTRY = 100
 
+T = TypeVar("T")
+
 
 class Checkout:
     """A repository at a revision. ``cache_control``: how long a cache may keep its files without asking again.
@@ -27,17 +30,16 @@ class Checkout:
     the body of the request: a caller that needs the body reads it before.
     """
 
-    def __init__(self, service: Service, repository: Repository, revision: Revision, *, is_commit: bool):
+    def __init__(self, service: Service, repository: Repository | Twin, revision: Revision, *, is_commit: bool):
         self.service = service
         self.repository = repository
         self.revision = revision
         self.commit = repository.commit(revision)
-        self.checkpoint = repository.checkpoint(revision)
         # A commit never changes; a name of a revision does, if the operator changes the repository.
         self.cache_control = IMMUTABLE if is_commit else REVALIDATE
 
     @classmethod
-    def of(cls, service: Service, repository: Repository, wanted: str) -> Self | None:
+    def of(cls, service: Service, repository: Repository | Twin, wanted: str) -> Self | None:
         """Return the checkout of the name of a revision, or of a commit; None if there is no such revision."""
         revision = repository.revision(wanted)
         if revision is None:
@@ -47,20 +49,30 @@ class Checkout:
     @property
     def paths(self) -> list[str]:
         """The paths of all files, in order."""
-        return sorted([*self.checkpoint.small, *self.checkpoint.weights])
+        return self.repository.paths(self.revision)
 
     async def file(self, request: Request, path: str) -> VirtualFile | bytes | None:
         """Return a weight file, or the content of a small file; None if there is no such file."""
-        content = self.checkpoint.small.get(path)
+        content = await self.repository.content(path, self.revision)
         if content is not None:
             return content
-        weights = self.checkpoint.weights.get(path)
-        return None if weights is None else await self._weights(request, weights)
+        draft = await self.draft(path)
+        return None if draft is None else await self._weights(request, path, draft)
+
+    async def draft(self, path: str) -> Draft | None:
+        """Return how a weight file is drawn; None if there is no such file."""
+        return await self.repository.draft(path, self.revision)
+
+    async def planned(self, request: Request, draft: Draft, plan: Callable[[], T]) -> T:
+        """Return what a function returns that reads a draft. It runs in a thread, after others of the same length."""
+        return await self.service.lanes.of(_ENTRY * draft.tensors).run(plan, request.is_disconnected)
 
     async def sizes(self, request: Request, paths: Iterable[str]) -> Mapping[str, tuple[int, str]]:
         """Return the size in bytes and the entity tag of each of some files that exist."""
         found = {}
-        for path in paths:
+        wanted = list(paths)
+        await self.repository.fetch(wanted, self.revision)
+        for path in wanted:
             file = await self.file(request, path)
             if isinstance(file, VirtualFile):
                 found[path] = file.nbytes, file.etag
@@ -68,12 +80,9 @@ class Checkout:
                 found[path] = len(file), etag_of(file)
         return found
 
-    async def _weights(self, request: Request, weights: Weights) -> VirtualFile:
+    async def _weights(self, request: Request, path: str, draft: Draft) -> VirtualFile:
         """Return a weight file. Its plan is kept, so that many ranges of it are planned once."""
-        key = f"{self.repository.name}/{self.commit}/{weights.name}".encode()
+        key = f"{self.repository.name}/{self.commit}/{path}".encode()
         if (file := self.service.open_recent(key)) is not None:
             return file
-        return await self.service.lanes.of(_ENTRY * len(self.repository.manifest["tensors"])).run(
-            lambda: self.service.open_spec(key, lambda: self.repository.spec(weights, self.revision)),
-            request.is_disconnected,
-        )
+        return await self.planned(request, draft, lambda: self.service.open_spec(key, draft.read))

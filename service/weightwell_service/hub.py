@@ -5,7 +5,7 @@ A client first asks which commit a revision is, and then reads files of that com
 """
 
 import json
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 from urllib.parse import parse_qs, quote
 
@@ -13,12 +13,17 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from weightwell_engine.exceptions import InvalidSpec, InvalidSpecs, TooLarge
 from weightwell_service.access.guard import check_allowed
+from weightwell_service.answers import json_answer
 from weightwell_service.checkout import DATE, Checkout
 from weightwell_service.file_response import respond
 from weightwell_service.links import address
-from weightwell_service.repositories.repository import CONFIG, Repository
+from weightwell_service.problems import PROBLEMS
+from weightwell_service.repositories.failures import UpstreamError
+from weightwell_service.repositories.repository import Repository
 from weightwell_service.repositories.revision import FORMS, Revision
+from weightwell_service.repositories.twin import Twin
 from weightwell_service.service import service_of
 from weightwell_service.small_file import etag_of, respond_small
 
@@ -45,15 +50,15 @@ class Place(Checkout):
     """A repository at a revision, as the path of a request names them."""
 
     @classmethod
-    def named(cls, request: Request) -> "Place":
-        """Read the path of a request; raise ``Refused``."""
+    async def named(cls, request: Request) -> "Place":
+        """Read the path of a request; raise ``Refused``, and the errors of ``Service.repository``."""
         service, parameters = service_of(request), request.path_params
         name = f"{parameters['owner']}/{parameters['name']}"
-        repository = service.repositories.get(name)
+        wanted = parameters.get("revision", "main")
+        repository = await service.repository(name, wanted)
         if repository is None:
             known = ", ".join(sorted(service.repositories)[:10])
             raise Refused("RepoNotFound", f"there is no repository {name[:200]!r}; this server has {known}")
-        wanted = parameters.get("revision", "main")
         place = cls.of(service, repository, wanted)
         if place is None:
             raise Refused("RevisionNotFound", f"there is no revision {wanted[:200]!r} of {name}; expected {FORMS}")
@@ -64,9 +69,9 @@ class Place(Checkout):
         """The header fields of every answer."""
         return {"x-repo-commit": self.commit, "cache-control": self.cache_control}
 
-    async def entries(self, request: Request) -> dict[str, dict[str, Any]]:
-        """Return what the Hub says of each file, by path."""
-        sizes = await self.sizes(request, self.paths)
+    async def entries(self, request: Request, paths: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Return what the Hub says of each of some files that exist, by path."""
+        sizes = await self.sizes(request, paths)
         return {path: _entry(path, size, etag) for path, (size, etag) in sizes.items()}
 
     def rows(self, found: Iterable[dict[str, Any]], *, expanded: bool) -> list[dict[str, Any]]:
@@ -85,9 +90,13 @@ def _answering(answer: Answer) -> Callable[[Request], Awaitable[Response]]:
 
     async def endpoint(request: Request) -> Response:
         try:
-            return await answer(request, Place.named(request))
+            return await answer(request, await Place.named(request))
         except Refused as error:
             return _error(404 if error.code else 400, error.code, str(error))
+        except UpstreamError as error:
+            return _error(error.status, error.code, str(error))
+        except (TooLarge, InvalidSpec, InvalidSpecs) as error:
+            return _error(PROBLEMS[type(error)][0], None, str(error))
 
     return endpoint
 
@@ -116,16 +125,17 @@ async def models(request: Request) -> Response:
 
 
 async def model(request: Request, place: Place) -> Response:
-    """Describe a repository at a revision: its commit and its files."""
-    siblings: list[dict[str, Any]] = []
-    for path, entry in (await place.entries(request)).items():
-        siblings.append({"rfilename": path, "size": entry["size"], "blobId": entry["oid"]})
+    """Describe a repository at a revision: its commit and its files, with ``blobs`` with their sizes."""
+    siblings: list[dict[str, Any]] = [{"rfilename": path} for path in place.paths]
+    if request.query_params.get("blobs", "").lower() in {"true", "1"}:
+        for each, entry in zip(siblings, (await place.entries(request, place.paths)).values(), strict=True):
+            each |= {"size": entry["size"], "blobId": entry["oid"]}
     described = {**_model(place.repository), "sha": place.commit, "siblings": siblings}
     return JSONResponse(described, headers=place.headers)
 
 
-def _model(repository: Repository) -> dict[str, Any]:
-    config = json.loads(repository.files.get(CONFIG, b"{}"))
+def _model(repository: Repository | Twin) -> dict[str, Any]:
+    config = repository.config
     kind = config.get("model_type")
     return {
         "_id": repository.digest,
@@ -143,6 +153,7 @@ def _model(repository: Repository) -> dict[str, Any]:
         "library_name": "transformers" if kind else "weightwell",
         "tags": ["safetensors", *(["transformers", kind] if kind else [])],
         "config": {key: config[key] for key in ("architectures", "model_type") if key in config},
+        **repository.described,
     }
 
 
@@ -163,11 +174,14 @@ async def tree(request: Request, place: Place) -> Response:
     """List the files in a folder of a repository."""
     folder = request.path_params.get("path", "").strip("/")
     recursive, expanded = (_true(request.query_params.get(name)) for name in ("recursive", "expand"))
-    entries = await place.entries(request)
-    inside = {path: each for path, each in entries.items() if not folder or path.startswith(f"{folder}/")}
+    inside = [path for path in place.paths if not folder or path.startswith(f"{folder}/")]
     if folder and not inside:
         raise Refused("EntryNotFound", f"there is no folder {folder[:200]!r} in {place.repository.name}")
-    listed = list(inside.values()) if recursive else list(_top(folder, inside))
+    start = len(folder) + 1 if folder else 0
+    # The file itself, or the folder directly in the folder that it is in.
+    top = {path: path if recursive else path[: start + len(path[start:].partition("/")[0])] for path in inside}
+    entries = await place.entries(request, [path for path in inside if top[path] == path])
+    listed = [entries.get(each) or _directory(each) for each in dict.fromkeys(top.values())]
     return JSONResponse(place.rows(listed, expanded=expanded), headers=place.headers)
 
 
@@ -176,33 +190,18 @@ def _true(value: object) -> bool:
     return str(value).lower() in {"true", "1"}
 
 
-def _top(folder: str, entries: Mapping[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield the files directly in a folder, and its folders."""
-    seen = set()
-    start = len(folder) + 1 if folder else 0
-    for path, entry in entries.items():
-        name, slash, _ = path[start:].partition("/")
-        if not slash:
-            yield entry
-        elif name not in seen:
-            seen.add(name)
-            place = path[: start + len(name)]
-            yield {"type": "directory", "path": place, "size": 0, "oid": etag_of(place.encode()).strip('"')}
+def _directory(path: str) -> dict[str, Any]:
+    return {"type": "directory", "path": path, "size": 0, "oid": etag_of(path.encode()).strip('"')}
 
 
 async def paths_info(request: Request, place: Place) -> Response:
     """Describe some files. The body is JSON, or a form, with ``paths`` and perhaps ``expand``."""
-    paths, expanded = await _paths(
-        request
-    )  # first: who waits for a plan looks for a departure, and reads the body meanwhile
-    entries = await place.entries(request)
-    folders = {path[:at] for path in entries for at, sign in enumerate(path) if sign == "/"}
-    found = []
-    for path in paths:
-        if path in entries:
-            found.append(entries[path])
-        elif path in folders:
-            found.append({"type": "directory", "path": path, "size": 0, "oid": etag_of(path.encode()).strip('"')})
+    # First the body: who waits for a plan looks for a departure, and reads it meanwhile.
+    paths, expanded = await _paths(request)
+    known = set(place.paths)
+    folders = {path[:at] for path in known for at, sign in enumerate(path) if sign == "/"}
+    entries = await place.entries(request, [path for path in paths if path in known])
+    found = [entries.get(path) or _directory(path) for path in paths if path in known or path in folders]
     return JSONResponse(place.rows(found, expanded=expanded), headers=place.headers)
 
 
@@ -231,13 +230,12 @@ async def resolve(request: Request, place: Place) -> Response:
     path = request.path_params["path"]
     file = await place.file(request, path)
     if file is None:
-        where = f"{place.repository.name} at {place.revision.name}"
-        raise Refused("EntryNotFound", f"there is no file {path[:200]!r} in {where}")
+        raise _no_file(place, path)
     if isinstance(file, bytes):
         return respond_small(request.method, request.headers, file, path, place.headers)
     elsewhere = place.service.settings.data_url
-    if elsewhere is not None:
-        url, _ = address(place.repository.spec(place.checkpoint.weights[path], place.revision))
+    if elsewhere is not None and (draft := await place.draft(path)) is not None:
+        url, _ = await place.planned(request, draft, lambda: address(draft.read()))
         if url is not None:
             linked = {"x-linked-size": str(file.nbytes), "x-linked-etag": file.etag}
             return Response(status_code=302, headers={**place.headers, **linked, "location": elsewhere + url})
@@ -245,6 +243,23 @@ async def resolve(request: Request, place: Place) -> Response:
     more = {**place.headers, "content-disposition": f'attachment; filename="{name}"'}
     check_allowed(request, file)
     return respond(request.method, request.headers, file, place.service.resources, more)
+
+
+def _no_file(place: Place, path: str) -> Refused:
+    reason = place.repository.missing(path)
+    where = f"{place.repository.name} at {place.revision.name}"
+    return Refused("EntryNotFound", f"there is no file {path[:200]!r} in {where}{f': {reason}' if reason else ''}")
+
+
+async def plan(request: Request, place: Place) -> Response:
+    """Describe a weight file without generating it, as ``/plan`` does."""
+    path = request.path_params["path"]
+    draft = await place.draft(path)
+    if draft is None:
+        raise _no_file(place, path)
+    answer = await place.planned(request, draft, lambda: json_answer(place.service.describe(draft.read())))
+    answer.headers.update(place.headers)
+    return answer
 
 
 async def refuse(request: Request) -> Response:
@@ -261,6 +276,7 @@ _FILE = "{revision}/{path:path}"
 ROUTES = [
     Route(f"{_REPOSITORY}/resolve/{_FILE}", _answering(resolve), methods=["GET"]),
     Route(f"{_REPOSITORY}/raw/{_FILE}", _answering(resolve), methods=["GET"]),
+    Route(f"{_REPOSITORY}/plan/{_FILE}", _answering(plan), methods=["GET"]),
     Route("/api/models", models, methods=["GET"]),
     Route(_API, _answering(model), methods=["GET"]),
     Route(f"{_API}/revision/{{revision}}", _answering(model), methods=["GET"]),
@@ -276,4 +292,4 @@ ROUTES = [
 
 def owns(path: str) -> bool:
     """Whether a path may be one of this door."""
-    return path.startswith("/api/") or "/resolve/" in path or "/raw/" in path
+    return path.startswith("/api/") or "/resolve/" in path or "/raw/" in path or "/plan/" in path

@@ -26,6 +26,8 @@ from weightwell_service.checkout import DATE, Checkout
 from weightwell_service.exceptions import PreconditionFailed
 from weightwell_service.file_response import respond
 from weightwell_service.problems import PROBLEMS, headers_of
+from weightwell_service.repositories.failures import UpstreamError
+from weightwell_service.repositories.library import is_name
 from weightwell_service.service import Service, service_of
 from weightwell_service.small_file import respond_small
 
@@ -49,8 +51,18 @@ _STATUS = {
     "NotImplemented": 501,
 }
 
-# The code of each status of ``problems.PROBLEMS``.
-_CODES = {412: "PreconditionFailed", 413: "EntityTooLarge", 416: "InvalidRange", 503: "SlowDown", 500: "InternalError"}
+# The code of each status of ``problems.PROBLEMS``, and of errors of an upstream Hub.
+_CODES = {
+    403: "AccessDenied",
+    404: "NoSuchKey",
+    412: "PreconditionFailed",
+    413: "EntityTooLarge",
+    416: "InvalidRange",
+    500: "InternalError",
+    502: "InternalError",
+    503: "SlowDown",
+    504: "InternalError",
+}
 
 # Parts of buckets and objects that S3 has and this server does not, as they are named in a query.
 _MISSING = {
@@ -117,7 +129,8 @@ async def _answer(request: Request) -> Response:
     bucket, _, key = request.path_params.get("path", "").partition("/")
     if not bucket:
         return _buckets(service)
-    if not any(name.startswith(f"{bucket}/") for name in service.repositories):
+    has_twins = service.twins is not None and is_name(f"{bucket}/name")
+    if not has_twins and not any(name.startswith(f"{bucket}/") for name in service.repositories):
         raise Refused("NoSuchBucket", f"there is no bucket {bucket[:200]!r}; buckets are the owners of repositories")
     if key:
         return await _object(request, service, bucket, key)
@@ -142,7 +155,7 @@ def _buckets(service: Service) -> Response:
 async def _object(request: Request, service: Service, bucket: str, key: str) -> Response:
     """Send an object, or a range of it."""
     folder, _, path = key.partition("/")
-    checkout = _checkout(service, bucket, folder)
+    checkout = await _checkout(service, bucket, folder)
     file = None if checkout is None else await checkout.file(request, path)
     if checkout is None or file is None:
         raise Refused("NoSuchKey", f"there is no key {key[:200]!r}; keys are name/file and name@seed-42/file")
@@ -157,11 +170,12 @@ async def _object(request: Request, service: Service, bucket: str, key: str) -> 
     return response
 
 
-def _checkout(service: Service, bucket: str, folder: str) -> Checkout | None:
+async def _checkout(service: Service, bucket: str, folder: str) -> Checkout | None:
     """Return the checkout of the first part of a key: ``name`` or ``name@revision``."""
     name, at, revision = folder.partition("@")
-    repository = service.repositories.get(f"{bucket}/{name}")
-    return None if repository is None else Checkout.of(service, repository, revision if at else "main")
+    wanted = revision if at else "main"
+    repository = await service.repository(f"{bucket}/{name}", wanted)
+    return None if repository is None else Checkout.of(service, repository, wanted)
 
 
 def marked(etag: str) -> str:
@@ -232,7 +246,7 @@ class Listing:
 async def _listing(request: Request, service: Service, bucket: str) -> Response:
     """List keys. Only the files on the page are planned, for their sizes."""
     wanted = Listing.of(request.query_params)
-    checkouts = _listed(service, bucket, wanted.prefix)
+    checkouts = await _listed(service, bucket, wanted.prefix)
     items = wanted.items(sorted(f"{folder}/{path}" for folder, each in checkouts.items() for path in each.paths))
     page = items[: wanted.most]
     content: list[tuple[str, Content]] = []
@@ -251,15 +265,21 @@ async def _listing(request: Request, service: Service, bucket: str) -> Response:
     return _document("ListBucketResult", [*_head(request, bucket, wanted, last, len(page)), *content])
 
 
-def _listed(service: Service, bucket: str, prefix: str) -> dict[str, Checkout]:
+async def _listed(service: Service, bucket: str, prefix: str) -> dict[str, Checkout]:
     """Return the checkouts that are listed, by the first part of their keys.
 
-    Those are the main revision of every repository, and the revision that a prefix names: all are too many to list.
+    Those are the main revision of every repository, and the revision or the twin that a prefix names with the slash
+    after it: all are too many to list.
     """
     names = [name.partition("/")[2] for name in service.repositories if name.startswith(f"{bucket}/")]
-    folder = prefix.partition("/")[0]
-    folders = [folder] if "@" in folder else names
-    found = {each: _checkout(service, bucket, each) for each in folders if each.startswith(folder)}
+    folder, slash, _ = prefix.partition("/")
+    folders = [folder] if "@" in folder or slash else names
+    try:
+        found = {each: await _checkout(service, bucket, each) for each in folders if each.startswith(folder)}
+    except UpstreamError as error:
+        if error.status != 404:
+            raise
+        return {}
     return {each: checkout for each, checkout in found.items() if checkout is not None}
 
 
@@ -313,6 +333,8 @@ def _refusal(request: Request, error: Exception, identifier: str) -> Response:
     headers = {"cache-control": "no-store"}
     if isinstance(error, Refused):
         code, status = error.code, _STATUS[error.code]
+    elif isinstance(error, UpstreamError):
+        code, status = _CODES[error.status], error.status
     elif type(error) in PROBLEMS:
         status = PROBLEMS[type(error)][0]  # type: ignore[index]
         code = _CODES.get(status, "InvalidRequest")

@@ -25,6 +25,7 @@ from weightwell_service.parse_queues import Lanes
 from weightwell_service.plan_cache import PlanCache, plan_nbytes
 from weightwell_service.queries import read_query
 from weightwell_service.repositories.repository import Repository
+from weightwell_service.repositories.twin import Twin, Twins
 from weightwell_service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class Service:
     repositories: Mapping[str, Repository] = field(default_factory=dict)
     gate: Gate | None = None
     metrics: Metrics = field(default_factory=Metrics)
+    twins: Twins | None = None
     started: bool = False
     draining: bool = False
     failure: str | None = None
@@ -72,6 +74,16 @@ class Service:
         gc.collect()
         gc.freeze()
         gc.set_threshold(_RARE)
+
+    async def repository(self, name: str, wanted: str) -> Repository | Twin | None:
+        """Return a repository, or the twin that has the revision ``wanted``; None if there is none.
+
+        Raises the errors of ``Twins.find``.
+        """
+        found = self.repositories.get(name)
+        if found is None and self.twins is not None:
+            return await self.twins.find(name, wanted)
+        return found
 
     def open(self, spec: Spec) -> VirtualFile:
         """Return the file of a spec; raise the errors of ``Engine.plan``, or ``TooLarge``."""

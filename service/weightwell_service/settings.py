@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 GIB = 2**30
@@ -101,5 +101,22 @@ class Settings(BaseSettings):
     )
     tls_certificate: Path | None = Field(default=None, description="PEM file of the certificate chain, for https://")
     tls_key: Path | None = Field(default=None, description="PEM file of the certificate's private key, not encrypted")
+    upstream: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*[^\s/?#])?$",
+        description="Hub whose repositories have twins here, such as https://huggingface.co (docs/hub.md)",
+    )
+    upstream_token: SecretStr | None = Field(
+        default=None, description="access token for the upstream Hub; set it by the variable, so that no list shows it"
+    )
+    upstream_timeout: PositiveFloat = Field(
+        default=30.0, allow_inf_nan=False, description="seconds in which the upstream Hub must send a file or a header"
+    )
+    upstream_max_file_bytes: PositiveInt = Field(
+        default=2**26, description="largest small file of the upstream Hub, in bytes; a twin has no larger ones"
+    )
+    upstream_max_header_bytes: PositiveInt = Field(
+        default=2**25, le=100_000_000, description="largest header of a weight file of the upstream Hub, in bytes"
+    )
     access_log: bool = Field(default=True, description="whether the log has a line for each request")
     log_format: Literal["text", "json"] = Field(default="text", description="format of the lines of the log")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from pydantic import SecretStr
 
 from weightwell_service import __main__ as command
 from weightwell_service import __version__
@@ -94,6 +95,11 @@ VALUES: dict[str, tuple[str, Any]] = {
     "cors_origins": ("https://a.example,http://b.example:8080", "https://a.example,http://b.example:8080"),
     "tls_certificate": ("chain.pem", Path("chain.pem")),
     "tls_key": ("key.pem", Path("key.pem")),
+    "upstream": ("https://hub.example", "https://hub.example"),
+    "upstream_token": ("hf_secret", SecretStr("hf_secret")),
+    "upstream_timeout": ("2.5", 2.5),
+    "upstream_max_file_bytes": ("5000", 5000),
+    "upstream_max_header_bytes": ("6000", 6000),
     "access_log": ("false", False),
     "log_format": ("json", "json"),
 }

@@ -8,5 +8,14 @@ sharding     the tensors of each weight file, and the index of several
 repository   one folder: its files at a revision
 library      all repositories of a deployment
 
+With an upstream Hub, every repository there has a twin here:
+
+twin          the twins: small files that pass through, and weight files that are drawn
+twin_laws     how each tensor of a checkpoint is drawn
+headers       the tensors of a safetensors file
+upstream      requests to the Hub
+failures      the error of an upstream
+shared_cache  what has been read is kept, and is read once
+
 The doors ``hub`` and ``s3`` serve them.
 """

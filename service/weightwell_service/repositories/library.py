@@ -38,6 +38,12 @@ def library(folder: Path | None, max_shard: int) -> dict[str, Repository]:
     return found
 
 
+def is_name(name: str) -> bool:
+    """Whether a name, ``owner/name``, can be one of a repository."""
+    owner, slash, rest = name.partition("/")
+    return bool(slash) and owner not in _RESERVED and all(_PART.fullmatch(part) for part in (owner, rest))
+
+
 def _repositories(folder: Path, max_shard: int) -> Iterator[Repository]:
     for owner in _folders(folder):
         if owner.name in _RESERVED:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from math import prod
@@ -27,6 +27,14 @@ class Weights:
 
     name: str
     tensors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """How a weight file is drawn: ``read`` returns its spec. It reads so many ``tensors``, which takes time."""
+
+    tensors: int
+    read: Callable[[], Spec]
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,41 @@ class Repository:
         """Return the commit of a revision."""
         return revision.commit(self.digest)
 
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """The configuration of transformers; empty if there is none."""
+        config: Mapping[str, Any] = json.loads(self.files.get(CONFIG, b"{}"))
+        return config
+
+    @property
+    def described(self) -> Mapping[str, Any]:
+        """Fields of the Hub's description of a model that its files do not say."""
+        return {}
+
+    def paths(self, revision: Revision) -> list[str]:
+        """Return the paths of all files, in order."""
+        checkpoint = self.checkpoint(revision)
+        return sorted([*checkpoint.small, *checkpoint.weights])
+
+    def missing(self, path: str) -> str | None:
+        """Return the reason why a file was left out; None, because none is."""
+        del path
+        return None
+
+    async def fetch(self, paths: Iterable[str], revision: Revision) -> None:
+        """Read what files are made of: it is in memory."""
+
+    async def content(self, path: str, revision: Revision) -> bytes | None:
+        """Return the content of a small file at a revision; None if there is no such file."""
+        return self.checkpoint(revision).small.get(path)
+
+    async def draft(self, path: str, revision: Revision) -> Draft | None:
+        """Return how a weight file is drawn; None if there is no such file."""
+        weights = self.checkpoint(revision).weights.get(path)
+        if weights is None:
+            return None
+        return Draft(len(self.manifest["tensors"]), lambda: self.spec(weights, revision))
+
     def checkpoint(self, revision: Revision) -> Checkpoint:
         """Return the files at a revision."""
         found = self._checkpoints.get(revision)
@@ -111,14 +154,14 @@ class Repository:
         named = list(zip(sharding.file_names(len(divided)), divided, strict=True))
         small = dict(self.files)
         if CONFIG in small:
-            small[CONFIG] = _config(small[CONFIG], revision.dtype or str(self.manifest.get("dtype", "float32")))
+            small[CONFIG] = with_dtype(small[CONFIG], revision.dtype or str(self.manifest.get("dtype", "float32")))
         if len(named) > 1:
             small[sharding.INDEX] = sharding.index(named, sum(nbytes for _, nbytes in sizes))
         return Checkpoint(small, {name: Weights(name, tuple(tensors)) for name, tensors in named})
 
 
 @lru_cache(256)
-def _config(content: bytes, dtype: str) -> bytes:
+def with_dtype(content: bytes, dtype: str) -> bytes:
     """Return a configuration of transformers that says the dtype of the weights."""
     config = json.loads(content)
     config["dtype"] = dtype

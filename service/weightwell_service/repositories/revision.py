@@ -57,3 +57,9 @@ class Revision:
         if self == Revision():
             return "main"
         return f"seed-{self.seed}" + (f"-{self.dtype}" if self.dtype else "")
+
+
+def digest_in(name: str) -> str | None:
+    """Return the digest of a repository in a commit; None if the name is not a commit."""
+    commit = _COMMIT.fullmatch(name)
+    return commit["digest"] if commit else None
