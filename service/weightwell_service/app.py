@@ -27,7 +27,6 @@ from weightwell_service.file_response import DrawingResources
 from weightwell_service.gauges import state
 from weightwell_service.observation.log import request_line
 from weightwell_service.observation.requests import Observed
-from weightwell_service.parse_queues import Lanes
 from weightwell_service.repositories.library import library
 from weightwell_service.repositories.shared_cache import SharedCache
 from weightwell_service.repositories.twin import Twins
@@ -58,7 +57,7 @@ def make_engine(settings: Settings) -> Engine:
     return Engine(find_device(settings.device), threads=settings.threads, without_torch=without_torch)
 
 
-def _twins(settings: Settings, budget: MemoryBudget, lanes: Lanes) -> Twins | None:
+def _twins(settings: Settings, budget: MemoryBudget) -> Twins | None:
     """Return the twins of the upstream Hub of a deployment; None without an upstream."""
     if settings.upstream is None:
         return None
@@ -66,7 +65,6 @@ def _twins(settings: Settings, budget: MemoryBudget, lanes: Lanes) -> Twins | No
     return Twins(
         Upstream(settings.upstream, token=token, timeout=settings.upstream_timeout, budget=budget),
         SharedCache(settings.max_resident_bytes // _KEPT),
-        lanes,
         max_file=settings.upstream_max_file_bytes,
         max_header=settings.upstream_max_header_bytes,
     )
@@ -119,11 +117,8 @@ def create_app(settings: Settings, engine: Engine | None = None, *, shared: Path
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     repositories = library(settings.repositories, settings.max_shard_bytes)
-    lanes = Lanes()
-    twins = _twins(settings, budget, lanes)
-    app.state.service = Service(
-        settings, engine, resources, lanes=lanes, repositories=repositories, twins=twins, gate=gate
-    )
+    twins = _twins(settings, budget)
+    app.state.service = Service(settings, engine, resources, repositories=repositories, twins=twins, gate=gate)
     app.state.methods = methods()
     app.router.routes[:0] = [Dispatch(s3.owns, s3.ROUTES), Dispatch(hub.owns, hub.ROUTES), *router.routes]
     problems.install(app)

@@ -20,6 +20,9 @@ DATE = "1980-01-01T00:00:00.000Z"
 # Approximate bytes of a tensor in a manifest, for the queue in which a manifest is parsed.
 _ENTRY = 100
 
+# The most sizes of files that are kept: those of some large models, whose plans take seconds.
+_SIZES = 10_000
+
 T = TypeVar("T")
 
 
@@ -69,20 +72,29 @@ class Checkout:
 
     async def sizes(self, request: Request, paths: Iterable[str]) -> Mapping[str, tuple[int, str]]:
         """Return the size in bytes and the entity tag of each of some files that exist."""
+        wanted = {path: self._key(path) for path in paths}
+        known = self.service.sizes
+        await self.repository.fetch([path for path, key in wanted.items() if key not in known], self.revision)
         found = {}
-        wanted = list(paths)
-        await self.repository.fetch(wanted, self.revision)
-        for path in wanted:
-            file = await self.file(request, path)
-            if isinstance(file, VirtualFile):
-                found[path] = file.nbytes, file.etag
-            elif file is not None:
-                found[path] = len(file), etag_of(file)
+        for path, key in wanted.items():
+            if (size := known.get(key)) is None:
+                file = await self.file(request, path)
+                if file is None:
+                    continue
+                size = (file.nbytes, file.etag) if isinstance(file, VirtualFile) else (len(file), etag_of(file))
+                while len(known) >= _SIZES:
+                    known.pop(next(iter(known)), None)
+                known[key] = size
+            found[path] = size
         return found
+
+    def _key(self, path: str) -> bytes:
+        """Return the name of a file of a commit, which is that of its plan."""
+        return f"{self.repository.name}/{self.commit}/{path}".encode()
 
     async def _weights(self, request: Request, path: str, draft: Draft) -> VirtualFile:
         """Return a weight file. Its plan is kept, so that many ranges of it are planned once."""
-        key = f"{self.repository.name}/{self.commit}/{path}".encode()
+        key = self._key(path)
         if (file := self.service.open_recent(key)) is not None:
             return file
         return await self.planned(request, draft, lambda: self.service.open_spec(key, draft.read))

@@ -6,6 +6,7 @@ A client first asks which commit a revision is, and then reads files of that com
 
 import json
 from collections.abc import Awaitable, Callable, Iterable
+from itertools import accumulate, islice, takewhile
 from typing import Any
 from urllib.parse import parse_qs, quote
 
@@ -29,6 +30,10 @@ from weightwell_service.small_file import etag_of, respond_small
 
 # The most bytes of the body of ``paths-info``, and of paths in it.
 _MOST_BODY = 2**20
+
+# The most files and folders on a page of a listing, and the most weight files. Each of those is planned for its size,
+# which takes 0.1 s for one of a large model, and clients wait for some 10 s.
+_MOST_FILES, _MOST_WEIGHTS = 1000, 16
 
 _READ_ONLY = "this hub is read-only, and has models only: their weights are drawn when they are read"
 
@@ -171,23 +176,42 @@ async def commits(_: Request, place: Place) -> Response:
 
 
 async def tree(request: Request, place: Place) -> Response:
-    """List the files in a folder of a repository."""
+    """List the files in a folder of a repository, a page at a time; ``cursor`` is the place of the first."""
     folder = request.path_params.get("path", "").strip("/")
     recursive, expanded = (_true(request.query_params.get(name)) for name in ("recursive", "expand"))
     inside = [path for path in place.paths if not folder or path.startswith(f"{folder}/")]
     if folder and not inside:
         raise Refused("EntryNotFound", f"there is no folder {folder[:200]!r} in {place.repository.name}")
     start = len(folder) + 1 if folder else 0
-    # The file itself, or the folder directly in the folder that it is in.
-    top = {path: path if recursive else path[: start + len(path[start:].partition("/")[0])] for path in inside}
-    entries = await place.entries(request, [path for path in inside if top[path] == path])
-    listed = [entries.get(each) or _directory(each) for each in dict.fromkeys(top.values())]
-    return JSONResponse(place.rows(listed, expanded=expanded), headers=place.headers)
+    # The files, or the files and folders directly in the folder.
+    top = inside if recursive else [path[: start + len(path[start:].partition("/")[0])] for path in inside]
+    listed, files = list(dict.fromkeys(top)), set(inside)
+    cursor = request.query_params.get("cursor", "")
+    first = int(cursor) if cursor.isdecimal() and len(cursor) < 10 else 0
+    page = listed[first : first + _page(listed[first:])]
+    entries = await place.entries(request, [each for each in page if each in files])
+    found = [entries.get(each) or _directory(each) for each in page]
+    last = first + len(page)
+    more = {"link": f'<{_again(request, cursor=str(last))}>; rel="next"'} if last < len(listed) else {}
+    return JSONResponse(place.rows(found, expanded=expanded), headers={**place.headers, **more})
 
 
 def _true(value: object) -> bool:
     """Whether a field of a query, a form or a JSON object is true."""
     return str(value).lower() in {"true", "1"}
+
+
+def _page(listed: Iterable[str]) -> int:
+    """Return how many of some files and folders are on the first page."""
+    weights = accumulate(each.endswith(".safetensors") for each in islice(listed, _MOST_FILES))
+    return sum(1 for _ in takewhile(lambda count: count <= _MOST_WEIGHTS, weights))
+
+
+def _again(request: Request, **query: str) -> str:
+    """Return the address of a request with other fields in its query, as its client sees it before a proxy."""
+    forwarded = request.headers.get("x-forwarded-proto", "")
+    url = request.url.include_query_params(**query)
+    return str(url.replace(scheme=forwarded) if forwarded in {"http", "https"} else url)
 
 
 def _directory(path: str) -> dict[str, Any]:

@@ -42,7 +42,8 @@ _COUNTED = 2**16
 class Service:
     """The service. There is one for each application.
 
-    ``lanes`` parse long specs. ``health`` is a separate thread for readiness, which never waits for other work.
+    ``lanes`` parse long specs. ``sizes`` are the bytes and entity tags of recent files of repositories. ``health`` is a
+    separate thread for readiness, which never waits for other work.
     """
 
     settings: Settings
@@ -55,6 +56,7 @@ class Service:
     gate: Gate | None = None
     metrics: Metrics = field(default_factory=Metrics)
     twins: Twins | None = None
+    sizes: dict[bytes, tuple[int, str]] = field(default_factory=dict)
     started: bool = False
     draining: bool = False
     failure: str | None = None

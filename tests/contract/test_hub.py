@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import huggingface_hub
 import pytest
 import torch
 import transformers
@@ -115,6 +116,27 @@ def test_the_manifests_that_come_with_the_service_are_what_export_writes(name: s
         (source / "manifest.json").read_text()
     )
     assert library(tmp_path, 10**9)["a/b"].files == library(None, 10**9)[f"tiny/{name}"].files
+
+
+def test_a_twin_of_a_model_loads_as_the_model_does(
+    serve: Serve, url: str, repositories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    with serve(create_app(Settings(threads=2, upstream=url))) as twins:
+        folder = huggingface_hub.snapshot_download(
+            "acme/sharded", revision="seed-5-bfloat16", endpoint=twins, cache_dir=tmp_path, allow_patterns="[!.]*"
+        )
+    original = transformers.AutoConfig.from_pretrained(repositories / "acme" / "sharded")
+    loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    model, loading = loaded
+    assert not loading["missing_keys"]
+    assert not loading["unexpected_keys"]
+    assert model.dtype == torch.bfloat16
+    assert model.config.hidden_size == original.hidden_size
+    scale = model.model.layers[0].mlp.up_proj.weight.float().std().item()
+    assert scale == pytest.approx(original.initializer_range, rel=0.1)
+    assert (model.model.norm.weight == 1).all()
+    assert len(list(Path(folder).glob("*.safetensors"))) > 1
 
 
 def test_export_takes_a_preset_and_a_function(tmp_path: Path) -> None:

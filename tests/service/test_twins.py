@@ -321,6 +321,28 @@ def test_a_dtype_is_that_of_tensors_that_are_not_quantized(twins: httpx.Client) 
     assert (config["dtype"], config["torch_dtype"]) == ("float32", "float32")
 
 
+def test_a_long_list_of_files_has_pages(twins: httpx.Client, upstream: Hub) -> None:
+    content = safetensors.torch.save({"w": torch.ones(2)})
+    files = {f"model-{number:05}-of-00035.safetensors": content for number in range(1, 36)}
+    upstream.add("acme/many", {"a/b.txt": b"", **files, "z.txt": b""})
+    found: list[str] = []
+    address: str | None = "/api/models/acme/many/tree/main"
+    pages = 0
+    while address:
+        answer = twins.get(address, headers={"X-Forwarded-Proto": "http"})
+        found += [each["path"] for each in answer.json()]
+        address = answer.links["next"]["url"] if answer.links else None
+        assert address is None or address.startswith(str(twins.base_url))
+        pages += 1
+    assert found == ["a", *files, "z.txt"]
+    assert pages == 3
+    secure = twins.get("/api/models/acme/many/tree/main", headers={"X-Forwarded-Proto": "https"})
+    assert secure.links["next"]["url"].startswith("https://")
+    upstream.asked.clear()
+    assert len(twins.get("/api/models/acme/many", params={"blobs": "1"}).json()["siblings"]) == 37
+    assert upstream.asked.keys() == {path for path in upstream.asked if path.endswith("a/b.txt")}  # sizes are kept
+
+
 def test_models_in_folders_have_numbers_of_their_own(twins: httpx.Client, upstream: Hub) -> None:
     content = safetensors.torch.save({"conv.weight": torch.ones(4, 4)})
     upstream.add("acme/pipeline", {"unet/model.safetensors": content, "vae/model.safetensors": content})

@@ -12,14 +12,14 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from weightwell_engine.dtypes import DTYPES
 from weightwell_engine.parsing import read_fields
 from weightwell_engine.spec import Spec
-from weightwell_service.parse_queues import Lanes
 from weightwell_service.repositories.failures import UpstreamError
 from weightwell_service.repositories.headers import Stored, nbytes_of, read_header
 from weightwell_service.repositories.library import is_name
@@ -53,22 +53,18 @@ _LONGEST_PATH = 1024
 T = TypeVar("T")
 
 
-async def _stays() -> bool:
-    return False
-
-
 @dataclass(frozen=True)
 class Twins:
     """All twins of an upstream. ``max_file`` and ``max_header`` are the largest small file and header, in bytes.
 
-    What is read is parsed in ``lanes``, and kept in ``cache``.
+    What is read is parsed in a thread, ``parser``, and kept in ``cache``.
     """
 
     upstream: Upstream
     cache: SharedCache
-    lanes: Lanes
     max_file: int
     max_header: int
+    parser: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="parse-upstream"))
 
     async def find(self, name: str, wanted: str) -> "Twin | None":
         """Return the twin that has the revision ``wanted``: of the upstream's main, or of the commit that ours has.
@@ -86,12 +82,13 @@ class Twins:
     async def close(self) -> None:
         """Stop reading, and close all connections."""
         await self.cache.close()
+        self.parser.shutdown(wait=False, cancel_futures=True)
         await self.upstream.close()
 
     async def _at(self, name: str, revision: str, *, lifetime: float = float("inf")) -> "Twin":
         async def load() -> tuple[Twin, int]:
             text = await self.upstream.description(name, revision)
-            twin = await self.parsed(text, lambda: Twin.read(self, name, text))
+            twin = await self.parsed(lambda: Twin.read(self, name, text))
             nbytes = _FILE * len(twin.files) + len(twin.config)
             self.cache.put(("digest", name, twin.digest), twin, nbytes)
             return twin, nbytes
@@ -120,7 +117,7 @@ class Twins:
         """Return the upstream's commits by their digests."""
         found: dict[str, str] = {}
         async for text in self.upstream.commits(name):
-            commits = await self.parsed(text, lambda: _object(text, list, f"the commits of {name}"))  # noqa: B023
+            commits = await self.parsed(lambda: _object(text, list, f"the commits of {name}"))  # noqa: B023
             ids = [each.get("id") for each in commits if isinstance(each, dict)]
             page = {digest_of(commit): commit for commit in ids if isinstance(commit, str)}
             if page.keys() <= found.keys():  # there are no more, or the upstream does not have pages
@@ -128,9 +125,9 @@ class Twins:
             found |= page
         return found, _FILE * len(found)
 
-    async def parsed(self, text: bytes, read: Callable[[], T]) -> T:
-        """Return what ``read`` returns, which parses a text. It runs in a thread."""
-        return await self.lanes.of(len(text)).run(read, _stays)
+    async def parsed(self, parse: Callable[[], T]) -> T:
+        """Return what a function returns that parses a text. It runs in the thread for that."""
+        return await asyncio.get_running_loop().run_in_executor(self.parser, parse)
 
 
 @dataclass(frozen=True)
@@ -236,7 +233,7 @@ class Twin:
 
     async def _index(self, path: str, content: bytes, revision: Revision) -> bytes:
         """Return the index of several weight files with the bytes that they have at a revision."""
-        index = await self.twins.parsed(content, lambda: _object(content, dict, f"{self.name}/{path}"))
+        index = await self.twins.parsed(lambda: _object(content, dict, f"{self.name}/{path}"))
         metadata, places = index.get("metadata"), index.get("weight_map")
         if not isinstance(metadata, dict) or "total_size" not in metadata or not isinstance(places, dict):
             return content
@@ -268,7 +265,7 @@ class Twin:
             size, limit = self.files[path], self.twins.max_header
             text = await self.twins.upstream.header(self.name, self.upstream_commit, path, size=size, limit=limit)
             data = None if size is None else size - LENGTH - len(text)
-            tensors = await self.twins.parsed(text, lambda: read_header(text, f"{self.name}/{path}", data))
+            tensors = await self.twins.parsed(lambda: read_header(text, f"{self.name}/{path}", data))
             return tensors, _TENSOR * len(tensors)
 
         found: tuple[Stored, ...] = await self.twins.cache.get(("header", self.name, self.upstream_commit, path), load)
