@@ -3,12 +3,14 @@
 import asyncio
 import hashlib
 import json
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 from xml.etree import ElementTree
@@ -20,15 +22,18 @@ import torch
 from fastapi import FastAPI
 from pydantic import SecretStr
 
+from weightwell_engine.dtypes import DTYPES
 from weightwell_service.app import create_app
 from weightwell_service.repositories.failures import UpstreamError
+from weightwell_service.repositories.headers import Stored
 from weightwell_service.repositories.shared_cache import ERRORS, SharedCache
 from weightwell_service.repositories.twin import FRESH
+from weightwell_service.repositories.twin_laws import Laws, bits_of, preset_of
 from weightwell_service.settings import Settings
 
 Serve = Callable[[FastAPI], AbstractContextManager[str]]
 
-TOKEN = "hf_of_the_operator"  # noqa: S105
+TOKEN = "hf_of_the_operator"
 
 
 # A small Hub ---------------------------------------------------------------------------------------------------------
@@ -273,6 +278,150 @@ def test_the_laws_of_a_twin_are_shown(twins: httpx.Client) -> None:
     }
     assert twins.get("/tiny/llama/plan/main/model.safetensors").json()["tensors"]
     assert twins.get("/tiny/llama/plan/main/config.json").headers["x-error-code"] == "EntryNotFound"
+
+
+GPTQ = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+COMPRESSED = {"quantization_config": {"config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "int"}}}}}
+
+# Modules of quantized models: the configuration, and the code and the shape of each tensor.
+QUANTIZED: dict[str, tuple[dict[str, Any], dict[str, tuple[str, list[int]]]]] = {
+    "gptq": (
+        GPTQ,
+        {
+            "fc.qweight": ("I32", [64, 64]),
+            "fc.qzeros": ("I32", [4, 8]),
+            "fc.scales": ("F16", [4, 64]),
+            "fc.g_idx": ("I32", [512]),
+        },
+    ),
+    "packed": (
+        COMPRESSED,
+        {
+            "fc.weight_packed": ("I32", [64, 64]),
+            "fc.weight_scale": ("BF16", [64, 4]),
+            "fc.weight_shape": ("I64", [2]),
+            "fc.weight_zero_point": ("I32", [64, 1]),
+        },
+    ),
+    "int8": (
+        {},
+        {"fc.weight": ("I8", [64, 64]), "fc.weight_scale": ("F32", [64, 1]), "fc.weight_zero_point": ("I8", [64, 1])},
+    ),
+    "mxfp4": ({}, {"fc_blocks": ("U8", [64, 2, 16]), "fc_scales": ("U8", [64, 2])}),
+    "nvfp4": ({}, {"fc.weight": ("U8", [64, 32]), "fc.weight_scale": ("F32", [64, 4]), "fc.input_scale": ("F32", [])}),
+    "float4": ({}, {"fc.weight": ("F4", [64, 64]), "fc.weight_scale": ("F8_E8M0", [64, 2])}),
+    "float8": ({}, {"fc.weight": ("F8_E4M3", [64, 64]), "fc.weight_scale_inv": ("F8_E8M0", [1, 1])}),
+    "others": ({}, {"a.codes": ("I16", [64, 64]), "a.mask": ("BOOL", [8]), "a.position_ids": ("I32", [1, 8])}),
+}
+BITS = {"I64": 64, "I32": 32, "F32": 32, "I16": 16, "F16": 16, "BF16": 16, "F4": 4}
+
+
+def stored(tensors: dict[str, tuple[str, list[int]]]) -> bytes:
+    """A file with tensors of zeros."""
+    header, offset = {}, 0
+    for name, (code, shape) in tensors.items():
+        size = math.prod(shape) * BITS.get(code, 8) // 8
+        header[name] = {"dtype": code, "shape": shape, "data_offsets": [offset, offset + size]}
+        offset += size
+    return with_header(header, offset)
+
+
+E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6])
+
+
+def nibbles(packed: torch.Tensor) -> torch.Tensor:
+    """The four-bit codes in a tensor."""
+    octets = packed.contiguous().view(torch.uint8)
+    return torch.stack([octets & 15, octets >> 4], -1).flatten()
+
+
+def dequantized(kind: str, at: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The weights of a quantized module, as engines compute them."""
+    match kind:
+        case "gptq":
+            return (nibbles(at["fc.qweight"]).float() - nibbles(at["fc.qzeros"])[0]) * at["fc.scales"][0, 0].float()
+        case "packed":
+            octets, zero = (at[name].view(torch.uint8).float() for name in ("fc.weight_packed", "fc.weight_zero_point"))
+            return (octets - zero[0, 0]) * at["fc.weight_scale"][0, 0].float()
+        case "mxfp4":
+            return E2M1[nibbles(at["fc_blocks"]).long()] * 2.0 ** (at["fc_scales"][0, 0].float() - 127)
+        case "nvfp4":
+            return E2M1[nibbles(at["fc.weight"]).long()] * at["fc.weight_scale"][0, 0] * at["fc.input_scale"]
+        case "float4":
+            return E2M1[nibbles(at["fc.weight"].view(torch.uint8)).long()] * at["fc.weight_scale"][0, 0].float()
+        case "float8":
+            return at["fc.weight"].float() * at["fc.weight_scale_inv"].float()
+    return at["fc.weight"].float() * at["fc.weight_scale"]
+
+
+@pytest.mark.parametrize("kind", QUANTIZED)
+def test_quantized_weights_are_drawn_and_have_the_usual_scale(
+    twins: httpx.Client, upstream: Hub, tmp_path: Path, kind: str
+) -> None:
+    config, tensors = QUANTIZED[kind]
+    original = stored(tensors)
+    upstream.add(f"acme/{kind}", {"config.json": json.dumps(config).encode(), "model.safetensors": original})
+    drawn = twins.get(f"/acme/{kind}/resolve/seed-3/model.safetensors").content
+    found = header_of(drawn)
+    assert {name: (each["dtype"], each["shape"]) for name, each in found.items()} == tensors
+    assert upstream.data["model.safetensors"] == 0
+    (tmp_path / "model.safetensors").write_bytes(drawn)
+    loaded = safetensors.torch.load_file(tmp_path / "model.safetensors")  # load() does not know F4
+    assert loaded.keys() == tensors.keys()
+    if kind == "others":
+        assert loaded["a.codes"].float().std() == pytest.approx(2**16 / 12**0.5, rel=0.1)
+        assert not loaded["a.mask"].any()
+        assert not loaded["a.position_ids"].any()
+        return
+    weights = dequantized(kind, loaded)
+    assert weights.std().item() == pytest.approx(0.02, rel=0.2)
+    assert abs(weights.mean().item()) < 0.003
+    if kind == "gptq":
+        assert not loaded["fc.g_idx"].any()
+    if kind == "packed":
+        assert loaded["fc.weight_shape"].tolist() == [64, 256]
+
+
+def test_a_scale_without_its_weights_is_by_the_configuration() -> None:
+    def law(name: str, dtype: str, config: dict[str, Any]) -> dict[str, Any]:
+        tensor = Stored(name, DTYPES[dtype], (4, 4))
+        return Laws([tensor], config).of(tensor)
+
+    assert law("fc.scales", "float16", GPTQ)["val"] == pytest.approx(0.02 / 4.61, rel=1e-3)
+    assert law("fc.weight_scale", "float16", {}) == {"scheme": "ones"}
+    assert law("fc_scales", "uint8", {}) == {"scheme": "constant", "val": 120.0}
+    strange: list[Any] = [3, {"config_groups": 3}, {"config_groups": {"a": 3}}, {"bits": "4"}, {"bits": 5}]
+    assert all(bits_of({"quantization_config": each}) is None for each in strange)
+
+
+def test_a_configuration_without_the_numbers_of_its_preset_has_none() -> None:
+    assert preset_of({"model_type": "gpt2", "n_layer": 2}) == {"name": "gpt2", "layers": 2, "std": 0.02}
+    neox = {"model_type": "gpt_neox", "num_hidden_layers": 2, "hidden_size": 8}
+    assert preset_of(neox) == {"name": "gpt-neox", "layers": 2, "width": 8}
+    without: list[dict[str, Any]] = [{"model_type": "gpt2"}, {"model_type": ["gpt2"]}, {"model_type": "bert"}, {}]
+    without += [{"model_type": "llama", "initializer_range": each} for each in ("0.02", -1, True, 1e9)]
+    assert all(preset_of(each) is None for each in without)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "scheme"),
+    [
+        ("encoder.0.LayerNorm.weight", (8,), "ones"),
+        ("h.0.ln_1.bias", (8,), "zeros"),
+        ("norm1.linear.weight", (8, 8), "normal"),
+        ("bn1.running_var", (8,), "ones"),
+        ("bn1.running_mean", (8,), "zeros"),
+        ("downsample.1.weight", (8,), "ones"),
+        ("conv.weight_g", (8, 1, 1), "ones"),
+        ("conv.weight_v", (8, 1, 1), "normal"),
+        ("attn.in_proj_bias", (8,), "zeros"),
+        ("relative_attention_bias.weight", (8, 8), "normal"),
+        ("cls_token", (1, 1, 8), "normal"),
+    ],
+)
+def test_norms_are_one_and_biases_zero(name: str, shape: tuple[int, ...], scheme: str) -> None:
+    tensor = Stored(name, DTYPES["float32"], shape)
+    assert Laws([tensor], {}).of(tensor)["scheme"] == scheme
 
 
 def test_small_files_pass_through_and_other_weights_are_left_out(twins: httpx.Client) -> None:

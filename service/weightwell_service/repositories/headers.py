@@ -70,4 +70,4 @@ def _stored(name: str, entry: Any, what: str) -> Stored:
 
 def nbytes_of(dtype: DType, shape: tuple[int, ...]) -> int:
     """Return the bytes of a tensor."""
-    return prod(shape) * dtype.itemsize
+    return prod(shape) * dtype.itemsize // dtype.packed

@@ -11,7 +11,7 @@ change when the upstream changes. An older commit is found again in the upstream
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -26,7 +26,7 @@ from weightwell_service.repositories.library import is_name
 from weightwell_service.repositories.repository import CONFIG, Draft, with_dtype
 from weightwell_service.repositories.revision import DIGEST, Revision, digest_in
 from weightwell_service.repositories.shared_cache import SharedCache
-from weightwell_service.repositories.twin_laws import VERSION, Laws, preset_of
+from weightwell_service.repositories.twin_laws import VERSION, Laws
 from weightwell_service.repositories.upstream import LENGTH, Upstream
 
 WEIGHTS = ".safetensors"
@@ -220,8 +220,8 @@ class Twin:
         tensors, config = await asyncio.gather(self._header(path), self._config())
         return Draft(len(tensors), lambda: self._spec(path, tensors, config, revision))
 
-    def _spec(self, path: str, tensors: Iterable[Stored], config: Mapping[str, Any], revision: Revision) -> Spec:
-        laws = Laws(preset_of(config))
+    def _spec(self, path: str, tensors: Sequence[Stored], config: Mapping[str, Any], revision: Revision) -> Spec:
+        laws = Laws(tensors, config)
         folder = path.rpartition("/")[0]
         entries: dict[str, Any] = {}
         for each in tensors:
