@@ -56,6 +56,12 @@ class InvalidSpec(WeightwellError, ValueError):
         detail = f"{prefix}: {self.detail}"
         return type(self)(f"{prefix}.{self.field}", got=self.got, expected=self.expected, detail=detail, hint=self.hint)
 
+    def under(self, prefix: str) -> "InvalidSpec":
+        """Return the same error for a field whose name has a ``prefix`` here, such as ``bias_std`` for ``std``."""
+        begins = self.detail.startswith(self.field)
+        detail = f"{prefix}{self.detail}" if begins else f"{prefix}{self.field}: {self.detail}"
+        return type(self)(f"{prefix}{self.field}", got=self.got, expected=self.expected, detail=detail, hint=self.hint)
+
 
 def did_you_mean(got: object, names: Iterable[str]) -> str | None:
     """Return a question with the name closest to ``got``, such as "did you mean relu?", or None if no name is close."""

@@ -11,7 +11,7 @@ torch's recommended gains are other numbers: see ``nonlinearities`` and docs/gai
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
@@ -193,13 +193,13 @@ ACTIVATIONS: dict[str, Activation] = {
 BY_NAME = {name: row for row in ACTIVATIONS.values() for name in (row.name, *row.aliases)}
 
 
-def activation(name: str) -> Activation:
+def activation(name: str, *, field: str = "nonlinearity") -> Activation:
     """Return the row of the table that ``name`` or an alias names, case-sensitively; raise ``InvalidSpec`` if none."""
     try:
         return BY_NAME[name]
     except KeyError:
         hint = did_you_mean(name, BY_NAME)
-        raise InvalidSpec("nonlinearity", got=name, expected=f"one of {', '.join(BY_NAME)}", hint=hint) from None
+        raise InvalidSpec(field, got=name, expected=f"one of {', '.join(BY_NAME)}", hint=hint) from None
 
 
 def activation_gain(nonlinearity: str, /, **parameters: float | None) -> ActivationGain:
@@ -211,7 +211,7 @@ def activation_gain(nonlinearity: str, /, **parameters: float | None) -> Activat
     a value that is not a number in the parameter's interval.
     """
     row = activation(nonlinearity)
-    settled = _settled(row, {name: value for name, value in parameters.items() if value is not None})
+    settled = settle(row, {name: value for name, value in parameters.items() if value is not None})
     mean, second_moment, variance = _moments(row, *settled.values())
     gain, std_ratio = 1.0 / math.sqrt(second_moment), 1.0 / math.sqrt(variance)
     return ActivationGain(
@@ -229,8 +229,8 @@ def activation_gains() -> dict[str, ActivationGain]:
     return {name: activation_gain(name) for name in ACTIVATIONS}
 
 
-def _settled(row: Activation, given: dict[str, float]) -> dict[str, float]:
-    """Return the parameter of ``row`` under torch's name, with the given value or the default."""
+def settle(row: Activation, given: Mapping[str, float]) -> dict[str, float]:
+    """Return the parameter of ``row`` under torch's name, as given or by default; raise ``InvalidSpec``."""
     for field, value in given.items():
         _check(row, field, value)
     if len(given) > 1:

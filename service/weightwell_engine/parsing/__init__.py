@@ -7,6 +7,7 @@ scales      tensors, such as norm weights, that a rule for all tensors must not 
 manifest    from models to specs
 reading     from documents to specs
 gain        questions for gains
+signal      questions for signals
 """
 
 from weightwell_engine.parsing.fields import (
@@ -34,12 +35,15 @@ from weightwell_engine.parsing.models import (
     validate,
 )
 from weightwell_engine.parsing.reading import read_document, read_fields, read_text_fields
+from weightwell_engine.parsing.signal import EQUAL_LAYERS, LAYER_ENTRIES, LayerList, read_signal, read_signal_document
 
 __all__ = [
     "DEFAULT_DTYPE",
     "DEFAULT_NAME",
     "DEFAULT_SEED",
     "ENTRIES",
+    "EQUAL_LAYERS",
+    "LAYER_ENTRIES",
     "MAX_DIMENSIONS",
     "MAX_NAME",
     "MAX_SEED",
@@ -51,12 +55,15 @@ __all__ = [
     "Alias",
     "Entry",
     "GainQuery",
+    "LayerList",
     "Manifest",
     "Model",
     "is_name",
     "read_document",
     "read_fields",
     "read_gain",
+    "read_signal",
+    "read_signal_document",
     "read_text_fields",
     "schema_of",
     "validate",

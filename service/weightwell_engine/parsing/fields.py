@@ -18,10 +18,12 @@ MAX_SEED = 2**64 - 1
 MAX_DIMENSIONS = 64
 MAX_SIZE = 2**63 - 1
 MAX_VALUES = 2**16
+MAX_SEEDS = 64
 
 _DIGITS = re.compile(r"\d{1,20}", re.ASCII)
 _DECIMAL = re.compile(r"[-+]?(\d{1,400}+\.?+\d{0,400}+|\.\d{1,400}+)([eE][-+]?\d{1,4}+)?", re.ASCII)
 _NUMBERS = f"a list of 1 to {MAX_VALUES} finite numbers that float64 holds, as [0.5, 1], or 0.5,1 in a query"
+_SEEDS = f"1 to {MAX_SEEDS} different integers in [0, 2^64 - 1], as [0, 1], or 0,1 in a query"
 _AXIS = re.compile(r"-?\d{1,2}", re.ASCII)
 _AXES = "an axis, such as 0 or -1, or a list of different axes, as [0, 1], or 0,1 in a query"
 # Possessive quantifiers prevent backtracking on many blanks.
@@ -93,6 +95,20 @@ def _seed(value: object) -> int:
     return value
 
 
+def _seeds(value: object) -> tuple[int, ...]:
+    """Read ``"0,1,2"``, ``0`` or ``[0, 1, 2]``: different seeds."""
+    parts = value.split(",", MAX_SEEDS) if isinstance(value, str) else value if isinstance(value, list) else [value]
+    if not 0 < len(parts) <= MAX_SEEDS:
+        raise ValueError(_SEEDS)
+    try:
+        seeds = tuple([_seed(part) for part in parts])
+    except ValueError:
+        raise ValueError(_SEEDS) from None
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(_SEEDS)
+    return seeds
+
+
 def _slice(value: object) -> tuple[tuple[int, int | None], ...]:
     """Read ``"0:128,:"`` as (start, stop) for each dimension; None as stop means the end."""
     parts = value.split(",", MAX_DIMENSIONS) if isinstance(value, str) else []
@@ -161,13 +177,16 @@ Numbers = Annotated[
     tuple[float, ...],
     *_field(_numbers, type="array", items={"type": "number"}, minItems=1, maxItems=MAX_VALUES),
 ]
+_A_SEED: dict[str, Any] = {
+    "anyOf": [{"type": "integer", "minimum": 0, "maximum": MAX_SEED}, {"type": "string", "pattern": r"^[0-9]{1,20}$"}]
+}
 Seed = Annotated[
     int,
-    *_field(
-        _seed,
-        anyOf=[{"type": "integer", "minimum": 0, "maximum": MAX_SEED}, {"type": "string", "pattern": r"^[0-9]{1,20}$"}],
-        examples=[42],
-    ),
+    *_field(_seed, **_A_SEED, examples=[42]),
+]
+Seeds = Annotated[
+    tuple[int, ...],
+    *_field(_seeds, type="array", items=_A_SEED, minItems=1, maxItems=MAX_SEEDS, uniqueItems=True, examples=[[0, 1]]),
 ]
 Slice = Annotated[
     tuple[tuple[int, int | None], ...],

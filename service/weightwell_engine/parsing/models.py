@@ -7,7 +7,7 @@ in JSON must have the right type.
 
 import re
 import reprlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -176,21 +176,24 @@ class Models(Mapping[str, type[M]]):
 _RESET_DOC = "Initialize as the tensor's own module of torch.nn does, by its reset_parameters."
 
 
-def _models(base: type[M], names: Iterable[str]) -> Models[M]:
+def models_of(base: type[M], names: Iterable[str], *, omitted: Collection[str] = ()) -> Models[M]:
+    """Return the models of some schemes on a base, without the ``omitted`` parameters."""
+
     def make(name: str) -> type[M]:
         if name == RESET_PARAMETERS:
             return _with_scheme(base, [name], _RESET_DOC)
         scheme = SCHEMES[name]
         doc = f"{scheme.summary}\n\n{scheme.formula}"
-        return _with_scheme(base, (name, *scheme.aliases), doc, scheme.parameters)
+        parameters = [each for each in scheme.parameters if each.name not in omitted]
+        return _with_scheme(base, (name, *scheme.aliases), doc, parameters)
 
     return Models(names, make)
 
 
-SINGLES = _models(Single, SCHEMES)
-ENTRIES = _models(Entry, [*SCHEMES, RESET_PARAMETERS])
-RULES = _models(Rule, [*SCHEMES, RESET_PARAMETERS])
-PARTS = _models(Part, [name for name in SCHEMES if name != "values"])
+SINGLES = models_of(Single, SCHEMES)
+ENTRIES = models_of(Entry, [*SCHEMES, RESET_PARAMETERS])
+RULES = models_of(Rule, [*SCHEMES, RESET_PARAMETERS])
+PARTS = models_of(Part, [name for name in SCHEMES if name != "values"])
 PRESET_PARAMETERS = Models(
     PRESETS, lambda name: create_model(f"Preset_{name}", __base__=Model, **_fields(PRESETS[name].parameters))
 )
@@ -218,7 +221,7 @@ def scheme_of(model: Model) -> tuple[str, dict[str, Parameter]]:
     parameters = SCHEMES[name].parameters if name in SCHEMES else ()
     values: dict[str, Parameter] = {}
     for parameter in parameters:
-        value = getattr(model, parameter.name)
+        value = getattr(model, parameter.name, None)
         if value is not None and not (parameter.omitted and value == parameter.default):
             values[parameter.name] = value
     return name, values

@@ -23,10 +23,7 @@ def read_document(text: bytes) -> Spec:
     Raises ``MalformedDocument``, ``InvalidSpec`` or ``InvalidSpecs`` if it has none, and ``TooLarge`` for too many
     tensors and for rules that take too long.
     """
-    fields = _parse_json(text)
-    if not isinstance(fields, dict):
-        raise MalformedDocument(f"the body must be a JSON object, got {_kind(fields)}")
-    return read_fields(fields)
+    return read_fields(parse_object(text))
 
 
 def read_fields(fields: Mapping[str, object]) -> Spec:
@@ -39,6 +36,14 @@ def read_fields(fields: Mapping[str, object]) -> Spec:
 def read_text_fields(fields: Mapping[str, str]) -> Spec:
     """Return the spec of one tensor whose fields are text, such as ``shape=512,784``; raises as ``read_document``."""
     return read_single(validate(of_scheme(fields, SINGLES), fields, strings=True))
+
+
+def parse_object(text: bytes) -> dict[str, object]:
+    """Return the fields of a JSON object; raise ``MalformedDocument``, or ``TooLarge`` for too many objects in it."""
+    fields = _parse_json(text)
+    if not isinstance(fields, dict):
+        raise MalformedDocument(f"the body must be a JSON object, got {_kind(fields)}")
+    return fields
 
 
 def _parse_json(body: bytes) -> object:
