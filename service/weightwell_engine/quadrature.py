@@ -58,13 +58,15 @@ class Activation:
     """An elementwise activation function of ``torch.nn.functional`` with at most one free ``parameter``.
 
     All other parameters have torch's defaults. ``function`` takes an array (n,) and, if there is a ``parameter``, its
-    value; it returns an array (n,). ``kinks`` takes only the value and returns the points other than 0 where the
-    function is not smooth. ``formula`` is the function in mathematical notation.
+    value; it returns an array (n,). ``derivative`` takes the same; it is None for a function with jumps. ``kinks``
+    takes only the value and returns the points other than 0 where the function is not smooth. ``formula`` is the
+    function in mathematical notation.
     """
 
     name: str
     formula: str
     function: Callable[..., Array]
+    derivative: Callable[..., Array] | None
     parameter: Parameter | None = None
     kinks: Callable[..., tuple[float, ...]] = lambda *_: ()
     aliases: tuple[str, ...] = ()
@@ -116,6 +118,49 @@ def _gelu_tanh(z: Array) -> Array:
     return 0.5 * z * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (z + 0.044715 * z**3)))
 
 
+# Derivatives, which are 0 or 1 at a kink.
+
+
+def _step(z: Array, slope: float = 0.0) -> Array:
+    return np.where(z > 0.0, 1.0, slope)
+
+
+def _within(z: Array, low: float, high: float, slope: float = 1.0) -> Array:
+    return np.where((z > low) & (z < high), slope, 0.0)
+
+
+def _elu_slope(z: Array, alpha: float, rate: float = 1.0) -> Array:
+    return np.where(z > 0.0, 1.0, alpha * rate * np.exp(rate * np.minimum(z, 0.0)))
+
+
+def _sigmoid_slope(z: Array) -> Array:
+    return _sigmoid(z) * _sigmoid(-z)
+
+
+def _gelu_slope(z: Array) -> Array:
+    density = np.exp(-(z**2) / 2.0) / math.sqrt(2.0 * math.pi)
+    return np.array([0.5 * math.erfc(-x * math.sqrt(0.5)) for x in z.tolist()]) + z * density
+
+
+def _gelu_tanh_slope(z: Array) -> Array:
+    t = np.tanh(math.sqrt(2.0 / math.pi) * (z + 0.044715 * z**3))
+    inner = math.sqrt(2.0 / math.pi) * (1.0 + 3 * 0.044715 * z**2)
+    return 0.5 * (1.0 + t) + 0.5 * z * (1.0 - t**2) * inner
+
+
+def _mish_slope(z: Array) -> Array:
+    t = np.tanh(np.logaddexp(0.0, z))
+    return t + z * (1.0 - t**2) * _sigmoid(z)
+
+
+def _softplus_slope(z: Array, beta: float) -> Array:
+    return np.where(beta * z > _SOFTPLUS_THRESHOLD, 1.0, _sigmoid(beta * z))
+
+
+def _hardswish_slope(z: Array) -> Array:
+    return np.where(np.abs(z) < 3.0, (2.0 * z + 3.0) / 6.0, _step(z))
+
+
 def _factor(name: str, default: float) -> Parameter:
     """Return a parameter that only multiplies the negative side. It may have either sign and any reasonable size."""
     return Parameter(name, default, -1e6, 1e6)
@@ -126,57 +171,96 @@ _LAMBD = Parameter("lambd", 0.5, 0.0, 8.0)
 ACTIVATIONS: dict[str, Activation] = {
     row.name: row
     for row in (
-        Activation("linear", "z", lambda z: z, aliases=("identity",)),
-        Activation("relu", "max(z, 0)", lambda z: np.maximum(z, 0.0)),
+        Activation("linear", "z", lambda z: z, np.ones_like, aliases=("identity",)),
+        Activation("relu", "max(z, 0)", lambda z: np.maximum(z, 0.0), _step),
         Activation(
             "leaky_relu",
             "max(z, 0) + negative_slope * min(z, 0)",
             _leaky_relu,
+            _step,
             _factor("negative_slope", 0.01),
         ),
-        Activation("prelu", "max(z, 0) + weight * min(z, 0)", _leaky_relu, _factor("weight", 0.25)),
-        Activation("rrelu", "max(z, 0) + 11/48 * min(z, 0)", lambda z: _leaky_relu(z, _RRELU_SLOPE)),
-        Activation("relu6", "min(max(z, 0), 6)", lambda z: np.clip(z, 0.0, 6.0), kinks=lambda: (6.0,)),
-        Activation("elu", "max(z, 0) + alpha * (exp(min(z, 0)) - 1)", _elu, _factor("alpha", 1.0)),
+        Activation("prelu", "max(z, 0) + weight * min(z, 0)", _leaky_relu, _step, _factor("weight", 0.25)),
+        Activation(
+            "rrelu",
+            "max(z, 0) + 11/48 * min(z, 0)",
+            lambda z: _leaky_relu(z, _RRELU_SLOPE),
+            lambda z: _step(z, _RRELU_SLOPE),
+        ),
+        Activation(
+            "relu6",
+            "min(max(z, 0), 6)",
+            lambda z: np.clip(z, 0.0, 6.0),
+            lambda z: _within(z, 0.0, 6.0),
+            kinks=lambda: (6.0,),
+        ),
+        Activation("elu", "max(z, 0) + alpha * (exp(min(z, 0)) - 1)", _elu, _elu_slope, _factor("alpha", 1.0)),
         Activation(
             "celu",
             "max(z, 0) + alpha * (exp(min(z, 0) / alpha) - 1)",
             lambda z, alpha: _elu(z, alpha, 1.0 / alpha),
+            lambda z, alpha: _elu_slope(z, alpha, 1.0 / alpha),
             Parameter("alpha", 1.0, 1e-3, 1e3),
         ),
         Activation(
             "selu",
             f"{_SELU_SCALE} * (max(z, 0) + {_SELU_ALPHA} * (exp(min(z, 0)) - 1))",
             lambda z: _SELU_SCALE * _elu(z, _SELU_ALPHA),
+            lambda z: _SELU_SCALE * _elu_slope(z, _SELU_ALPHA),
         ),
-        Activation("gelu", "z * Phi(z)", _gelu),
-        Activation("gelu_tanh", "z / 2 * (1 + tanh(sqrt(2 / pi) * (z + 0.044715 * z**3)))", _gelu_tanh),
-        Activation("silu", "z / (1 + exp(-z))", lambda z: z * _sigmoid(z), aliases=("swish",)),
-        Activation("mish", "z * tanh(log(1 + exp(z)))", lambda z: z * np.tanh(np.logaddexp(0.0, z))),
+        Activation("gelu", "z * Phi(z)", _gelu, _gelu_slope),
+        Activation(
+            "gelu_tanh", "z / 2 * (1 + tanh(sqrt(2 / pi) * (z + 0.044715 * z**3)))", _gelu_tanh, _gelu_tanh_slope
+        ),
+        Activation(
+            "silu",
+            "z / (1 + exp(-z))",
+            lambda z: z * _sigmoid(z),
+            lambda z: _sigmoid(z) + z * _sigmoid_slope(z),
+            aliases=("swish",),
+        ),
+        Activation("mish", "z * tanh(log(1 + exp(z)))", lambda z: z * np.tanh(np.logaddexp(0.0, z)), _mish_slope),
         Activation(
             "softplus",
             "log(1 + exp(beta * z)) / beta if beta * z <= 20 else z",
             _softplus,
+            _softplus_slope,
             Parameter("beta", 1.0, 1e-2, 1e3),
             kinks=lambda beta: (_SOFTPLUS_THRESHOLD / beta,),
         ),
-        Activation("softsign", "z / (1 + abs(z))", lambda z: z / (1.0 + np.abs(z))),
-        Activation("tanh", "tanh(z)", np.tanh),
-        Activation("sigmoid", "1 / (1 + exp(-z))", _sigmoid),
-        Activation("logsigmoid", "-log(1 + exp(-z))", lambda z: -np.logaddexp(0.0, -z)),
-        Activation("hardtanh", "min(max(z, -1), 1)", lambda z: np.clip(z, -1.0, 1.0), kinks=lambda: (-1.0, 1.0)),
-        Activation("hardsigmoid", "min(max(z + 3, 0), 6) / 6", _hardsigmoid, kinks=lambda: (-3.0, 3.0)),
+        Activation(
+            "softsign", "z / (1 + abs(z))", lambda z: z / (1.0 + np.abs(z)), lambda z: 1.0 / (1.0 + np.abs(z)) ** 2
+        ),
+        Activation("tanh", "tanh(z)", np.tanh, lambda z: 1.0 - np.tanh(z) ** 2),
+        Activation("sigmoid", "1 / (1 + exp(-z))", _sigmoid, _sigmoid_slope),
+        Activation("logsigmoid", "-log(1 + exp(-z))", lambda z: -np.logaddexp(0.0, -z), lambda z: _sigmoid(-z)),
+        Activation(
+            "hardtanh",
+            "min(max(z, -1), 1)",
+            lambda z: np.clip(z, -1.0, 1.0),
+            lambda z: _within(z, -1.0, 1.0),
+            kinks=lambda: (-1.0, 1.0),
+        ),
+        Activation(
+            "hardsigmoid",
+            "min(max(z + 3, 0), 6) / 6",
+            _hardsigmoid,
+            lambda z: _within(z, -3.0, 3.0, 1 / 6),
+            kinks=lambda: (-3.0, 3.0),
+        ),
         Activation(
             "hardswish",
             "z * min(max(z + 3, 0), 6) / 6",
             lambda z: z * _hardsigmoid(z),
+            _hardswish_slope,
             kinks=lambda: (-3.0, 3.0),
         ),
-        Activation("tanhshrink", "z - tanh(z)", lambda z: z - np.tanh(z)),
+        Activation("tanhshrink", "z - tanh(z)", lambda z: z - np.tanh(z), lambda z: np.tanh(z) ** 2),
         Activation(
             "softshrink",
             "z - min(max(z, -lambd), lambd)",
             lambda z, lambd: z - np.clip(z, -lambd, lambd),
+            lambda z, lambd: 1.0 - _within(z, -lambd, lambd),
             _LAMBD,
             kinks=lambda lambd: (-lambd, lambd),
         ),
@@ -184,6 +268,7 @@ ACTIVATIONS: dict[str, Activation] = {
             "hardshrink",
             "z if abs(z) > lambd else 0",
             lambda z, lambd: np.where(np.abs(z) > lambd, z, 0.0),
+            None,
             _LAMBD,
             kinks=lambda lambd: (-lambd, lambd),
         ),
@@ -258,7 +343,7 @@ def _moments(row: Activation, *values: float) -> tuple[float, float, float]:
 
     The variance is computed in a second pass: the difference E[f^2] - E[f]^2 would cancel leading digits.
     """
-    nodes, weights = _rule(row.kinks(*values))
+    nodes, weights = normal_rule(row.kinks(*values))
     f = row.function(nodes, *values)
 
     def expectation(samples: Array) -> float:
@@ -269,20 +354,25 @@ def _moments(row: Activation, *values: float) -> tuple[float, float, float]:
     return mean, expectation(f**2), expectation((f - mean) ** 2)
 
 
-def _rule(kinks: tuple[float, ...]) -> tuple[Array, Array]:
-    """Return nodes (n,) and weights (n,) such that sum(weights * f(nodes)) = E[f(z)].
+@lru_cache(maxsize=64)
+def normal_rule(kinks: tuple[float, ...], octaves: int = _OCTAVES) -> tuple[Array, Array]:
+    """Return nodes (n,) and weights (n,) such that sum(weights * f(nodes)) = E[f(z)] for z ~ N(0, 1).
 
-    The weights include the normal density. Gauss-Hermite quadrature would converge slowly, since most functions of the
-    table are not smooth. Here, Gauss-Legendre panels end at every kink, so the function is analytic on each panel. The
-    panels shrink geometrically towards 0, since a parameter can make a function bend there on a scale down to 1e-3.
+    The weights include the normal density. Gauss-Hermite quadrature would converge
+    slowly, since most functions of the table are not smooth. Here, Gauss-Legendre panels end at every kink, so the
+    function is analytic on each panel. The panels shrink geometrically towards 0, down to 2^-octaves, since a parameter
+    can make a function bend there on a scale down to 1e-3.
     """
-    scales = [0.0, *(2.0**-octave for octave in range(_OCTAVES, 0, -1)), *range(1, _REACH + 1)]
+    scales = [0.0, *(2.0**-octave for octave in range(octaves, 0, -1)), *range(1, _REACH + 1)]
     within = [kink for kink in kinks if abs(kink) < _REACH]
     edges = np.unique([*scales, *(-scale for scale in scales), *within])
     centres, halves = (edges[1:] + edges[:-1]) / 2.0, (edges[1:] - edges[:-1]) / 2.0
     nodes = np.ravel(centres[:, None] + halves[:, None] * _NODES)
     density = np.exp(-(nodes**2) / 2.0) / math.sqrt(2.0 * math.pi)
-    return nodes, np.ravel(halves[:, None] * _WEIGHTS) * density
+    weights = np.ravel(halves[:, None] * _WEIGHTS) * density
+    nodes.setflags(write=False)
+    weights.setflags(write=False)
+    return nodes, weights
 
 
 def _rounded(value: float, scale: float) -> float:

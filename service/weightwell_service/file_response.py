@@ -46,8 +46,8 @@ _LOOK = 1.0
 class DrawingResources:
     """The resources that all requests share: thread pools ("lanes"), memory, and the limit of concurrent responses.
 
-    There are separate lanes for chunks, for matrices that must be generated whole, and for each of these with torch. No
-    lane waits for another. ``timeout``: seconds in which a chunk must be drawn. ``responses`` is the number of active
+    There are separate lanes for chunks, for matrices that must be generated whole, for each of these with torch, and
+    for signals. No lane waits for another. ``timeout``: seconds in which a chunk must be drawn. ``responses`` is the number of active
     responses.
     """
 
@@ -59,7 +59,13 @@ class DrawingResources:
 
     def __post_init__(self) -> None:
         # One thread draws for all requests of torch, because torch has its own threads.
-        threads = {"draw": self.threads, "draw-whole": self.threads, "draw-torch": 1, "draw-torch-whole": 1}
+        threads = {
+            "draw": self.threads,
+            "draw-whole": self.threads,
+            "draw-torch": 1,
+            "draw-torch-whole": 1,
+            "signal": 1,
+        }
         self.totals = Totals()
         self.lanes = {name: Scheduler(number, name) for name, number in threads.items()}
         self._streams: set[Stream] = set()
@@ -214,7 +220,7 @@ class FileResponse(Response):
         """Send the response, and watch for a disconnect."""
         client = scope.get("client")
         sending = asyncio.ensure_future(self._send(send, client[0] if client else ""))
-        leaving = asyncio.ensure_future(_disconnect(receive))
+        leaving = asyncio.ensure_future(disconnect(receive))
         try:
             await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if sending.done():
@@ -262,7 +268,7 @@ class FileResponse(Response):
             yield stream
 
 
-async def _disconnect(receive: Receive) -> None:
+async def disconnect(receive: Receive) -> None:
     """Wait until the client disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -1,11 +1,12 @@
-"""Queries: from query strings to specs and to the parameters of ``/gain``."""
+"""Queries: from query strings to specs, and to the parameters of ``/gain`` and ``/signal``."""
 
 from collections.abc import Iterable
 from urllib.parse import parse_qsl
 
 from weightwell_engine.exceptions import InvalidSpec, MalformedDocument
-from weightwell_engine.parsing import GainQuery, read_document, read_gain, read_text_fields
+from weightwell_engine.parsing import GainQuery, read_document, read_gain, read_signal, read_text_fields
 from weightwell_engine.spec import Spec
+from weightwell_engine.stack import Stack
 from weightwell_service.links import MAX_LINKED, unpack
 
 # The most fields of a query, which is many more than any scheme has. Each unknown field is compared with all known
@@ -45,6 +46,11 @@ def _read_linked(fields: dict[str, str], limit: int) -> Spec:
 def read_gain_query(items: Iterable[tuple[str, str]]) -> GainQuery:
     """Return the parameters of a query to ``/gain``; raises as ``read_query``."""
     return read_gain(_once(items), strings=True)
+
+
+def read_signal_query(items: Iterable[tuple[str, str]]) -> Stack:
+    """Return the stack of equal layers in a query to ``/signal``; raises as ``read_query``."""
+    return read_signal(_once(items), strings=True)
 
 
 def _once(items: Iterable[tuple[str, str]]) -> dict[str, str]:

@@ -21,17 +21,18 @@ from weightwell_engine.gains import (
     RecommendedGains,
     gains,
 )
-from weightwell_engine.parsing import read_document
-from weightwell_engine.spec import Spec
+from weightwell_engine.parsing import read_document, read_signal_document
+from weightwell_engine.signal.answer import Signal
 from weightwell_engine.virtual_file import VirtualFile
 from weightwell_service import openapi
 from weightwell_service.access.guard import check_allowed, token_of
 from weightwell_service.answers import Live, NotReady, PlanAnswer, Ready, json_answer
 from weightwell_service.exceptions import UnsupportedEncoding
 from weightwell_service.file_response import respond
-from weightwell_service.queries import read_gain_query, read_query, split_query
+from weightwell_service.queries import read_gain_query, read_query, read_signal_query, split_query
 from weightwell_service.service import Service, service_of
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 # The most bytes of a request body that is parsed on the event loop, if it describes one tensor.
@@ -52,6 +53,7 @@ Weightwell generates initialized weights and serves them as safetensors files.
   curl -fsS '{url}/init?shape=512,784&scheme=kaiming_normal&seed=42' -o weight.safetensors
   curl -fsS '{url}/gain?nonlinearity=leaky_relu&param=0.2'
   curl -fsS '{url}/plan?shape=512,784&scheme=kaiming_normal&seed=42'
+  curl -fsS '{url}/signal?depth=50&activation=tanh&scheme=xavier_normal'
   curl -fsS '{url}/schemes'
   curl -fsS '{url}/presets'
 
@@ -91,6 +93,24 @@ async def gain(request: Request) -> Response:
     return json_answer(gains(query.nonlinearity, query.param, query.source))
 
 
+# Signals -----------------------------------------------------------------------------------------------------------
+
+
+@router.get("/signal", response_model=Signal, **openapi.SIGNAL_GET)
+async def signal(request: Request) -> Response:
+    """Send a signal and its gradient through a stack of equal layers, and compare it with theory."""
+    stack = read_signal_query(split_query(request.scope["query_string"]))
+    return await service_of(request).signals.respond(request, stack)
+
+
+@router.post("/signal", response_model=Signal, **openapi.SIGNAL_POST)
+async def signal_from_body(request: Request) -> Response:
+    """Send a signal and its gradient through the layers of a JSON body, and compare it with theory."""
+    service = service_of(request)
+    stack = await _from_body(request, service, lambda stack: stack, read_signal_document)
+    return await service.signals.respond(request, stack)
+
+
 # Files ---------------------------------------------------------------------------------------------------------------
 
 
@@ -120,7 +140,7 @@ def _has_manifest(items: Iterable[tuple[str, str]]) -> bool:
 async def init_from_body(request: Request) -> Response:
     """Draw the tensor or tensors of a JSON body as a safetensors file."""
     service = service_of(request)
-    return _answer(request, service, await _from_body(request, service, service.open))
+    return _answer(request, service, await _from_body(request, service, service.open, read_document))
 
 
 def _answer(request: Request, service: Service, file: VirtualFile) -> Response:
@@ -149,7 +169,7 @@ async def plan_from_body(request: Request) -> Response:
     """Describe the file that ``/init`` draws for the same body, without generating it."""
     service = service_of(request)
     sign = _signer(request, split_query(request.scope["query_string"]))
-    return await _from_body(request, service, lambda spec: json_answer(sign(service.describe(spec))))
+    return await _from_body(request, service, lambda spec: json_answer(sign(service.describe(spec))), read_document)
 
 
 def _signer(request: Request, items: list[tuple[str, str]]) -> Callable[[PlanAnswer], PlanAnswer]:
@@ -161,13 +181,13 @@ def _signer(request: Request, items: list[tuple[str, str]]) -> Callable[[PlanAns
     return service_of(request).signer(asked[-1], token_of(request))
 
 
-async def _from_body(request: Request, service: Service, make: Callable[[Spec], T]) -> T:
-    """Parse the spec of a body and return the result of a function of it. A long body does not delay other requests."""
+async def _from_body(request: Request, service: Service, make: Callable[[S], T], read: Callable[[bytes], S]) -> T:
+    """Parse a body and return the result of a function of it. A long body does not delay other requests."""
     with service.resources.budget.body() as count:
         body = await _body(request, service.settings.max_request_bytes, count)
         if len(body) > _SHORT or b"tensors" in body:
-            return await service.lanes.of(len(body)).run(lambda: make(read_document(body)), request.is_disconnected)
-        return make(read_document(body))
+            return await service.lanes.of(len(body)).run(lambda: make(read(body)), request.is_disconnected)
+        return make(read(body))
 
 
 async def _body(request: Request, limit: int, count: Callable[[int], None]) -> bytes:

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from fastapi import Request
 
@@ -27,6 +28,7 @@ from weightwell_service.queries import read_query
 from weightwell_service.repositories.repository import Repository
 from weightwell_service.repositories.twin import Twin, Twins
 from weightwell_service.settings import Settings
+from weightwell_service.signal_response import SignalResources
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +62,11 @@ class Service:
     started: bool = False
     draining: bool = False
     failure: str | None = None
+
+    @cached_property
+    def signals(self) -> SignalResources:
+        """The resources for measuring signals."""
+        return SignalResources(self.engine, self.resources, self.settings.max_signal_operations)
 
     def warm_up(self, generators: Iterable[Generator]) -> None:
         """Prepare the other generators in the background: importing torch takes seconds.

@@ -43,6 +43,9 @@ class Settings(BaseSettings):
     max_total_request_bytes: PositiveInt = Field(
         default=256 * 2**20, description="memory budget for JSON bodies, over all requests, in bytes"
     )
+    max_signal_operations: PositiveInt = Field(
+        default=2 * 10**11, description="largest estimated cost of a request to /signal, in operations"
+    )
     max_connections: PositiveInt = Field(
         default=4096, description="most connections at once; fewer if the limit of open files is lower"
     )

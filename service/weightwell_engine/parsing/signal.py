@@ -181,7 +181,7 @@ def _layer(model: LayerFields) -> Layer:
     return Layer(
         kind=model.kind,
         width=model.width,
-        weight=Draw(*scheme_of(model)),
+        weight=Draw.of(*scheme_of(model)),
         bias=None if model.bias == "none" else _draw("bias", model),
         activation=row.name,
         param=model.param,
@@ -214,7 +214,7 @@ def _draw(prefix: str, model: Model) -> Draw:
     except (InvalidSpec, InvalidSpecs) as error:
         errors = [each.under(start) for each in error.errors]
         raise errors[0] if len(errors) == 1 else InvalidSpecs(errors) from None
-    return Draw(*settled)
+    return Draw.of(*settled)
 
 
 _PARAMETERS = {"val", "mean", "std", "a", "b", "lower", "upper"}

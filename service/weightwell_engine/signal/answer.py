@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from weightwell_engine.mean_field import Edge, Stability
 from weightwell_engine.spec import Parameter
 from weightwell_engine.stack import Kind, Normalization, Padding, Residual
 
 Phase = Literal["ordered", "critical", "chaotic"]
-Stability = Literal["stable", "unstable", "marginal"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,16 +163,6 @@ class FixedPoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EdgeOfChaos:
-    """A critical pair: chi_1 = 1 at the fixed point ``q`` (null for every q). ``slope``: of the variance map there."""
-
-    weight_variance: float
-    bias_variance: float
-    q: float | None
-    slope: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StackTheory:
     """Mean-field theory of the layers after the first, if all of these are alike (arXiv:1611.01232).
 
@@ -201,7 +191,7 @@ class StackTheory:
         Phase | None, Field(description="chi_1 below 1: ordered; 1 within 0.001: critical; above: chaotic")
     ]
     edge_of_chaos: Annotated[
-        EdgeOfChaos | None, Field(description="the critical weight variance at this bias variance, if there is one")
+        Edge | None, Field(description="the critical weight variance at this bias variance, if there is one")
     ]
     reason: Annotated[str | None, Field(description="why theory does not apply, or which part of it does not")]
 

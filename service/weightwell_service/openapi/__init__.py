@@ -16,7 +16,16 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
 
-from weightwell_service.openapi.requests import CONDITIONS, Schema, body, components, query_of_gain, query_of_init
+from weightwell_service.openapi.requests import (
+    CONDITIONS,
+    Schema,
+    body,
+    body_of_signal,
+    components,
+    query_of_gain,
+    query_of_init,
+    query_of_signal,
+)
 from weightwell_service.openapi.responses import FILE, FILE_HEADERS, NOT_MODIFIED, RANGED, REFUSALS, problem
 
 DESCRIPTION = """\
@@ -73,6 +82,21 @@ GAIN: dict[str, Any] = {
     "summary": "The gain of a nonlinearity",
     "responses": {422: REFUSALS[422]},
     "openapi_extra": {"parameters": query_of_gain()},
+}
+_SIGNAL: dict[str, Any] = {"tags": ["signals"]}
+SIGNAL_GET: dict[str, Any] = {
+    **_SIGNAL,
+    "operation_id": "signal",
+    "summary": "A signal and its gradient through a stack of equal layers",
+    "responses": _PLAN_REFUSALS,
+    "openapi_extra": {"parameters": query_of_signal()},
+}
+SIGNAL_POST: dict[str, Any] = {
+    **_SIGNAL,
+    "operation_id": "signal_from_body",
+    "summary": "A signal and its gradient through any layers",
+    "responses": {**_PLAN_REFUSALS, **_BAD_BODY},
+    "openapi_extra": {"requestBody": body_of_signal()},
 }
 CATALOGUE: dict[str, Any] = {"tags": ["weights"], "operation_id": "schemes", "summary": "The catalogue"}
 PRESETS: dict[str, Any] = {"tags": ["weights"], "operation_id": "presets", "summary": "Rules by name"}

@@ -1,13 +1,25 @@
 """OpenAPI descriptions of query parameters, headers and bodies, derived from the models that parse them."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from weightwell_engine.parsing import ENTRIES, PARTS, RULES, SINGLES, Alias, Entry, GainQuery, Manifest
+from weightwell_engine.parsing import (
+    ENTRIES,
+    EQUAL_LAYERS,
+    LAYER_ENTRIES,
+    PARTS,
+    RULES,
+    SINGLES,
+    Alias,
+    Entry,
+    GainQuery,
+    LayerList,
+    Manifest,
+)
 from weightwell_engine.schemes import ALIASES
 from weightwell_service.links import MAX_URL, pack
 from weightwell_service.problems import Problem
@@ -34,12 +46,24 @@ def query_of_gain() -> list[Schema]:
     return [query_of(field, {"gain": flat(schema)}) for field, schema in properties]
 
 
-def query_of(field: str, schemas: dict[str, Schema]) -> Schema:
-    """Describe a query parameter, given its description for each scheme that has it."""
+def query_of_signal() -> list[Schema]:
+    """Describe the query of ``/signal``: the fields of a stack, and the parameters of all schemes."""
+    found: dict[str, dict[str, Schema]] = {"scheme": {}}
+    for name, model in EQUAL_LAYERS.items():
+        for field, schema in model.model_json_schema()["properties"].items():
+            found.setdefault(field, {})[name] = flat(schema)
+    del found["scheme"]
+    scheme = {**_SCHEME, "description": "the scheme of the weights; kaiming_normal by default"}
+    scheme["schema"] = {"type": "string", "enum": [name for name in ALIASES if ALIASES[name] in EQUAL_LAYERS]}
+    return [scheme, *(query_of(field, schemas, EQUAL_LAYERS) for field, schemas in found.items())]
+
+
+def query_of(field: str, schemas: dict[str, Schema], models: Collection[str] = SINGLES) -> Schema:
+    """Describe a query parameter, given its description for each scheme that has it, of the schemes of ``models``."""
     users: dict[str, list[str]] = {}
     for name, schema in schemas.items():
         users.setdefault(schema.pop("description"), []).append(name)
-    named = len(users) > 1 or schemas.keys() < SINGLES.keys()
+    named = len(users) > 1 or len(schemas) < len(models)
     texts = [f"{text} ({', '.join(names)})" if named else text for text, names in users.items()]
     for schema in schemas.values():
         schema.pop("examples", None)  # Swagger UI would send the defaults, and some fields exclude each other
@@ -120,13 +144,15 @@ def flat(schema: Schema) -> Schema:
     lists = [each for each in (kept, *alternatives) if each.get("type") == "array"]
     if lists:
         items = lists[0]["items"]
-        text = _NUMBERS if items["type"] == "number" else _SIZES if items["minimum"] == 0 else _AXES
+        kind = items.get("type")
+        text = _SEEDS if kind is None else _NUMBERS if kind == "number" else _SIZES if items["minimum"] == 0 else _AXES
         return {key: kept[key] for key in kept if key in _ABOUT} | text
     return kept | (alternatives[0] if len(alternatives) == 1 else {"anyOf": alternatives} if alternatives else {})
 
 
 _AXES: Schema = {"type": "string", "pattern": "^(-?[0-9]{1,2}(,-?[0-9]{1,2})*)?$"}
 _SIZES: Schema = {"type": "string", "pattern": "^([0-9]{1,18}(,[0-9]{1,18})*)?$"}
+_SEEDS: Schema = {"type": "string", "pattern": "^[0-9]{1,20}(,[0-9]{1,20})*$"}
 _NUMBERS: Schema = {"type": "string", "pattern": "^[-+0-9.eE]+(,[-+0-9.eE]+)*$"}
 _ABOUT = {"description", "examples"}
 
@@ -158,6 +184,25 @@ def body() -> Schema:
     }
 
 
+_LAYERS = {
+    "layers": [
+        {"kind": "conv2d", "width": 32, "padding": "circular"},
+        {"kind": "conv2d", "width": 64, "stride": 2, "padding": "circular"},
+        {"width": 256, "activation": "tanh", "scheme": "xavier_normal", "repeat": 3},
+        {"width": 10, "activation": "linear"},
+    ],
+    "input_width": 3,
+    "seeds": [0, 1],
+}
+
+
+def body_of_signal() -> Schema:
+    """Describe the JSON body of a POST to ``/signal``."""
+    schema = any_of([LayerList, *EQUAL_LAYERS.values()])
+    examples = {"a list of layers": {"value": _LAYERS}, "equal layers": {"value": {"depth": 20, "width": 128}}}
+    return {"required": True, "content": {"application/json": {"schema": schema, "examples": examples}}}
+
+
 def any_of(models: Iterable[type[BaseModel]]) -> Schema:
     """Describe a value that matches one of several models in ``components``."""
     # anyOf, not oneOf: each model has the names of its scheme, so only one model matches.
@@ -167,12 +212,15 @@ def any_of(models: Iterable[type[BaseModel]]) -> Schema:
 def components() -> Schema:
     """Return the models of all requests, and of a problem, by name."""
     models: list[type[BaseModel]] = [*SINGLES.values(), *ENTRIES.values(), *RULES.values(), *PARTS.values()]
-    models += [Entry, Alias, Manifest, Problem]
+    models += [Entry, Alias, Manifest, Problem, LayerList, *EQUAL_LAYERS.values(), *LAYER_ENTRIES.values()]
     _, made = models_json_schema([(model, "validation") for model in models], ref_template=REF)
     named: Schema = made["$defs"]
     properties = named[Manifest.__name__]["properties"]
     properties["tensors"]["additionalProperties"] = any_of([*ENTRIES.values(), Entry, Alias])
     properties["rules"]["items"] = any_of(RULES.values())
+    named[LayerList.__name__]["properties"]["layers"]["items"] = any_of(LAYER_ENTRIES.values())
+    for model in (*EQUAL_LAYERS.values(), *LAYER_ENTRIES.values()):
+        named[model.__name__]["required"] = [each for each in named[model.__name__]["required"] if each != "scheme"]
     entries: list[type[BaseModel]] = [*ENTRIES.values(), Entry]
     for entry in entries:
         parts, _ = named[entry.__name__]["properties"]["parts"]["anyOf"]
