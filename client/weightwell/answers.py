@@ -24,7 +24,7 @@ _WORDS = {
 }
 
 # The metadata leaves out these parameters at these values.
-_OMITTED = {"layout": "torch", "batch_axis": ()}
+_OMITTED = {"layout": "torch", "batch_axis": (), "gain_source": "torch"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,8 @@ class Parameters(TypedDict, total=False):
     scale: SupportsFloat
     sparsity: SupportsFloat
     mode: Mode | str
-    nonlinearity: str
+    nonlinearity: str | None
+    gain_source: GainSource | str
     distribution: Distribution | str
     groups: SupportsIndex
     transposed: bool

@@ -6,7 +6,14 @@ Default = float | int | str | bool | None  # None: the metadata does not have th
 
 _AXES: Mapping[str, Default] = {"layout": None, "in_axis": None, "out_axis": None, "batch_axis": None}
 _FANS: Mapping[str, Default] = {"fan_in": None, "fan_out": None, "groups": 1, "transposed": False, **_AXES}
-_KAIMING: Mapping[str, Default] = {"a": 0.0, "mode": "fan_in", "nonlinearity": "leaky_relu", **_FANS}
+_XAVIER: Mapping[str, Default] = {"gain": 1.0, "nonlinearity": None, "gain_source": None, **_FANS}
+_KAIMING: Mapping[str, Default] = {
+    "a": 0.0,
+    "mode": "fan_in",
+    "nonlinearity": "leaky_relu",
+    "gain_source": None,
+    **_FANS,
+}
 
 DEFAULTS: Mapping[str, Mapping[str, Default]] = {
     "constant": {},
@@ -23,8 +30,8 @@ DEFAULTS: Mapping[str, Mapping[str, Default]] = {
     "clamped_normal": {"mean": 0.0, "std": 1.0, "a": -2.0, "b": 2.0},
     "randint": {"low": 0},
     "power_of_two": {},
-    "xavier_uniform": {"gain": 1.0, **_FANS},
-    "xavier_normal": {"gain": 1.0, **_FANS},
+    "xavier_uniform": _XAVIER,
+    "xavier_normal": _XAVIER,
     "kaiming_uniform": _KAIMING,
     "kaiming_normal": _KAIMING,
     "variance_scaling": {"scale": 1.0, "mode": "fan_in", "distribution": "truncated_normal", **_FANS},

@@ -1,10 +1,12 @@
 """Gains as JSON answers: torch's recommended gain of a nonlinearity, and the computed gain."""
 
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from functools import cache
+from typing import Any, Literal
 
+from weightwell_engine.mean_field import Edge, Stability, edge_at, edge_for, gaussian, stability_of
 from weightwell_engine.nonlinearities import NONLINEARITIES, Nonlinearity, calculate_gain, nonlinearity
-from weightwell_engine.quadrature import ActivationGain, activation_gain, activation_gains
+from weightwell_engine.quadrature import ActivationGain, activation, activation_gain, activation_gains
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +35,25 @@ class RecommendedGainIgnoring(RecommendedGain):
     ignored: IgnoredParam
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredRow(ActivationGain):
+    """The gain 1 / sqrt(E[f(z)^2]) for z ~ N(0, 1), and what it does to a deep stack of layers.
+
+    With ``std = gain / sqrt(fan_in)`` and no biases, pre-activations of variance 1 keep this variance from layer to
+    layer: it is a fixed point of the variance map. ``slope``: of the map there, by which every layer multiplies a
+    deviation. ``stability``: stable below 1, unstable above. ``chi_1``: the factor on a squared gradient in every layer;
+    None for a function with jumps. ``edge_of_chaos``: a pair of variances with chi_1 = 1; None if there is none.
+    """
+
+    slope: float
+    stability: Stability
+    chi_1: float | None
+    edge_of_chaos: Edge | None
+
+
 @dataclass(frozen=True, slots=True)
-class MeasuredGain(ActivationGain):
-    """The gain 1 / sqrt(E[f(z)^2]) for z ~ N(0, 1), by quadrature."""
+class MeasuredGain(MeasuredRow):
+    """The measured gain of one activation function."""
 
     source: Literal["quadrature"] = field(default="quadrature", kw_only=True)
 
@@ -53,7 +71,7 @@ class MeasuredGains:
     """The table of measured gains, by activation function."""
 
     source: Literal["quadrature"]
-    gains: dict[str, ActivationGain]
+    gains: dict[str, MeasuredRow]
 
 
 def recommended_gain(name: str, param: float | None = None) -> RecommendedGain:
@@ -72,21 +90,55 @@ def recommended_gains() -> RecommendedGains:
     return RecommendedGains("torch", NONLINEARITIES)
 
 
-def measured_gain(name: str, param: float | None = None) -> MeasuredGain:
-    """Return the measured gain of an activation function; raise ``InvalidSpec`` for a name or a parameter it lacks."""
-    gain = activation_gain(name, param=param)
-    return MeasuredGain(**{each.name: getattr(gain, each.name) for each in fields(gain)})
+def measured_gain(name: str, param: float | None = None, bias_variance: float | None = None) -> MeasuredGain:
+    """Return the measured gain of an activation function.
+
+    The edge of chaos is the pair with this bias variance, or else the pair with pre-activations of variance 1. Raises
+    ``InvalidSpec`` for a name, or for a parameter that the function lacks.
+    """
+    return MeasuredGain(**_row(activation_gain(name, param=param), bias_variance))
 
 
+@cache
 def measured_gains() -> MeasuredGains:
     """Return the table of measured gains."""
-    return MeasuredGains("quadrature", activation_gains())
+    rows = {name: MeasuredRow(**_row(gain, None)) for name, gain in activation_gains().items()}
+    return MeasuredGains("quadrature", rows)
+
+
+def _row(gain: ActivationGain, bias_variance: float | None) -> dict[str, Any]:
+    """Return the fields of a measured gain. Those of theory have nine significant digits."""
+    row, values = activation(gain.nonlinearity), tuple(gain.parameters.values())
+    f = gaussian(row, values, 1.0)
+    slope = _nine(f.second_moment_slope / f.second_moment)
+    edge = edge_at(row, values, 1.0) if bias_variance is None else edge_for(row, values, bias_variance)
+    return {
+        **{each.name: getattr(gain, each.name) for each in fields(gain)},
+        "slope": slope,
+        "stability": stability_of(slope),
+        "chi_1": None if f.squared_derivative is None else _nine(f.squared_derivative / f.second_moment),
+        "edge_of_chaos": edge
+        and Edge(
+            _nine(edge.weight_variance),
+            _nine(edge.bias_variance),
+            None if edge.q is None else _nine(edge.q),
+            _nine(edge.slope),
+        ),
+    }
+
+
+def _nine(value: float) -> float:
+    """Round to nine significant digits, which the platform's exp does not change."""
+    return float(f"{value:.9g}")
 
 
 def gains(
-    name: str | None, param: float | None, source: Literal["torch", "quadrature"]
+    name: str | None,
+    param: float | None,
+    source: Literal["torch", "quadrature"],
+    bias_variance: float | None = None,
 ) -> RecommendedGain | MeasuredGain | RecommendedGains | MeasuredGains:
     """Return the gain of one nonlinearity, or the table of all if ``name`` is None; raises as the functions above."""
     if name is None:
         return measured_gains() if source == "quadrature" else recommended_gains()
-    return measured_gain(name, param) if source == "quadrature" else recommended_gain(name, param)
+    return measured_gain(name, param, bias_variance) if source == "quadrature" else recommended_gain(name, param)

@@ -92,7 +92,8 @@ def nonlinearity(name: str) -> Nonlinearity:
 def _hint(name: str) -> str | None:
     """Return what to do about a nonlinearity that torch's table lacks."""
     if name in BY_NAME:
-        return f"/gain with source=quadrature measures the gain of {name}, for which torch recommends none"
+        measured = f"/gain with source=quadrature measures the gain of {name}, for which torch recommends none"
+        return f"{measured}; gain_source=quadrature in a scheme uses it"
     return did_you_mean(name, (*NONLINEARITIES, *BY_NAME))
 
 

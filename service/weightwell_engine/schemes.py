@@ -5,8 +5,8 @@ keyword arguments are its parameters, with torch's names and defaults if torch h
 allowed intervals and the meaning. A registered scheme is automatically in the HTTP models, the OpenAPI document, the
 catalogue and the parametrized tests.
 
-Laws must be the same on every machine, so this module uses only ``+ - * /`` and ``sqrt``. The order of operations is
-torch's, so torch draws the same numbers.
+Laws must be the same on every machine, so this module uses only ``+ - * /`` and ``sqrt``, and computed gains that are
+rounded to twelve digits. The order of operations is torch's, so torch draws the same numbers.
 """
 
 import inspect
@@ -36,6 +36,7 @@ from weightwell_engine.laws import (
     Values,
 )
 from weightwell_engine.nonlinearities import calculate_gain, nonlinearity
+from weightwell_engine.quadrature import activation, activation_gain
 from weightwell_engine.spec import Parameter
 
 Unit = Literal["element", "column", "matrix"]
@@ -56,9 +57,10 @@ TRUNCATED_AT_2_STD = 0.87962566103423978
 
 @dataclass(frozen=True, slots=True)
 class Doc:
-    """The meaning of a parameter, as a part of its annotation."""
+    """The meaning of a parameter, as a part of its annotation; ``omitted`` as in ``SchemeParameter``."""
 
     text: str
+    omitted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +80,9 @@ class SchemeParameter:
     @classmethod
     def of(cls, argument: inspect.Parameter) -> "SchemeParameter":
         """Return the parameter of a function's argument, whose annotation has a ``Doc``."""
-        doc = next(extra.text for extra in get_args(argument.annotation) if isinstance(extra, Doc))
+        doc = next(extra for extra in get_args(argument.annotation) if isinstance(extra, Doc))
         default = ... if argument.default is argument.empty else argument.default
-        return cls(argument.name, argument.annotation, doc, default)
+        return cls(argument.name, argument.annotation, doc.text, default, doc.omitted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +276,14 @@ AnyMode = Annotated[
     Doc("the fan, or the mean of both fans, that divides the scale"),
 ]
 Nonlinearity = Annotated[str, Doc("nonlinearity after this layer, as torch.nn.init.calculate_gain names it")]
+AnyNonlinearity = Annotated[
+    str | None,
+    Doc("nonlinearity after this layer, whose gain is another factor on the standard deviation", omitted=True),
+]
+GainSource = Annotated[
+    Literal["torch", "quadrature"],
+    Doc("where the gain of the nonlinearity comes from, as in /gain: torch's table, or computed", omitted=True),
+]
 
 
 # Constants -----------------------------------------------------------------------------------------------------------
@@ -473,14 +483,30 @@ def clamped_normal(
 
 
 @scheme("glorot_uniform", formula="U(-a, a), a = gain * sqrt(6 / (fan_in + fan_out))", references=(GLOROT,))
-def xavier_uniform(fans: Fans, *, gain: Gain = 1.0) -> Law:
+def xavier_uniform(
+    fans: Fans,
+    *,
+    gain: Gain = 1.0,
+    nonlinearity: AnyNonlinearity = None,
+    gain_source: GainSource = "torch",
+    portable: bool = True,
+) -> Law:
     """Keep the variance of activations and of gradients about equal, with uniform draws."""
+    gain *= _gain_factor(nonlinearity, gain_source, portable)
     return _uniform(gain * sqrt(2.0 / (fans.fan_in + fans.fan_out)))
 
 
 @scheme("glorot_normal", formula="N(0, std^2), std = gain * sqrt(2 / (fan_in + fan_out))", references=(GLOROT,))
-def xavier_normal(fans: Fans, *, gain: Gain = 1.0) -> Law:
+def xavier_normal(
+    fans: Fans,
+    *,
+    gain: Gain = 1.0,
+    nonlinearity: AnyNonlinearity = None,
+    gain_source: GainSource = "torch",
+    portable: bool = True,
+) -> Law:
     """Keep the variance of activations and of gradients about equal, with normal draws."""
+    gain *= _gain_factor(nonlinearity, gain_source, portable)
     return Normal(0.0, gain * sqrt(2.0 / (fans.fan_in + fans.fan_out)))
 
 
@@ -491,10 +517,11 @@ def kaiming_uniform(
     a: Slope = 0.0,
     mode: FanMode = "fan_in",
     nonlinearity: Nonlinearity = "leaky_relu",
+    gain_source: GainSource = "torch",
     portable: bool = True,
 ) -> Law:
     """Keep the variance through rectifiers, forward or backward, with uniform draws."""
-    return _uniform(_gain(nonlinearity, a, portable) / sqrt(fans.mode(mode)))
+    return _uniform(_gain(nonlinearity, a, gain_source, portable) / sqrt(fans.mode(mode)))
 
 
 @scheme("he_normal", formula="N(0, std^2), std = gain(nonlinearity, a) / sqrt(fan)", references=(HE,))
@@ -504,10 +531,11 @@ def kaiming_normal(
     a: Slope = 0.0,
     mode: FanMode = "fan_in",
     nonlinearity: Nonlinearity = "leaky_relu",
+    gain_source: GainSource = "torch",
     portable: bool = True,
 ) -> Law:
     """Keep the variance through rectifiers, forward or backward, with normal draws."""
-    return Normal(0.0, _gain(nonlinearity, a, portable) / sqrt(fans.mode(mode)))
+    return Normal(0.0, _gain(nonlinearity, a, gain_source, portable) / sqrt(fans.mode(mode)))
 
 
 @scheme(
@@ -545,12 +573,27 @@ def lecun_normal(fans: Fans) -> Law:
     return variance_scaling(fans)
 
 
-def _gain(name: str, a: float, portable: bool) -> float:
-    """Return the gain of a nonlinearity; only leaky_relu has a slope, and torch ignores that of the others."""
+def _gain(name: str, a: float | None, source: str, portable: bool) -> float:
+    """Return the gain of a nonlinearity. ``a`` is the slope of leaky_relu, None for torch's default; others ignore it.
+
+    A computed gain has twelve digits, which are the same on every machine at torch's defaults. That of leaky_relu
+    follows from a formula, which is torch's.
+    """
+    if source == "quadrature" and (row := activation(name).name) not in ("linear", "relu", "leaky_relu"):
+        return activation_gain(row).gain
     try:
         return calculate_gain(name, a if nonlinearity(name).param else None, portable=portable)
     except InvalidSpec as error:
         raise InvalidSpec("a", got=a, expected=error.expected) if error.field == "param" else error from None
+
+
+def _gain_factor(name: str | None, source: str, portable: bool) -> float:
+    """Return the gain of a nonlinearity that need not be given."""
+    if name is not None:
+        return _gain(name, None, source, portable)
+    if source != "torch":
+        raise InvalidSpec("gain_source", got=source, expected="given together with a nonlinearity")
+    return 1.0
 
 
 def _uniform(std: float) -> Law:

@@ -90,7 +90,7 @@ router = APIRouter(route_class=DirectRoute)
 async def gain(request: Request) -> Response:
     """Return the gain of a nonlinearity, or the table of all."""
     query = read_gain_query(split_query(request.scope["query_string"]))
-    return json_answer(gains(query.nonlinearity, query.param, query.source))
+    return json_answer(gains(query.nonlinearity, query.param, query.source, query.bias_variance))
 
 
 # Signals -----------------------------------------------------------------------------------------------------------

@@ -83,6 +83,7 @@ GIVEN: dict[str, Any] = {
     "upper": torch.tensor(1.5),
     "mode": "FAN_OUT",
     "nonlinearity": "leaky_relu",
+    "gain_source": "quadrature",
     "fan_in": 7,
     "fan_out": np.int64(9),
     "transposed": True,

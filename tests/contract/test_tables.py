@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 import weightwell.streams
 from weightwell_engine.dtypes import DTYPES
+from weightwell_engine.gains import measured_gain, measured_gains
 from weightwell_engine.nonlinearities import NONLINEARITIES
-from weightwell_engine.quadrature import ACTIVATIONS, activation_gain
+from weightwell_engine.quadrature import ACTIVATIONS
 from weightwell_engine.schemes import FIXED, SCHEMES
 from weightwell_engine.spec import GENERATORS
 
@@ -52,12 +53,13 @@ def test_the_table_holds_the_gain_of_every_nonlinearity(http: httpx.Client) -> N
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_a_computed_gain_has_all_digits(http: httpx.Client, name: str) -> None:
     body = answer(http.get("/gain", params={"nonlinearity": name, "source": "quadrature"}))
-    assert body == {"source": "quadrature", **asdict(activation_gain(name))}
+    assert body == asdict(measured_gain(name))
 
 
 def test_a_measured_table_holds_every_activation(http: httpx.Client) -> None:
     gains = answer(http.get("/gain", params={"source": "quadrature"}))["gains"]
-    assert gains == {name: asdict(activation_gain(name)) for name in ACTIVATIONS}
+    assert gains == {name: asdict(row) for name, row in measured_gains().gains.items()}
+    assert gains.keys() == ACTIVATIONS.keys()
 
 
 def test_recommended_and_computed_gains_differ(http: httpx.Client) -> None:
@@ -84,6 +86,9 @@ def test_recommended_and_computed_gains_differ(http: httpx.Client) -> None:
         ("nonlinearity=nothing&source=quadrature", "nonlinearity"),
         ("nonlinearity=gelu&param=nan&source=quadrature", "param"),
         ("param=0.2&source=quadrature", "param"),
+        ("nonlinearity=tanh&bias_variance=0.05", "bias_variance"),
+        ("bias_variance=0.05&source=quadrature", "bias_variance"),
+        ("nonlinearity=tanh&bias_variance=-1&source=quadrature", "bias_variance"),
     ],
 )
 def test_a_question_that_makes_no_sense_names_the_field_that_does_not(

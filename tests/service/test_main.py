@@ -75,6 +75,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "max_resident_bytes": ("2000", 2000),
     "max_request_bytes": ("3000", 3000),
     "max_total_request_bytes": ("4000", 4000),
+    "max_signal_operations": ("5000", 5000),
     "max_connections": ("10", 10),
     "head_timeout": ("0.25", 0.25),
     "max_responses": ("4", 4),

@@ -52,7 +52,7 @@ def _refuse(value: object) -> Any:
 
 def _gain(request: Request, _: Engine) -> object:
     query = read_gain(request.document)
-    return gains(query.nonlinearity, query.param, query.source)
+    return gains(query.nonlinearity, query.param, query.source, query.bias_variance)
 
 
 def _plan(request: Request, engine: Engine) -> object:

@@ -22,6 +22,10 @@ class GainQuery(Model):
         Literal["torch", "quadrature"],
         Field(description="torch: the value that torch recommends; quadrature: computed for a normal input"),
     ] = "torch"
+    bias_variance: Annotated[
+        float | None,
+        Field(ge=0, le=1e6, description="with quadrature: the bias variance of the edge of chaos"),
+    ] = None
 
 
 def read_gain(fields: Mapping[str, object], *, strings: bool = False) -> GainQuery:
@@ -29,4 +33,7 @@ def read_gain(fields: Mapping[str, object], *, strings: bool = False) -> GainQue
     query = validate(GainQuery, fields, strings=strings)
     if query.nonlinearity is None and query.param is not None:
         raise InvalidSpec("param", got=query.param, expected="given together with its nonlinearity")
+    if query.bias_variance is not None and (query.nonlinearity is None or query.source != "quadrature"):
+        expected = "given together with a nonlinearity and source=quadrature"
+        raise InvalidSpec("bias_variance", got=query.bias_variance, expected=expected)
     return query
