@@ -103,7 +103,7 @@ $(SERVICE): pyproject.toml constraints.txt | $(VENV)/.torch
 
 $(INSTALLED): pyproject.toml constraints.txt | $(VENV)/.torch
 	@echo "Installing what the service and its tests need into $(VENV); the first time takes minutes."
-	@$(PIP) --editable '.[service,numpy,torch]' --group dev
+	@$(PIP) --editable '.[service,numpy,torch,plots]' --group dev
 	@touch $(SERVICE) $@
 
 tool-%:

@@ -32,12 +32,12 @@ def viewer(framework: str | None, dtype: DType, device: object = None) -> View:
 
 def on_host(device: object) -> bool:
     """Whether tensors for this device of torch are in host memory; None is no device."""
-    return device is None or _imported("torch", extra="torch").device(device).type == "cpu"
+    return device is None or imported("torch", extra="torch").device(device).type == "cpu"
 
 
 def _torch(dtype: DType, device: object) -> View:
     """Return the view of memory as a ``torch.Tensor``."""
-    torch = _imported("torch", extra="torch")
+    torch = imported("torch", extra="torch")
     element = getattr(torch, dtype.name)
 
     def view(memory: Memory | memoryview, shape: tuple[int, ...]) -> Any:
@@ -50,10 +50,10 @@ def _torch(dtype: DType, device: object) -> View:
 
 def _numpy(dtype: DType, _device: object) -> View:
     """Return the view of memory as a ``numpy.ndarray``."""
-    numpy = _imported("numpy", extra="numpy")
+    numpy = imported("numpy", extra="numpy")
     if dtype.packed > 1:
-        return _unpacked(numpy, _imported("ml_dtypes", extra="numpy").float4_e2m1fn)
-    home = numpy if hasattr(numpy, dtype.name) else _imported("ml_dtypes", extra="numpy")
+        return _unpacked(numpy, imported("ml_dtypes", extra="numpy").float4_e2m1fn)
+    home = numpy if hasattr(numpy, dtype.name) else imported("ml_dtypes", extra="numpy")
     element = numpy.dtype(getattr(home, dtype.name))
 
     def view(memory: Memory | memoryview, shape: tuple[int, ...]) -> Any:
@@ -75,7 +75,7 @@ def _unpacked(numpy: Any, element: Any) -> View:
 VIEWERS: dict[str, Callable[[DType, object], View]] = {"torch": _torch, "numpy": _numpy}
 
 
-def _imported(module: str, *, extra: str) -> Any:
+def imported(module: str, *, extra: str) -> Any:
     """Import a module that this package does not depend on."""
     try:
         return importlib.import_module(module)

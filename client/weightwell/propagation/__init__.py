@@ -1,0 +1,1 @@
+"""How signals and gradients pass through a network: measurements of torch modules, and their tables."""
