@@ -33,6 +33,7 @@ from weightwell.models.names import canonical_name, register_wrapper
 from weightwell.models.plans import Plan
 from weightwell.models.recorded import Recording
 from weightwell.problems import FieldError, Problem
+from weightwell.propagation.stacks import Signal
 
 recording = Recording
 
@@ -57,6 +58,7 @@ __all__ = [
     "Recording",
     "RepeatedStreamWarning",
     "ServerProblem",
+    "Signal",
     "TimedOut",
     "TooLarge",
     "TransportError",

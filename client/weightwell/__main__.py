@@ -29,6 +29,18 @@ from weightwell.sharding import bytes_of
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 REFUSED = (InvalidRequest, TooLarge, NotFound, AccessDenied, ValueError)
 NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # of a token
+SIGNAL_OPTIONS = (
+    "scheme",
+    "depth",
+    "width",
+    "activation",
+    "normalization",
+    "residual",
+    "kind",
+    "batch",
+    "seeds",
+    "dtype",
+)
 FIELDS = {"path", "shape", "scheme", "seed", "dtype", "name", "generator", "slice"}  # no parameters of a scheme
 
 
@@ -57,6 +69,14 @@ def gain(client: Client, options: argparse.Namespace) -> None:
     width = max(map(len, table), default=0)
     for name, value in table.items():
         print(f"{name:{width}}  {value!r}")
+
+
+def signal(client: Client, options: argparse.Namespace) -> None:
+    """Send a signal and its gradient through a deep stack of layers, measured and predicted."""
+    named = {name: getattr(options, name) for name in SIGNAL_OPTIONS if getattr(options, name) is not None}
+    layers = None if options.layers is None else _layers(options.layers)
+    found = client.signal(layers, **named, **dict(options.parameters))
+    print(json.dumps(found.answer, ensure_ascii=False) if options.json else found)
 
 
 def schemes(client: Client, options: argparse.Namespace) -> None:
@@ -183,6 +203,14 @@ def _manifest(path: str) -> Manifest:
         raise ValueError(f"{path} is not a valid manifest: {error}") from error
 
 
+def _layers(path: str) -> Any:
+    """Read a list of layers from a JSON file; ``-`` is standard input."""
+    try:
+        return json.loads(sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not a JSON file: {error}") from error
+
+
 def _signature(parameter: Mapping[str, Any]) -> str:
     """Return a parameter in Python's notation, with its default if it has one."""
     default = parameter.get("default")
@@ -228,6 +256,7 @@ def _parser() -> argparse.ArgumentParser:
     _token_argument(parser, default=None)
     verbs = parser.add_subparsers(required=True, title="commands", metavar="COMMAND")
     _gain_arguments(_verb(verbs, gain))
+    _signal_arguments(_verb(verbs, signal))
     _init_arguments(_verb(verbs, init))
     _save_arguments(_verb(verbs, save))
     _plan_arguments(_verb(verbs, plan))
@@ -292,6 +321,32 @@ def _gain_arguments(parser: argparse.ArgumentParser) -> None:
         "--param", type=float, help="parameter of the nonlinearity, such as leaky_relu's negative slope"
     )
     parser.add_argument("--source", help="torch: torch's table; quadrature: computed (default: torch)")
+
+
+def _signal_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``signal``."""
+    parser.add_argument("scheme", nargs="?", help="scheme of the weights (default: kaiming_normal)")
+    parser.add_argument("--depth", type=int, help="number of layers (default: 50)")
+    parser.add_argument("--width", type=int, help="number of units of a layer (default: 256)")
+    parser.add_argument("--activation", help="activation function; see `weightwell gain --source quadrature`")
+    parser.add_argument("--normalization", help="none, layer, rms, batch, group or instance (default: none)")
+    parser.add_argument("--residual", help="none, pre-norm or post-norm (default: none)")
+    parser.add_argument("--kind", help="linear or conv2d (default: linear)")
+    parser.add_argument("--batch", type=int, help="number of examples (default: 16)")
+    parser.add_argument("--seeds", type=_seeds, help="seeds separated by commas; each draws a network (default: 0)")
+    parser.add_argument("--dtype", help="float32, float64, float16 or bfloat16 (default: float32)")
+    parser.add_argument("--layers", metavar="FILE", help="JSON file with a list of layers; - is standard input")
+    parser.add_argument(
+        "-p",
+        "--parameter",
+        dest="parameters",
+        metavar="NAME=VALUE",
+        type=_parameter,
+        action="append",
+        default=[],
+        help="parameter of the scheme, or another field: -p gain=1.5 -p bias=normal -p bias_std=0.2",
+    )
+    parser.add_argument("--json", action="store_true", help="print the server's JSON")
 
 
 def _init_arguments(parser: argparse.ArgumentParser) -> None:
@@ -396,6 +451,14 @@ def _shape(text: str) -> tuple[int, ...]:
         return tuple(int(size) for size in text.split(",")) if text.strip() else ()
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected sizes joined by commas, such as 512,784, got {text!r}") from None
+
+
+def _seeds(text: str) -> list[int]:
+    """Read ``0,1,2``."""
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected integers joined by commas, such as 0,1,2, got {text!r}") from None
 
 
 def _size(text: str) -> int:

@@ -1,7 +1,7 @@
 """The asynchronous client: the methods of ``Client``, for asyncio and trio."""
 
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +30,7 @@ from weightwell.literals import (
     NoiseFields,
     SchemeName,
     SeedLike,
+    SignalFields,
     TensorFields,
 )
 from weightwell.models.checkpoint import config_of
@@ -37,6 +38,7 @@ from weightwell.models.filling import Reset
 from weightwell.models.manifest import Manifest
 from weightwell.models.plans import Plan
 from weightwell.models.recipes import Rules
+from weightwell.propagation.stacks import Signal
 from weightwell.sharding import bytes_of
 from weightwell.slices import SliceLike
 from weightwell.spec import FileSpec, ManifestSpec, ShapeLike, TensorSpec
@@ -100,6 +102,10 @@ class AsyncClient:
     async def gains(self, *, source: GainSource | str | None = None) -> dict[str, float]:
         """Return every gain that the server knows, by the name of its nonlinearity."""
         return await self._call(calls.gains(source))
+
+    async def signal(self, layers: Iterable[Mapping[str, Any]] | None = None, **fields: Unpack[SignalFields]) -> Signal:
+        """Send a signal and its gradient through a stack of layers; see ``Client.signal``."""
+        return await self._call(calls.signal(layers, fields))
 
     async def schemes(self) -> Any:
         """Return the catalogue of schemes; see ``Client.schemes``."""

@@ -1,7 +1,7 @@
 """Calls: each method of the clients as a request, a destination and a function for the result, without I/O."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, SupportsFloat, TypeVar, cast
@@ -23,6 +23,7 @@ from weightwell.models.noise import Addition
 from weightwell.models.plans import Plan, fields_of
 from weightwell.models.recipes import Rules
 from weightwell.models.tensors import InTargets, InTensors, destination_of, is_tensor
+from weightwell.propagation.stacks import ACTIVATIONS, Question, Signal
 from weightwell.request import Request, asking, asking_for_manifest
 from weightwell.safetensors import Header
 from weightwell.slices import SliceLike, text_of
@@ -36,9 +37,6 @@ from weightwell.transfers.transfer import Transfer
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-# Aliases of activation functions, and the names in the answers of ``/gain``.
-ACTIVATIONS = {"identity": "linear", "swish": "silu"}
 
 DEFAULT_SOURCE = "torch"  # of gains
 
@@ -141,6 +139,12 @@ def schemes() -> Call[Any]:
         return answer
 
     return _document("schemes", read)
+
+
+def signal(layers: Iterable[Mapping[str, Any]] | None, fields: Mapping[str, Any]) -> Call[Signal]:
+    """Return the call for a signal through a stack of layers."""
+    question = Question.of(layers, fields)
+    return _asked(question.request, question.read)
 
 
 def init(spec: TensorSpec, framework: str | None, device: object, out: object = None) -> Call[Any]:

@@ -1,7 +1,7 @@
 """The synchronous client: each method makes a call, which is a transfer over httpx."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +29,7 @@ from weightwell.literals import (
     Parameters,
     SchemeName,
     SeedLike,
+    SignalFields,
     TensorFields,
 )
 from weightwell.models.checkpoint import config_of
@@ -36,6 +37,7 @@ from weightwell.models.filling import Reset
 from weightwell.models.manifest import Manifest
 from weightwell.models.plans import Plan
 from weightwell.models.recipes import Preset, Rules
+from weightwell.propagation.stacks import Signal
 from weightwell.sharding import bytes_of
 from weightwell.slices import SliceLike
 from weightwell.spec import FileSpec, ManifestSpec, ShapeLike, TensorSpec
@@ -111,6 +113,26 @@ class Client:
     def gains(self, *, source: GainSource | str | None = None) -> dict[str, float]:
         """Return every gain that the server knows, by the name of its nonlinearity."""
         return self._call(calls.gains(source))
+
+    def signal(self, layers: Iterable[Mapping[str, Any]] | None = None, **fields: Unpack[SignalFields]) -> Signal:
+        """Send a signal and its gradient through a stack of layers, measured and predicted by mean-field theory.
+
+        Without ``layers``: ``depth`` equal layers of ``width`` units. ``activation`` is a name of ``gains`` with
+        ``source="quadrature"``, ``scheme`` and its parameters are those of ``init``, and ``bias`` is a scheme whose
+        parameters begin with ``bias_``: ``bias="normal", bias_std=0.2``. The same holds for the ``input``.
+        ``normalization``: ``"none"``, ``"layer"``, ``"rms"``, ``"batch"``, ``"group"`` or ``"instance"``.
+        ``residual``: ``"none"``, ``"pre-norm"`` or ``"post-norm"``. ``kind``: ``"linear"`` or ``"conv2d"``.
+        ``batch``: the number of examples. ``seeds``: one or several; each draws its own network.
+        ``correlation``: that of two inputs, in [-1, 1]. ``dtype``: float32, float64, float16 or bfloat16.
+
+        ``layers``: a list of dicts with these fields, from the input to the output; ``repeat`` is the number of equal
+        layers in a row. docs/signal.md describes all fields and the answer.
+
+        ``print(signal)`` shows a table; ``plot()`` draws it; ``to_pandas()`` returns all numbers. The weights are those
+        of ``init`` with the names, seeds and schemes in ``signal.layers``. This needs torch in the process that
+        measures. Raises ``TooLarge`` if the server's limits do not allow so much.
+        """
+        return self._call(calls.signal(layers, fields))
 
     def schemes(self) -> Any:
         """Return the catalogue of schemes: names, formulas, parameters, references."""

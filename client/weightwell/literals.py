@@ -4,7 +4,7 @@ The types accept every other string too, and the client sends it: a server may b
 the list with the server's registry.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, SupportsIndex, TypeAlias, TypedDict
 
 from weightwell.slices import SliceLike
@@ -68,6 +68,10 @@ GainSource = Literal["torch", "quadrature"]
 Mode = Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"]
 Distribution = Literal["truncated_normal", "normal", "uniform"]
 Layout = Literal["torch", "jax"]
+LayerKind = Literal["linear", "conv2d"]
+Normalization = Literal["none", "layer", "rms", "batch", "group", "instance"]
+Residual = Literal["none", "pre-norm", "post-norm"]
+Padding = Literal["zeros", "circular"]
 
 SeedLike: TypeAlias = SupportsIndex | str
 AxisLike: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
@@ -103,6 +107,45 @@ class Parameters(TypedDict, total=False):
     in_axis: AxisLike | None
     out_axis: AxisLike | None
     batch_axis: AxisLike | None
+
+
+class SignalFields(Parameters, total=False):
+    """The fields of a stack of layers; ``Client.signal`` describes them."""
+
+    depth: SupportsIndex
+    width: SupportsIndex
+    kind: LayerKind | str
+    activation: str
+    param: SupportsFloat | None
+    scheme: SchemeName | str
+    normalization: Normalization | str
+    norm_groups: SupportsIndex
+    residual: Residual | str
+    kernel_size: SupportsIndex
+    stride: SupportsIndex
+    padding: Padding | str
+    bias: str
+    bias_val: SupportsFloat | None
+    bias_mean: SupportsFloat | None
+    bias_std: SupportsFloat | None
+    bias_a: SupportsFloat | None
+    bias_b: SupportsFloat | None
+    bias_lower: SupportsFloat | None
+    bias_upper: SupportsFloat | None
+    input_width: SupportsIndex | None
+    image_size: SupportsIndex
+    input: str
+    input_val: SupportsFloat | None
+    input_mean: SupportsFloat | None
+    input_std: SupportsFloat | None
+    input_a: SupportsFloat | None
+    input_b: SupportsFloat | None
+    input_lower: SupportsFloat | None
+    input_upper: SupportsFloat | None
+    correlation: SupportsFloat
+    batch: SupportsIndex
+    seeds: SeedLike | Iterable[SeedLike]
+    dtype: DTypeLike
 
 
 class InPlaceFields(Parameters, total=False):

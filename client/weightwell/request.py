@@ -22,6 +22,8 @@ class Request:
 
     ``options`` are fields of the query of any method, which are not part of the document.
 
+    ``is_posted``: the fields have no form for a query.
+
     Over HTTP it is a GET, which caches may answer and whose answer can be resumed and split into ranges; or a POST of
     the document, if the query of the GET would be too long.
     """
@@ -30,6 +32,7 @@ class Request:
     document: Mapping[str, Any]
     is_manifest: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    is_posted: bool = False
 
     @property
     def method(self) -> str:
@@ -54,6 +57,8 @@ class Request:
         if self.is_manifest:
             packed = packed_manifest(self.document)
             return ("GET", {"manifest": packed}) if len(packed) <= MAX_MANIFEST else ("POST", self.document)
+        if self.is_posted:
+            return "POST", self.document
         query = {name: _query_text(value) for name, value in self.document.items()}
         return ("GET", query) if len(urlencode(query)) <= MAX_QUERY else ("POST", self.document)
 

@@ -40,8 +40,8 @@ class MeasuredRow(ActivationGain):
     """The gain 1 / sqrt(E[f(z)^2]) for z ~ N(0, 1), and what it does to a deep stack of layers.
 
     With ``std = gain / sqrt(fan_in)`` and no biases, pre-activations of variance 1 keep this variance from layer to
-    layer: it is a fixed point of the variance map. ``slope``: of the map there, by which every layer multiplies a
-    deviation. ``stability``: stable below 1, unstable above. ``chi_1``: the factor on a squared gradient in every layer;
+    layer: it is a fixed point of the variance map. ``slope``: of the map there, the factor on a deviation in every
+    layer. ``stability``: stable below 1, unstable above. ``chi_1``: the factor on a squared gradient in every layer;
     None for a function with jumps. ``edge_of_chaos``: a pair of variances with chi_1 = 1; None if there is none.
     """
 

@@ -11,6 +11,7 @@ import torch
 
 import weightwell
 from weightwell import calls, schemes, spec
+from weightwell.propagation.stacks import ACTIVATIONS as ACTIVATION_ALIASES
 from weightwell_engine.parsing import GainQuery, fields, models
 from weightwell_engine.presets import PRESETS
 from weightwell_engine.quadrature import ACTIVATIONS
@@ -57,7 +58,7 @@ def test_the_other_defaults_are_those_of_the_service() -> None:
 
 
 def test_the_other_names_of_activations_are_those_of_the_service() -> None:
-    assert {alias: row.name for row in ACTIVATIONS.values() for alias in row.aliases} == calls.ACTIVATIONS
+    assert {alias: row.name for row in ACTIVATIONS.values() for alias in row.aliases} == ACTIVATION_ALIASES
 
 
 def test_no_rule_of_a_preset_has_a_seed() -> None:

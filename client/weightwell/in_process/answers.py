@@ -1,19 +1,23 @@
 """Answers: what a server would answer to a request, made by the engine in this process."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 from pydantic import TypeAdapter
 
+from weightwell.exceptions import MissingFramework
 from weightwell.in_process.engines import Engines
 from weightwell.request import Request
 from weightwell_engine.catalogue import catalogue, preset_catalogue
 from weightwell_engine.description import FileDescription
 from weightwell_engine.engine import Engine
 from weightwell_engine.gains import gains
-from weightwell_engine.parsing import read_document, read_fields, read_gain
+from weightwell_engine.parsing import read_document, read_fields, read_gain, read_signal_document
+from weightwell_engine.signal.answer import Signal
 from weightwell_engine.spec import Spec
 
 _NO_ADDRESS = "the file has no address, because this client draws in its own process; the /plan of a server gives one"
@@ -28,9 +32,13 @@ class _Plan(FileDescription):
     refusal: None = None
 
 
-def document(request: Request, engines: Engines) -> bytes:
-    """Return the JSON document that answers a request; raise the engine's errors."""
-    answer = _ANSWERS[request.path](request, engines.of())
+def document(request: Request, engines: Engines, go_on: Callable[[], None]) -> bytes:
+    """Return the JSON document that answers a request; raise the engine's errors.
+
+    ``go_on`` is called from time to time, and raises to end the work.
+    """
+    engine = engines.of()
+    answer = _signal(request, engine, go_on) if request.path == "signal" else _ANSWERS[request.path](request, engine)
     kind: Any = type(answer)
     return _adapter(kind).dump_json(answer)
 
@@ -38,12 +46,15 @@ def document(request: Request, engines: Engines) -> bytes:
 def spec_of(request: Request) -> Spec:
     """Return the spec of the file that answers a request; raise the engine's errors."""
     if request.is_manifest:
-        # A document of many tensors comes from anywhere. JSON makes it what a server would read.
-        text = json.dumps(request.document, ensure_ascii=False, allow_nan=False, default=_refuse)
-        return read_document(text.encode())
+        return read_document(_json(request))
     return read_fields(
         {name: list(each) if isinstance(each, tuple) else each for name, each in request.document.items()}
     )
+
+
+def _json(request: Request) -> bytes:
+    """Return the document of a request as JSON. It comes from anywhere, and JSON makes it what a server would read."""
+    return json.dumps(request.document, ensure_ascii=False, allow_nan=False, default=_refuse).encode()
 
 
 def _refuse(value: object) -> Any:
@@ -59,6 +70,23 @@ def _plan(request: Request, engine: Engine) -> object:
     spec = spec_of(request)
     described = engine.describe(spec, engine.plan(spec))
     return _Plan(**{each.name: getattr(described, each.name) for each in fields(described)})
+
+
+def _signal(request: Request, engine: Engine, go_on: Callable[[], None]) -> Signal:
+    if find_spec("torch") is None:
+        raise MissingFramework("signals are measured with torch, not installed here: pip install 'weightwell[torch]'")
+    from weightwell_engine.signal.measurement import measure
+
+    measuring = measure(read_signal_document(_json(request)), engine)
+    try:
+        while True:
+            go_on()
+            next(measuring)
+    except StopIteration as end:
+        answer: Signal = end.value
+        return answer
+    finally:
+        measuring.close()
 
 
 def _schemes(_: Request, engine: Engine) -> object:

@@ -8,6 +8,7 @@ import anyio
 import anyio.to_thread
 
 from weightwell.calls import Call
+from weightwell.exceptions import TimedOut
 from weightwell.in_process import answers
 from weightwell.in_process.address import Address
 from weightwell.in_process.drawing import CHUNK, Job
@@ -47,7 +48,7 @@ class Drawing:
         if self._stopped:
             raise Cancelled
         if not isinstance(destination, SafetensorsFile):
-            _write(answers.document(request, self._engines), destination)
+            _write(answers.document(request, self._engines, self._go_on), destination)
             return ""
         plan = self._plans.of(request)
         self._progress.start(plan.data_nbytes)
@@ -57,6 +58,13 @@ class Drawing:
             raise Cancelled
         self._job.run()
         return ", ".join([f"rules.{place}" for place in plan.unused])
+
+    def _go_on(self) -> None:
+        """Raise if the call was stopped, or takes too long."""
+        if self._stopped:
+            raise Cancelled
+        if time.monotonic() >= self._until:
+            raise TimedOut("the call took longer than its deadline= allows")
 
     def stop(self) -> None:
         """Let ``run`` end soon."""
