@@ -141,13 +141,15 @@ CHECKS = [
 @pytest.fixture(scope="module")
 def described(serve: Serve) -> Iterator[Any]:
     """The document of a service with low limits, whose answers are small."""
-    with serve(create_app(Settings(threads=2, max_bytes=2**20, max_resident_bytes=2**20))) as url:
+    settings = Settings(threads=2, max_bytes=2**20, max_resident_bytes=2**20, max_signal_operations=10**8)
+    with serve(create_app(settings)) as url:
         yield schemathesis.openapi.from_url(f"{url}/openapi.json")
 
 
 OPERATIONS = {
     **{(method, "/init"): ("as described", "otherwise") for method in ("GET", "HEAD", "POST")},
     **{(method, "/plan"): ("as described", "otherwise") for method in ("GET", "POST")},
+    **{(method, "/signal"): ("as described", "otherwise") for method in ("GET", "POST")},
     ("GET", "/gain"): ("as described", "otherwise"),
     **{("GET", path): ("as described",) for path in ("/schemes", "/presets", "/health/live", "/health/ready")},
 }

@@ -23,6 +23,10 @@ Elementwise = Literal[
     "zeros", "ones", "constant", "uniform", "normal", "trunc_normal", "truncated_normal", "clamped_normal"
 ]
 
+BiasScheme = Literal[
+    "zeros", "ones", "constant", "uniform", "normal", "trunc_normal", "truncated_normal", "clamped_normal", "none"
+]
+
 _Number = float | None
 
 
@@ -57,7 +61,7 @@ class LayerFields(Model):
     padding: Annotated[
         Padding, Field(description="padding of conv2d by kernel_size // 2; theory applies to circular")
     ] = "zeros"
-    bias: Annotated[Elementwise | Literal["none"], Field(description="scheme of the bias, or none")] = "zeros"
+    bias: Annotated[BiasScheme, Field(description="scheme of the bias, or none")] = "zeros"
     bias_val: Annotated[_Number, Field(description="parameter val of the scheme of the bias")] = None
     bias_mean: Annotated[_Number, Field(description="parameter mean of the scheme of the bias")] = None
     bias_std: Annotated[_Number, Field(description="parameter std of the scheme of the bias")] = None
