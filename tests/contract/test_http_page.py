@@ -25,7 +25,7 @@ from weightwell_service.problems import PROBLEMS
 ROOT = Path(__file__).parents[2]
 PAGES = {
     name: (ROOT / "docs" / name).read_text()
-    for name in ("http.md", "gains.md", "torch.md", "generator.md", "orthogonal.md")
+    for name in ("http.md", "gains.md", "signal.md", "torch.md", "generator.md", "orthogonal.md")
 }
 PAGE = PAGES["http.md"]
 ADDRESS = "http://127.0.0.1:8000"

@@ -1,6 +1,7 @@
 """Mean-field theory of one layer: fixed points, chi_1, the correlation map and the edge of chaos."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,6 +99,18 @@ def test_an_edge_is_chosen_by_its_bias_variance() -> None:
     found = measured_gain("tanh", bias_variance=0.05)
     assert found.edge_of_chaos == Edge(1.76095464, 0.05, 0.570047882, 0.518186484)
     assert measured_gain("relu", bias_variance=0.05).edge_of_chaos is None
+
+
+def test_the_documentation_holds_the_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "gains.md").read_text(encoding="utf-8")
+    section = page.partition("### Deep stacks")[2].partition("### A measured gain in a scheme")[0]
+    expected = []
+    for name, row in measured_gains().gains.items():
+        edge = row.edge_of_chaos
+        chi = "-" if row.chi_1 is None else f"{row.chi_1:.4f}"
+        pair = "-" if edge is None else f"{edge.weight_variance:.4f}, {edge.bias_variance:.4f}"
+        expected.append(f"| `{name}` | {row.slope:.4f} | {row.stability} | {chi} | {pair} |")
+    assert [line for line in section.splitlines() if line.startswith("| `")] == expected
 
 
 @pytest.mark.parametrize("c", [-1.0, -0.999, -0.5, 0.0, 0.3, 0.9, 0.99, 0.999, 0.9999, 1.0])
