@@ -26,14 +26,6 @@ Serve = Callable[[FastAPI], AbstractContextManager[str]]
 PATIENCE = 30.0
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def local() -> Iterator[Client]:
     with weightwell.local(threads=2) as client:
