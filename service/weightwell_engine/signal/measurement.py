@@ -272,7 +272,7 @@ def _normalize(layer: Layer, x: Tensor) -> Tensor:
         case "batch":
             return functional.batch_norm(x, None, None, training=True)
         case "group":
-            return functional.group_norm(x, layer.norm_groups)
+            return torch.group_norm(x, layer.norm_groups)  # that of functional refuses groups of one number
         case "instance":
             return functional.instance_norm(x)
     return x

@@ -121,7 +121,9 @@ def _input(stack: Stack) -> _Signal:
 
 
 def _layer(step: Step, before: _Signal) -> tuple[_Signal, LayerTheory]:
-    """Return the output of a layer, and its prediction without the gradient."""
+    """Return the output of a layer, and its prediction without the gradient; nothing if a variance overflows."""
+    if not before.second < _LARGEST:
+        return before, _NOTHING
     if step.residual == "none":
         q = step.weight_variance * before.second + step.bias_variance
         product = step.weight_variance * before.product + step.bias_variance
@@ -283,7 +285,8 @@ class Map:
         """Return the derivative of c' by c."""
         step = self.step
         inner = step.weight_variance * step.f(self.inside(q)).product_slope(c)
-        return (self._carried(q) + inner) / self.variance(q)
+        after = self.variance(q)
+        return (self._carried(q) + inner) / after if after > 0.0 else 0.0
 
     def _carried(self, q: float) -> float:
         """Return the variance that a residual connection carries past the layer."""
@@ -299,9 +302,9 @@ def theory_of(stack: Stack, layers: tuple[LayerTheory, ...]) -> StackTheory:
         return _no_theory("the layers differ, so there is no map that is applied again and again")
     if isinstance(step, str):
         return _no_theory(step)
-    if reasons and not reasons[0].startswith("the predicted"):
-        return _no_theory(reasons[0])
     known = [layer.q for layer in layers if layer.q is not None]
+    if reasons and not (known and reasons[0].startswith("the predicted")):
+        return _no_theory(reasons[0])
     return _theory(step, layers[0].q or 0.0, known[-1])
 
 

@@ -1,7 +1,9 @@
 """Measurement of signals: against torch by hand, and against theory."""
 
+import json
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
 from itertools import product
 from typing import Any
 
@@ -169,6 +171,26 @@ def test_the_first_layer_that_is_not_finite_is_named(engine: Engine, dtype: str,
         assert signal.layers[found - 1].forward.largest is None
         assert signal.layers[found - 2].forward.largest is not None
         assert signal.first_not_finite.backward is not None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"scheme": "normal", "std": 0.0},
+        {"input": "zeros"},
+        {"input_std": 1e160, "dtype": "float64", "residual": "pre-norm"},
+        {"scheme": "normal", "std": 1e100, "dtype": "float64"},
+        {"scheme": "normal", "std": 1e-30},
+        {"normalization": "group", "norm_groups": 1, "width": 1, "batch": 1},
+        {"activation": "leaky_relu", "param": 1e6},
+        {"activation": "softplus", "param": 1000.0, "bias": "normal", "bias_std": 1e20},
+    ],
+    ids=str,
+)
+def test_extreme_numbers_have_an_answer(engine: Engine, fields: dict[str, Any]) -> None:
+    signal = measured(engine, **{"depth": 3, "width": 8, "batch": 2, **fields})
+    assert len(signal.layers) == 3
+    json.dumps(asdict(signal), allow_nan=False)
 
 
 # Against theory ------------------------------------------------------------------------------------------------------
