@@ -23,7 +23,7 @@ GPU_NEEDS := $(if $(AMBIENT),,$(INSTALLED))
 ON_GPU = PYTHONPATH=$(CURDIR)/client:$(CURDIR)/service$${PYTHONPATH:+:$$PYTHONPATH} $(or $(AMBIENT),$(BIN)/python)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-cuda test-clients check lint format bench bench-cuda soak verify build clean
+.PHONY: help run test test-fast test-page test-cuda test-clients check lint format bench bench-cuda soak verify build clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ test: $(INSTALLED)  ## all tests
 
 test-fast: $(INSTALLED)  ## the tests for the inner loop: all but the slow files (tests/conftest.py)
 	$(BIN)/python -m pytest $(IN_PARALLEL) -m 'not slow'
+
+test-page: tool-chromium $(INSTALLED)  ## the page, driven in a headless Chromium; `make test` skips it without one
+	$(BIN)/python -m pytest tests/page --every-route
 
 test-cuda: $(GPU_NEEDS)  ## what only a GPU can show; docs/cuda.md
 	$(ON_GPU) -m pytest tests/cuda --gpu $(GPU) $(if $(AMBIENT),-W default)

@@ -39,6 +39,7 @@ SLOW = (
     "engine/test_quadrature.py",
     "engine/generators/philox/cpu/test_orthogonal_stack.py",
     "contract/test_models.py",
+    "page/",
     "contract/test_javascript.py",
     "service/test_main.py",
     "contract/test_problems.py",

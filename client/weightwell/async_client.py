@@ -258,6 +258,12 @@ class AsyncClient:
         """Return the address of a file which needs no token for some seconds; see ``Client.sign``."""
         return await self._call(calls.sign(spec_of(what, scheme, fields), seconds, self._door.url))
 
+    async def inspect(
+        self, what: ShapeLike | Described, scheme: SchemeName | str | None = None, **fields: Unpack[FileFields]
+    ) -> Any:
+        """Draw a tensor, and return statistics of its elements, next to those of its law; see ``Client.inspect``."""
+        return await self._call(calls.inspect(spec_of(what, scheme, fields)))
+
     @overload
     async def init_state_dict(
         self, what: Described, *, framework: Literal["torch"], device: object = None, **fields: Any

@@ -389,6 +389,17 @@ def sign(spec: TensorSpec | ManifestSpec, seconds: int, url: Callable[[str | Non
     return Call(request, call.destination, result)
 
 
+def inspect(spec: TensorSpec | ManifestSpec) -> Call[Any]:
+    """Return the call for the statistics of a tensor."""
+
+    def read(answer: Any) -> Any:
+        planned = {"generator": answer["generator"], "tensors": {answer["name"]: answer["tensor"]}}
+        raise_first(spec.mismatches(_planned(planned)))
+        return answer
+
+    return _asked(replace(spec.request, path="inspect"), read)
+
+
 def read_range(request: Request, plan: Plan, start: int, buffer: memoryview) -> Call[int]:
     """Return the call that fills a buffer with the bytes from ``start`` on of a planned file."""
     return RangeCall(request, Region(start, buffer, plan.nbytes, plan.etag), lambda: len(buffer))

@@ -371,6 +371,19 @@ class Client:
         """
         return self._call(calls.sign(spec_of(what, scheme, fields), seconds, self._door.url))
 
+    def inspect(
+        self, what: ShapeLike | Described, scheme: SchemeName | str | None = None, **fields: Unpack[FileFields]
+    ) -> Any:
+        """Draw a tensor where the service runs, and return statistics of its elements, next to those of its law.
+
+        ``what``, ``scheme``, ``fields``: as for ``plan``, of one tensor with elements.
+
+        The result is the JSON of ``/inspect`` (docs/http.md): ``moments``, each with ``measured``, ``standard_error``
+        and ``theory``; ``quantiles``; ``histogram``; ``heat_map``; ``singular_values`` and ``eigenvalues`` of a small
+        matrix; ``smallest``, ``largest``, ``count``, ``zeros``. Raises ``TooLarge`` if a server would need too long.
+        """
+        return self._call(calls.inspect(spec_of(what, scheme, fields)))
+
     @overload
     def init_state_dict(
         self, what: Described, *, framework: Literal["torch"], device: object = None, **fields: Any

@@ -19,7 +19,7 @@ from weightwell.transfers.retry import Retry
 _LOCAL = "local:"
 
 # What the engine needs. ``numba`` is imported when the first large tensor is drawn.
-_NEEDED = ("ml_dtypes", "numba", "numpy", "pydantic", "re2")
+_NEEDED = ("ml_dtypes", "numba", "numpy", "pydantic", "re2", "threadpoolctl")
 
 
 class Door(Protocol):

@@ -107,7 +107,8 @@ def create_app(settings: Settings, engine: Engine | None = None, *, shared: Path
     # The service serves the assets of /docs itself, because clusters often have no access to a CDN.
     app = FastAPIOffline(
         redoc_url=None,
-        swagger_ui_parameters={"defaultModelsExpandDepth": -1},
+        # To colour a long answer takes a browser seconds.
+        swagger_ui_parameters={"defaultModelsExpandDepth": -1, "syntaxHighlight": False},
         redirect_slashes=False,
         title="Weightwell",
         version=__version__,

@@ -47,8 +47,8 @@ class DrawingResources:
     """The resources that all requests share: thread pools ("lanes"), memory, and the limit of concurrent responses.
 
     There are separate lanes for chunks, for matrices that must be generated whole, for each of these with torch, and
-    for signals. No lane waits for another. ``timeout``: seconds in which a chunk must be drawn. ``responses`` is the
-    number of active responses.
+    for inspections and for signals. No lane waits for another. ``timeout``: seconds in which a chunk must be drawn.
+    ``responses`` is the number of active responses.
     """
 
     budget: MemoryBudget
@@ -64,6 +64,7 @@ class DrawingResources:
             "draw-whole": self.threads,
             "draw-torch": 1,
             "draw-torch-whole": 1,
+            "inspect": 1,
             "signal": 1,
         }
         self.totals = Totals()

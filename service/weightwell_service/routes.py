@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse, Response
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -21,14 +22,19 @@ from weightwell_engine.gains import (
     RecommendedGains,
     gains,
 )
+from weightwell_engine.inspection import Inspection
 from weightwell_engine.parsing import read_document, read_signal_document
 from weightwell_engine.signal.answer import Signal
+from weightwell_engine.spec import Spec
 from weightwell_engine.virtual_file import VirtualFile
 from weightwell_service import openapi
 from weightwell_service.access.guard import check_allowed, token_of
 from weightwell_service.answers import Live, NotReady, PlanAnswer, Ready, json_answer
 from weightwell_service.exceptions import UnsupportedEncoding
 from weightwell_service.file_response import respond
+from weightwell_service.guide import respond_guide
+from weightwell_service.inspections import inspect
+from weightwell_service.page import respond_file, respond_page, wants_html
 from weightwell_service.queries import read_gain_query, read_query, read_signal_query, split_query
 from weightwell_service.service import Service, service_of
 
@@ -57,7 +63,7 @@ Weightwell generates initialized weights and serves them as safetensors files.
   curl -fsS '{url}/schemes'
   curl -fsS '{url}/presets'
 
-Everything else: {url}/docs
+Everything else: {url}/docs, and {url} in a browser
 """
 
 Gain = RecommendedGain | RecommendedGainIgnoring | MeasuredGain | RecommendedGains | MeasuredGains
@@ -181,6 +187,34 @@ def _signer(request: Request, items: list[tuple[str, str]]) -> Callable[[PlanAns
     return service_of(request).signer(asked[-1], token_of(request))
 
 
+@router.get("/inspect", response_model=Inspection, **openapi.INSPECT_GET)
+async def inspection(request: Request) -> Response:
+    """Draw the tensor of a query as ``/init`` does, and return statistics of its elements, next to those of its law."""
+    service = service_of(request)
+    query, limit = request.scope["query_string"], service.settings.max_request_bytes
+    items = split_query(query)
+
+    def opened() -> tuple[Spec, VirtualFile]:
+        spec = read_query(items, max_manifest=limit)
+        return spec, service.open(spec)
+
+    if _has_manifest(items):
+        file = await service.lanes.of(_PACKED * len(query)).run(opened, request.is_disconnected)
+    else:
+        file = opened()
+    check_allowed(request, file[1])
+    return json_answer(await inspect(service, request, *file))
+
+
+@router.post("/inspect", response_model=Inspection, **openapi.INSPECT_POST)
+async def inspection_of_body(request: Request) -> Response:
+    """Do as GET for the tensor of a JSON body."""
+    service = service_of(request)
+    file = await _from_body(request, service, lambda spec: (spec, service.open(spec)), read_document)
+    check_allowed(request, file[1])
+    return json_answer(await inspect(service, request, *file))
+
+
 async def _from_body(request: Request, service: Service, make: Callable[[S], T], read: Callable[[bytes], S]) -> T:
     """Parse a body and return the result of a function of it. A long body does not delay other requests."""
     with service.resources.budget.body() as count:
@@ -221,10 +255,39 @@ async def presets(_: Request) -> Response:
     return json_answer(preset_catalogue())
 
 
+# The page -----------------------------------------------------------------------------------------------------------
+
+
 @router.get("/", include_in_schema=False)
-async def greeting(request: Request) -> PlainTextResponse:
-    """Return a short introduction and a few commands with this server's address."""
-    return PlainTextResponse(_GREETING.format(url=str(request.base_url).rstrip("/")))
+async def greeting(request: Request) -> Response:
+    """Return the page to a browser, and else a short introduction and a few commands with this server's address."""
+    if wants_html(", ".join(request.headers.getlist("accept"))):
+        return respond_page(request.method, request.headers)
+    text = _GREETING.format(url=str(request.base_url).rstrip("/"))
+    return PlainTextResponse(text, headers={"vary": "accept"})
+
+
+@router.get("/page/{name}", include_in_schema=False)
+async def page_file(request: Request) -> Response:
+    """Return a file of the page."""
+    return respond_file(request.method, request.headers, request.path_params["name"]) or _absent()
+
+
+@router.get("/guide/{name}", include_in_schema=False)
+@router.get("/guide/", include_in_schema=False)
+async def guide(request: Request) -> Response:
+    """Return a page of the documentation."""
+    return respond_guide(request.method, request.headers, request.path_params.get("name", "")) or _absent()
+
+
+@router.get("/guide", include_in_schema=False)
+async def guide_index(_: Request) -> Response:
+    """Send a browser to the index, so that its relative links are right."""
+    return Response(status_code=308, headers={"location": "guide/"})
+
+
+def _absent() -> Response:
+    raise HTTPException(404)
 
 
 # Health --------------------------------------------------------------------------------------------------------------

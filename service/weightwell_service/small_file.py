@@ -12,6 +12,8 @@ from weightwell_service.exceptions import PreconditionFailed
 from weightwell_service.ranges import etag_in, range_applies, select_range
 
 _TEXT = {".json": "application/json", ".md": "text/markdown; charset=utf-8", ".txt": "text/plain; charset=utf-8"}
+_TEXT |= {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
+_TEXT |= {".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}
 
 
 @lru_cache(256)  # Python keeps the hash of bytes, so a file in memory is read once

@@ -150,8 +150,12 @@ OPERATIONS = {
     **{(method, "/init"): ("as described", "otherwise") for method in ("GET", "HEAD", "POST")},
     **{(method, "/plan"): ("as described", "otherwise") for method in ("GET", "POST")},
     **{(method, "/signal"): ("as described", "otherwise") for method in ("GET", "POST")},
+    ("POST", "/inspect"): ("as described",),
     ("GET", "/gain"): ("as described", "otherwise"),
-    **{("GET", path): ("as described",) for path in ("/schemes", "/presets", "/health/live", "/health/ready")},
+    **{
+        ("GET", path): ("as described",)
+        for path in ("/inspect", "/schemes", "/presets", "/health/live", "/health/ready")
+    },
 }
 MODES = {"as described": GenerationMode.POSITIVE, "otherwise": GenerationMode.NEGATIVE}
 EXAMPLES = {"as described": 50, "otherwise": 25}  # to negate the schema of a body takes 0.3 s

@@ -105,8 +105,10 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_the_packages_and_nothing_else(unpacked: Path) -> None:
     roots = [ROOT / "client", ROOT / "service"]
-    kinds = {".py", ".typed", ".json"}  # JSON: the repositories that come with the service
+    # JSON: the repositories that come with the service. The others: its page.
+    kinds = {".py", ".typed", ".json", ".html", ".css", ".js", ".svg", ".txt"}
     source = {path.relative_to(root) for root in roots for path in root.rglob("*") if path.suffix in kinds}
+    source |= {Path("weightwell_service/guide") / path.name for path in (ROOT / "docs").iterdir()}
     shipped = {path.relative_to(unpacked) for path in unpacked.rglob("*") if path.is_file()}
     assert {path for path in shipped if not path.parts[0].endswith(".dist-info")} == source
 
@@ -125,6 +127,18 @@ def test_the_entry_points_of_the_wheel_import_without_the_source(unpacked: Path,
         text=True,
     )
     assert Path(imported.stdout.strip()).is_relative_to(unpacked)
+
+
+def test_the_wheel_and_the_image_have_the_page_and_the_guide(unpacked: Path) -> None:
+    program = """
+from weightwell_service import guide, page
+assert guide._folder().name == "guide" and page._files()["index.html"] and guide._pages()["http"]
+print(guide._folder())
+"""
+    command, environment = [sys.executable, "-P", "-c", program], os.environ | {"PYTHONPATH": str(unpacked)}
+    done = subprocess.run(command, cwd=unpacked.parent, env=environment, check=True, capture_output=True, text=True)
+    assert Path(done.stdout.strip()).is_relative_to(unpacked)
+    assert {"!service", "!docs"} <= set((ROOT / ".dockerignore").read_text().splitlines())
 
 
 # The image

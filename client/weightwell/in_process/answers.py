@@ -1,11 +1,12 @@
 """Answers: what a server would answer to a request, made by the engine in this process."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -16,9 +17,12 @@ from weightwell_engine.catalogue import catalogue, preset_catalogue
 from weightwell_engine.description import FileDescription
 from weightwell_engine.engine import Engine
 from weightwell_engine.gains import gains
+from weightwell_engine.inspection import Inspection, check
 from weightwell_engine.parsing import read_document, read_fields, read_gain, read_signal_document
 from weightwell_engine.signal.answer import Signal
 from weightwell_engine.spec import Spec
+
+T = TypeVar("T")
 
 _NO_ADDRESS = "the file has no address, because this client draws in its own process; the /plan of a server gives one"
 
@@ -38,7 +42,10 @@ def document(request: Request, engines: Engines, go_on: Callable[[], None]) -> b
     ``go_on`` is called from time to time, and raises to end the work.
     """
     engine = engines.of()
-    answer = _signal(request, engine, go_on) if request.path == "signal" else _ANSWERS[request.path](request, engine)
+    if (work := _WORK.get(request.path)) is not None:
+        answer = work(request, engine, go_on)
+    else:
+        answer = _ANSWERS[request.path](request, engine)
     kind: Any = type(answer)
     return _adapter(kind).dump_json(answer)
 
@@ -72,21 +79,31 @@ def _plan(request: Request, engine: Engine) -> object:
     return _Plan(**{each.name: getattr(described, each.name) for each in fields(described)})
 
 
+def _inspect(request: Request, engine: Engine, go_on: Callable[[], None]) -> Inspection:
+    spec = spec_of(request)
+    with closing(engine.open(engine.plan(spec))) as file:
+        check(file)
+        return _result(engine.inspect(spec, file), go_on)
+
+
 def _signal(request: Request, engine: Engine, go_on: Callable[[], None]) -> Signal:
     if find_spec("torch") is None:
         raise MissingFramework("signals are measured with torch, not installed here: pip install 'weightwell[torch]'")
     from weightwell_engine.signal.measurement import measure
 
-    measuring = measure(read_signal_document(_json(request)), engine)
-    try:
+    return _result(measure(read_signal_document(_json(request)), engine), go_on)
+
+
+def _result(steps: Generator[None, None, T], go_on: Callable[[], None]) -> T:
+    """Take all steps, and call ``go_on`` before each; return the result."""
+    with closing(steps):
         while True:
             go_on()
-            next(measuring)
-    except StopIteration as end:
-        answer: Signal = end.value
-        return answer
-    finally:
-        measuring.close()
+            try:
+                next(steps)
+            except StopIteration as end:
+                answer: T = end.value
+                return answer
 
 
 def _schemes(_: Request, engine: Engine) -> object:
@@ -97,6 +114,8 @@ def _presets(_: Request, __: Engine) -> object:
     return preset_catalogue()
 
 
+# Answers that take long, and those that do not.
+_WORK: dict[str, Callable[[Request, Engine, Callable[[], None]], object]] = {"inspect": _inspect, "signal": _signal}
 _ANSWERS = {"gain": _gain, "plan": _plan, "schemes": _schemes, "presets": _presets}
 
 

@@ -76,6 +76,19 @@ PLAN_POST: dict[str, Any] = {
     "responses": {**_PLAN_REFUSALS, **_BAD_BODY},
     "openapi_extra": {"requestBody": body()},
 }
+INSPECT_GET: dict[str, Any] = {
+    "tags": ["weights"],
+    "operation_id": "inspect",
+    "summary": "Statistics of the tensor of a query",
+    "responses": _PLAN_REFUSALS,
+}
+INSPECT_POST: dict[str, Any] = {
+    "tags": ["weights"],
+    "operation_id": "inspect_body",
+    "summary": "Statistics of the tensor of a body",
+    "responses": {**_PLAN_REFUSALS, **_BAD_BODY},
+    "openapi_extra": {"requestBody": body()},
+}
 GAIN: dict[str, Any] = {
     "tags": ["gains"],
     "operation_id": "gain",
@@ -118,8 +131,9 @@ def document(app: FastAPI) -> Callable[[], Schema]:
                 license_info=app.license_info,
             )
             made.setdefault("components", {}).setdefault("schemas", {}).update(components())
-            query, init, plan = query_of_init(), made["paths"]["/init"], made["paths"]["/plan"]
-            for operation in init["get"], init["head"], plan["get"]:
+            query, paths = query_of_init(), made["paths"]
+            operations = [paths[path]["get"] for path in ("/init", "/plan", "/inspect")]
+            for operation in [*operations, paths["/init"]["head"]]:
                 operation["parameters"] = query + operation.get("parameters", [])
             app.openapi_schema = made
         return app.openapi_schema
