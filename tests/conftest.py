@@ -49,6 +49,7 @@ SLOW = (
     "client/test_docs.py",
     "client/test_cautions.py",
     "client/recorder/test_sharded.py",
+    "client/propagation/",
     "contract/test_presets.py",
     "contract/test_s3.py",
     "contract/test_sharding.py",

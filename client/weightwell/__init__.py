@@ -33,6 +33,8 @@ from weightwell.models.names import canonical_name, register_wrapper
 from weightwell.models.plans import Plan
 from weightwell.models.recorded import Recording
 from weightwell.problems import FieldError, Problem
+from weightwell.propagation.coordinates import CoordinateCheck, coordinate_check
+from weightwell.propagation.signals import Signals, signals
 from weightwell.propagation.stacks import Signal
 
 recording = Recording
@@ -45,6 +47,7 @@ __all__ = [
     "Busy",
     "Client",
     "ConnectionFailed",
+    "CoordinateCheck",
     "Difference",
     "FieldError",
     "FileChanged",
@@ -59,6 +62,7 @@ __all__ = [
     "RepeatedStreamWarning",
     "ServerProblem",
     "Signal",
+    "Signals",
     "TimedOut",
     "TooLarge",
     "TransportError",
@@ -69,7 +73,9 @@ __all__ = [
     "Verdict",
     "WeightwellError",
     "canonical_name",
+    "coordinate_check",
     "local",
     "recording",
     "register_wrapper",
+    "signals",
 ]

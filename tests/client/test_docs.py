@@ -31,7 +31,15 @@ def reader(server: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
 @pytest.mark.parametrize(
     ("page", "least"),
-    [("client.md", 10), ("local.md", 10), ("models.md", 10), ("torch.md", 5), ("recording.md", 10), ("signal.md", 10)],
+    [
+        ("client.md", 10),
+        ("local.md", 10),
+        ("models.md", 10),
+        ("torch.md", 5),
+        ("recording.md", 10),
+        ("signal.md", 10),
+        ("signals.md", 10),
+    ],
 )
 def test_the_python_of_a_page_prints_the_output_shown(server: str, page: str, least: int) -> None:
     text = (DOCS / page).read_text().replace(ADDRESS, server)

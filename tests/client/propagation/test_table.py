@@ -144,7 +144,8 @@ def test_a_plot_is_logarithmic_with_gaps_where_a_value_is_not_finite() -> None:
 def test_plots_are_drawn_over_one_another() -> None:
     axes: Any = TABLE.plot("forward.rms", label="one")
     assert long(2).plot("forward.rms", ax=axes, label="two", linestyle=":") is axes
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["one", "two"]
+    legend: Any = axes.get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["one", "two"]
     assert axes.get_lines()[1].get_linestyle() == ":"
 
 
