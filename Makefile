@@ -23,7 +23,7 @@ GPU_NEEDS := $(if $(AMBIENT),,$(INSTALLED))
 ON_GPU = PYTHONPATH=$(CURDIR)/client:$(CURDIR)/service$${PYTHONPATH:+:$$PYTHONPATH} $(or $(AMBIENT),$(BIN)/python)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-page test-cuda test-clients check lint format bench bench-cuda soak verify build clean
+.PHONY: help run test test-fast test-page test-cuda test-clients check lint format notebooks bench bench-cuda soak verify build clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ lint: $(INSTALLED)  ## format, style, types, architecture
 format: $(INSTALLED)  ## let ruff mend what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+notebooks: $(INSTALLED)  ## execute the notebooks of examples/, and write their outputs into them
+	$(BIN)/python examples/notebooks/execute.py
 
 bench: tool-curl tool-nginx $(INSTALLED)  ## speed, as ratios to torch and to nginx (minutes)
 	$(BIN)/python -m benchmarks.generators

@@ -32,6 +32,7 @@ SLOW = (
     "contract/test_shards_example.py",
     "service/test_pytest_plugin.py",
     "client/torch/",
+    "contract/test_notebooks.py",
     "contract/test_openapi.py",
     "engine/generators/philox/cpu/test_simd.py",
     "client/test_interruptions.py",

@@ -74,8 +74,8 @@ class Table:
 
         Without names: the main statistics. ``ax``: draw into these axes, over what is there. ``label``: the name of
         the line in the legend, by default the name of the column. ``options``: for ``Axes.plot``. The vertical axis
-        is logarithmic if all values are positive. Values that are not finite are gaps. Raises MissingFramework without
-        matplotlib.
+        is logarithmic if no value is negative. Values that are not finite are gaps, and so are zeros on a logarithmic
+        axis. Raises MissingFramework without matplotlib.
         """
         axes = new_axes() if ax is None else ax
         drawn = [column for column in columns or self.PLOTTED if any(value is not None for value in self[column])]
@@ -85,7 +85,7 @@ class Table:
             axes.plot(range(1, len(heights) + 1), heights, label=name, **options)
         every: list[Any] = [line.get_ydata() for line in axes.get_lines()]
         finite = [height for heights in every for height in heights if math.isfinite(height)]
-        axes.set_yscale("log" if finite and min(finite) > 0 else "linear")
+        axes.set_yscale("log" if min(finite, default=0) >= 0 and any(finite) else "linear")
         axes.set_xlabel(self.X_LABEL)
         if drawn:
             axes.legend()
@@ -145,16 +145,15 @@ def new_axes() -> "Axes":
 def sparkline(values: Sequence[float | None]) -> str:
     """Return numbers as one line of block characters, a character each, or at most 60 of them evenly spaced.
 
-    The scale is logarithmic if all finite numbers are positive, and its whole height is at least a factor of 10, so
-    that noise looks flat. It is linear otherwise. ``!`` is a number that is not finite, a space is None.
+    The scale is logarithmic if no number is negative, and its whole height is at least a factor of 10, so that noise
+    looks flat; zero is the lowest bar. It is linear otherwise. ``!`` is a number that is not finite, a space is None.
     """
     if len(values) > SPARKS:
         values = [values[round(place * (len(values) - 1) / (SPARKS - 1))] for place in range(SPARKS)]
     finite = [value for value in values if value is not None and math.isfinite(value)]
-    if not finite:
-        return "".join(NO_BAR if value is None else NOT_FINITE for value in values)
-    scale = math.log10 if min(finite) > 0 else float
-    low, high = scale(min(finite)), scale(max(finite))
+    scale = math.log10 if min(finite, default=0) >= 0 else float
+    heights = [scale(value) for value in finite if value or scale is float] or [0.0]
+    low, high = min(heights), max(heights)
     if scale is math.log10 and high - low < 1:
         # The middle of the numbers is in the middle of a bar.
         low = (low + high) / 2 - (len(BARS) + 1) / (2 * len(BARS))
@@ -166,6 +165,8 @@ def sparkline(values: Sequence[float | None]) -> str:
             return NO_BAR
         if not math.isfinite(value):
             return NOT_FINITE
+        if not value and scale is math.log10:
+            return BARS[0]
         return BARS[min(int((scale(value) - low) / span * len(BARS)), len(BARS) - 1)]
 
     return "".join(map(bar, values))

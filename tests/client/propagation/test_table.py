@@ -93,7 +93,8 @@ def test_a_notebook_shows_the_same_with_text_escaped() -> None:
     [
         ([1, 10, 100, 1000], "▁▃▆█"),
         ([1.0, 1.1, 0.95], "▅▅▅"),  # noise is flat: a whole height is a factor of 10
-        ([0, 1, 2], "▁▅█"),
+        ([-1, 0, 1], "▁▅█"),
+        ([0, 1, 1000], "▁▁█"),
         ([5.0], "▅"),
         ([0.0, 0.0], "▁▁"),
         ([1.0, None, math.nan, math.inf], "▅ !!"),
@@ -101,7 +102,7 @@ def test_a_notebook_shows_the_same_with_text_escaped() -> None:
         ([], ""),
     ],
 )
-def test_a_sparkline_is_logarithmic_if_all_is_positive(values: list[float | None], line: str) -> None:
+def test_a_sparkline_is_logarithmic_if_nothing_is_negative(values: list[float | None], line: str) -> None:
     assert sparkline(values) == line
 
 
@@ -138,6 +139,13 @@ def test_a_plot_is_logarithmic_with_gaps_where_a_value_is_not_finite() -> None:
     assert math.isnan(line.get_ydata()[2])
     assert axes.get_yscale() == "log"
     assert axes.get_xlabel() == "layer"
+
+
+@pytest.mark.usefixtures("figures")
+@pytest.mark.parametrize(("low", "scale"), [(0.0, "log"), (-1.0, "linear")])
+def test_the_axis_of_a_plot_is_linear_only_for_negative_values(low: float, scale: str) -> None:
+    rows = ({"layer": "a", "forward.rms": low}, {"layer": "b", "forward.rms": 1.0})
+    assert Layers(rows).plot().get_yscale() == scale
 
 
 @pytest.mark.usefixtures("figures")
