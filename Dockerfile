@@ -47,10 +47,15 @@ RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /u
 # By number, so that an orchestrator can see that it is not root.
 USER 10001:10001
 EXPOSE 8000
-# http.client, because urllib would ask a proxy that the environment names.
+# http.client, because urllib would ask a proxy that the environment names. The certificate is for the name that clients
+# use, which is not localhost. 401: WEIGHTWELL_OPEN_HEALTH=false, and the service answers.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
-    CMD ["python", "-c", "import http.client, os, sys; \
-service = http.client.HTTPConnection('localhost', int(os.environ['WEIGHTWELL_PORT']), timeout=2); \
+    CMD ["python", "-c", "import http.client, os, ssl, sys; \
+port = int(os.environ['WEIGHTWELL_PORT']); \
+tls = os.environ.get('WEIGHTWELL_TLS_CERTIFICATE'); \
+context = ssl._create_unverified_context(); \
+service = http.client.HTTPSConnection('localhost', port, timeout=2, context=context) if tls \
+else http.client.HTTPConnection('localhost', port, timeout=2); \
 service.request('GET', '/health/ready'); \
-sys.exit(service.getresponse().status != 200)"]
+sys.exit(service.getresponse().status not in (200, 401))"]
 CMD ["weightwell-service"]

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 import tomllib
@@ -16,6 +17,7 @@ from threading import Thread
 from zipfile import ZipFile
 
 import pytest
+import trustme
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -153,15 +155,15 @@ def health_check() -> list[str]:
     return [sys.executable, *arguments]
 
 
-def checked(port: int) -> int:
+def checked(port: int, **settings: str) -> int:
     """Run the health check against a port; a proxy that is not there must not matter."""
-    environment = os.environ | {"WEIGHTWELL_PORT": str(port), "http_proxy": "http://127.0.0.1:9"}
+    environment = os.environ | {"WEIGHTWELL_PORT": str(port), "http_proxy": "http://127.0.0.1:9"} | settings
     return subprocess.run(health_check(), env=environment, check=False, capture_output=True).returncode
 
 
 @contextmanager
-def answering(status: int) -> Iterator[int]:
-    """Serve /health/ready with a status; yields the port."""
+def answering(status: int, tls: ssl.SSLContext | None = None) -> Iterator[int]:
+    """Serve /health/ready with a status, over TLS if there is a context; yields the port."""
 
     class Readiness(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -172,6 +174,8 @@ def answering(status: int) -> Iterator[int]:
             pass
 
     with HTTPServer(("127.0.0.1", 0), Readiness) as server:
+        if tls:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         thread = Thread(target=server.serve_forever)
         thread.start()
         try:
@@ -181,10 +185,18 @@ def answering(status: int) -> Iterator[int]:
             thread.join()
 
 
-@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (401, 0), (503, 1)])
 def test_the_health_check_passes_if_and_only_if_the_service_is_ready(status: int, code: int) -> None:
     with answering(status) as port:
         assert checked(port) == code
+
+
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
+def test_the_health_check_speaks_tls_if_the_service_does(status: int, code: int) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("weights.example").configure_cert(context)
+    with answering(status, context) as port:
+        assert checked(port, WEIGHTWELL_TLS_CERTIFICATE="/tls/chain.pem") == code
 
 
 def test_the_health_check_fails_when_nobody_listens() -> None:
