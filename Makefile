@@ -69,6 +69,7 @@ bench: tool-curl tool-nginx $(INSTALLED)  ## speed, as ratios to torch and to ng
 	$(BIN)/python -m benchmarks.local
 	$(BIN)/python -m benchmarks.hub
 	$(BIN)/python -m benchmarks.models
+	$(BIN)/python -m benchmarks.proxies
 
 bench-cuda: $(GPU_NEEDS)  ## speed on a GPU, as ratios to torch and to plain copies (minutes)
 	$(ON_GPU) -m benchmarks.cuda --gpu $(GPU)
