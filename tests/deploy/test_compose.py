@@ -61,12 +61,12 @@ class Fleet:
     url: str
     replicas: list[Replica]
 
-    def kill_the_one_that_sends(self) -> None:
-        """Kill a replica that is sending a file, as soon as there is one."""
+    def kill_the_one_that_sends(self, folder: Path) -> None:
+        """Kill the replica that is sending a file, as soon as bytes of it are in a folder."""
         deadline = time.monotonic() + PATIENCE
         while True:
             for replica in self.replicas:
-                if replica.responses:
+                if replica.responses and any(path.stat().st_size for path in folder.iterdir()):
                     os.kill(replica.pid, signal.SIGKILL)
                     self.replicas.remove(replica)
                     return
@@ -128,7 +128,7 @@ def beside(run: Callable[[], Any], other: Callable[[], None]) -> Any:
 def test_curl_continues_a_file_from_another_replica(fleet: Fleet, right: str, tmp_path: Path) -> None:
     path = tmp_path / "file"
     command = ["curl", "-sf", "-C", "-", "-o", str(path), fleet.url + TARGET]
-    broken = beside(lambda: subprocess.run(command, check=False), fleet.kill_the_one_that_sends)
+    broken = beside(lambda: subprocess.run(command, check=False), lambda: fleet.kill_the_one_that_sends(tmp_path))
     assert broken.returncode == 18  # a part of the file
     had = path.stat().st_size
     subprocess.run(command, check=True)
@@ -139,7 +139,7 @@ def test_curl_continues_a_file_from_another_replica(fleet: Fleet, right: str, tm
 def test_the_client_continues_a_file_from_another_replica(fleet: Fleet, right: str, tmp_path: Path) -> None:
     path = tmp_path / "file"
     with weightwell.Client(fleet.url, progress=False, connections=1) as client:
-        beside(lambda: client.save(path, SHAPE, "normal", seed=7), fleet.kill_the_one_that_sends)
+        beside(lambda: client.save(path, SHAPE, "normal", seed=7), lambda: fleet.kill_the_one_that_sends(tmp_path))
     assert digest(path) == right
 
 
