@@ -29,6 +29,8 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._state: Callable[[], Iterable[Metric]] = tuple
         self._mirrored: dict[str, Gauge] = {}
+        self._routes: dict[str, tuple[Gauge, Counter, Histogram, Histogram]] = {}
+        self._counters: dict[tuple[str, str, str], Counter] = {}
         self._requests = Counter(
             "weightwell_requests", "requests that have ended", ["route", "method", "status"], registry=self.registry
         )
@@ -60,19 +62,34 @@ class Metrics:
 
     def begin(self, route: str) -> None:
         """Count a request that has begun."""
-        self._under_way.labels(route).inc()
+        self._of_route(route)[0].inc()
 
     def end(self, ended: Ended) -> None:
         """Count a request that has ended."""
-        method, status = ended.method if ended.method in _METHODS else "other", str(ended.status or "none")
-        self._under_way.labels(ended.route).dec()
-        self._requests.labels(ended.route, method, status).inc()
-        self._sent.labels(ended.route).inc(ended.sent)
-        self._all.labels(ended.route).observe(ended.seconds)
+        under_way, sent, seconds, first = self._of_route(ended.route)
+        under_way.dec()
+        sent.inc(ended.sent)
+        seconds.observe(ended.seconds)
         if ended.status:
-            self._first.labels(ended.route).observe(ended.first)
+            first.observe(ended.first)
+        method = ended.method if ended.method in _METHODS else "other"
+        key = ended.route, method, str(ended.status or "none")
+        if (requests := self._counters.get(key)) is None:
+            requests = self._counters[key] = self._requests.labels(*key)
+        requests.inc()
         if ended.reason is not None:
             self._refusals.labels(ended.reason).inc()
+
+    def _of_route(self, route: str) -> tuple[Gauge, Counter, Histogram, Histogram]:
+        """Return the metrics of a route. They are kept, as looking up their labels takes longer than counting."""
+        if (found := self._routes.get(route)) is None:
+            found = self._routes[route] = (
+                self._under_way.labels(route),
+                self._sent.labels(route),
+                self._all.labels(route),
+                self._first.labels(route),
+            )
+        return found
 
     def show(self, state: Callable[[], Iterable[Metric]]) -> None:
         """Add metrics that are read when they are asked for."""

@@ -195,4 +195,4 @@ def test_a_request_without_an_answer_is_counted_as_such() -> None:
     text = metrics.text("")[0].decode()
     assert 'weightwell_requests_total{method="other",route="/init",status="none"} 1.0' in text
     assert 'weightwell_request_seconds_sum{route="/init"} 2.5' in text
-    assert 'weightwell_first_byte_seconds_count{route="/init"}' not in text
+    assert 'weightwell_first_byte_seconds_count{route="/init"} 0.0' in text
