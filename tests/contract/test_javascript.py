@@ -18,7 +18,7 @@ PAGE = (ROOT / "docs" / "http.md").read_text()
 
 # The dtypes that the library reads; the page says so as well.
 DRAWN = ("float64", "float32", "float16")
-READABLE = (*DRAWN, "int64")
+READABLE = (*DRAWN, "int64", "int32", "int16", "int8", "uint8", "bool")
 
 # Prints every value of every tensor. JavaScript writes a number with the digits that tell it from every other double,
 # and every float32 and float16 is a double, so what Python reads has the bits that JavaScript saw.

@@ -321,7 +321,7 @@ def test_what_torch_draws_by_accident_is_refused(
     assert [error["field"] for error in response.json()["errors"]] == list(parameters)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", CASES)
 def test_a_tensor_of_many_chunks_has_the_bits_of_torch(http: httpx.Client, scheme: str) -> None:
     # Beyond 2^18 elements and 1 MiB, and multiples of neither.
     shape = (521, 523) if SCHEMES[scheme].ndim[0] <= 2 else (521, 523, 1)
@@ -404,7 +404,7 @@ def test_a_manifest_of_one_tensor_is_that_tensor(http: httpx.Client) -> None:
 # Slices --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", CASES)
 def test_a_slice_has_the_bits_of_the_whole_there(http: httpx.Client, scheme: str) -> None:
     shape = (19, 18) if SCHEMES[scheme].ndim[0] <= 2 else (19, 18, 3)
     whole = tensor_of(ask(http, scheme, shape, **CASES[scheme][0]))
