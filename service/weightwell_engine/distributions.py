@@ -1,4 +1,4 @@
-"""Distributions of one number: what laws say of an element that is picked at random.
+"""Distributions of one element of a tensor, from its law.
 
 A ``Mixture`` has atoms, which are values with a probability each, and at most one continuous part. The continuous
 parts are standardized: ``location + scale * x`` has the distribution of the element.

@@ -1,7 +1,7 @@
-"""Inspection: what the numbers of one tensor are like, next to what its law says of them.
+"""Inspection: statistics of one tensor, next to the expected values of its law.
 
-The tensor is drawn block by block, and no block is kept. So the memory does not depend on the size of the tensor, but
-for a small matrix, which is kept for its spectrum.
+The tensor is drawn block by block, and no block is kept. So the memory does not depend on the size of the tensor. The
+exception is a small matrix, which is kept for its spectrum.
 """
 
 from collections.abc import Generator

@@ -1,7 +1,7 @@
-"""Mean-field theory of one wide layer: how the variance and the correlation of its pre-activations go on.
+"""Mean-field theory of one wide layer: how the variance and the correlation of its pre-activations change.
 
-In a layer of infinitely many units with independent zero-mean weights, the pre-activations are normal. Their variance q
-and the correlation c of two inputs decide everything about the next layer:
+In a layer of infinitely many units with independent zero-mean weights, the pre-activations are normal. The next layer
+depends only on their variance q and on the correlation c of two inputs:
 
     q' = weight_variance * E[f(sqrt(q) z)^2] + bias_variance
     q' c' = weight_variance * E[f(u) f(v)] + bias_variance,   u, v normal with variance q and correlation c
@@ -67,7 +67,7 @@ class Gaussian:
 
     @cached_property
     def second_moment_slope(self) -> float:
-        """The derivative of E[f(u)^2] by q, E[f(u)^2 (z^2 - 1)] / (2 q), by the heat equation of the normal density."""
+        """The derivative of E[f(u)^2] with respect to q: E[f(u)^2 (z^2 - 1)] / (2 q), by the heat equation."""
         centred = (self._f - self._at_0) * (self._f + self._at_0)  # E[z^2 - 1] = 0, so a constant changes nothing
         return self._expectation(centred * (self._z**2 - 1.0)) / (2.0 * self.q)
 

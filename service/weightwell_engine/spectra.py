@@ -1,4 +1,4 @@
-"""Spectra: what random matrix theory says of the singular values and the eigenvalues of large matrices."""
+"""Spectra: the limits of the singular values and eigenvalues of large matrices, from random matrix theory."""
 
 from math import pi, sqrt
 

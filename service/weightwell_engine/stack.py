@@ -1,4 +1,4 @@
-"""Stacks: the layers of a network through which a signal goes, their input, and how it is measured."""
+"""Stacks: the layers of a network, their input, and the settings of the measurement."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -109,10 +109,10 @@ class Stack:
         return self._tensor(f"layers.{index + 1}.bias", (layer.width,), layer.bias, seed)
 
     def inputs(self, seed: int) -> tuple[TensorSpec, TensorSpec]:
-        """Return the specs of two independent inputs: (batch, in), or (batch, in, height, width).
+        """Return the specs of two independent tensors x and y: (batch, in), or (batch, in, height, width).
 
-        The first input x is the first of them; the second is m + c (x - m) + sqrt(1 - c^2) (y - m), where y is the
-        second of them, m the mean of the law and c the ``correlation``.
+        The first input of the network is x. The second is m + c (x - m) + sqrt(1 - c^2) (y - m), with the mean m of
+        the law and the ``correlation`` c.
         """
         shape = self._input_shape
         return self._tensor("input", shape, self.input, seed), self._tensor("input.other", shape, self.input, seed)

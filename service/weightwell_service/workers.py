@@ -1,7 +1,7 @@
 """Workers: several processes that serve one port, under a supervisor which replaces those that die.
 
 The processes share the listening socket, so connections that no process has accepted yet outlive a process. Each has
-its part of the settings' limits. What they share is in files of one folder: metrics, and what tokens have used.
+its part of the settings' limits. They share the metrics and the usage of tokens, in files of one folder.
 """
 
 import logging

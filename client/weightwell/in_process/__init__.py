@@ -5,7 +5,7 @@
 
 address     the address: a device and a number of threads
 engines     an engine for each device, and the threads that draw
-answers     what a server would answer: the JSON documents, and the plans of files
+answers     the answers of a server: JSON documents, and plans of files
 drawing     files drawn into their destinations by all threads
 refusals    the engine's errors as those of the client
 door        the doors of both clients

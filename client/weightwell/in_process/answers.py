@@ -1,4 +1,4 @@
-"""Answers: what a server would answer to a request, made by the engine in this process."""
+"""Answers: the answers of a server, made by the engine in this process."""
 
 import json
 from collections.abc import Callable, Generator
@@ -60,7 +60,7 @@ def spec_of(request: Request) -> Spec:
 
 
 def _json(request: Request) -> bytes:
-    """Return the document of a request as JSON. It comes from anywhere, and JSON makes it what a server would read."""
+    """Return the document of a request as JSON, so that the engine parses the same text as in a server."""
     return json.dumps(request.document, ensure_ascii=False, allow_nan=False, default=_refuse).encode()
 
 

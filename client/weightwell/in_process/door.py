@@ -133,7 +133,7 @@ class LocalDoor(_Local):
     """Answers the calls of a synchronous client in this process."""
 
     def answer(self, call: Call[Any], progress: Progress, seconds: float) -> str:
-        """Bring the answer of a call to its destination within some seconds, or raise."""
+        """Draw the answer of a call into its destination. Raise an error if it takes more than ``seconds``."""
         return Drawing(call, progress, self.engines, self.plans, seconds).run()
 
     def open(self, request: Request) -> "File":
@@ -150,7 +150,7 @@ class AsyncLocalDoor(_Local):
     """Answers the calls of an asynchronous client in this process, in threads."""
 
     async def answer(self, call: Call[Any], progress: Progress, seconds: float) -> str:
-        """Bring the answer of a call to its destination within some seconds, or raise."""
+        """Draw the answer of a call into its destination. Raise an error if it takes more than ``seconds``."""
         drawing = Drawing(call, progress, self.engines, self.plans, seconds)
         try:
             unused = await anyio.to_thread.run_sync(drawing.run, abandon_on_cancel=True)

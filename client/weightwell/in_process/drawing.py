@@ -1,4 +1,4 @@
-"""Drawing: files are drawn into their destinations, by several threads, straight into the memory that is there."""
+"""Drawing: several threads draw a file directly into the memory of its destination."""
 
 import time
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Plans: of the files that answer requests. Tensors that differ in name and seed alone are planned once."""
+"""Plans of the files that answer requests. Tensors that differ only in name and seed share one plan."""
 
 from weightwell.in_process.answers import spec_of
 from weightwell.in_process.engines import Engines

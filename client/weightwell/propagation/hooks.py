@@ -190,7 +190,7 @@ def _signs(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def _leaves(outputs: Iterable[torch.Tensor]) -> list[torch.Tensor]:
-    """Return the tensors that would get a gradient: those that a model uses and are none of its parameters."""
+    """Return the leaves of the autograd graph of some outputs: the tensors where gradients accumulate."""
     found, seen = [], set()
     nodes = [each.grad_fn for each in outputs]
     while nodes:

@@ -1,4 +1,4 @@
-"""A model and torch as they were: what a measurement changes is restored, even after an error."""
+"""Restore the state of a model and of torch after a measurement, even after an error."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

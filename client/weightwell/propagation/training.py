@@ -50,7 +50,7 @@ def sizes_of(
 
 @dataclass
 class _Pass:
-    """The rows of one forward pass. ``fields`` are the same in all."""
+    """The rows of one forward pass. ``fields`` are the same in all rows."""
 
     names: dict[nn.Module, str]
     fields: dict[str, Any]

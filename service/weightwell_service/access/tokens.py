@@ -59,6 +59,9 @@ _EXPECTED = {
     "bytes_per_day": "a positive integer",
 }
 
+# Where a field belongs that is in the wrong table.
+_PLACES = {"signing_key": "before the first [[tokens]]"} | dict.fromkeys(Token.model_fields, "below a line [[tokens]]")
+
 
 class Tokens:
     """All tokens of a file. ``signing_key``: the secret of signed addresses; None if there are none."""
@@ -82,7 +85,9 @@ class Tokens:
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             field = ".".join(map(str, first["loc"]))
-            expected = _EXPECTED.get(str(first["loc"][-1]), "absent: there is no such field")
+            expected = (_PLACES if first["type"] == "extra_forbidden" else _EXPECTED).get(
+                str(first["loc"][-1]), "absent: there is no such field"
+            )
             raise InvalidTokens(f"{path}: {field} must be {expected}") from None
         for field in ("name", "sha256"):
             value, count = Counter(getattr(token, field) for token in file.tokens).most_common(1)[0]

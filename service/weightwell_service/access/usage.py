@@ -11,7 +11,7 @@ _DAY = 86400
 
 
 class Exceeded(Exception):
-    """A token has no more of something. ``retry_after``: seconds until it has."""
+    """A token has reached a limit. ``retry_after``: seconds until the client should try again."""
 
     def __init__(self, message: str, retry_after: int):
         super().__init__(message)

@@ -11,7 +11,7 @@ _FORM = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 @dataclass(slots=True)
 class Record:
-    """One request. ``reason`` is the type of the problem that it got, if it was refused."""
+    """One request. ``reason``: the type of the problem in its answer; None if it was not refused."""
 
     identifier: str
     reason: str | None = None

@@ -15,7 +15,7 @@ twin_laws     how each tensor of a checkpoint is drawn
 headers       the tensors of a safetensors file
 upstream      requests to the Hub
 failures      the error of an upstream
-shared_cache  what has been read is kept, and is read once
+shared_cache  a cache: concurrent requests share one read
 
 The doors ``hub`` and ``s3`` serve them.
 """

@@ -31,7 +31,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Draft:
-    """How a weight file is drawn: ``read`` returns its spec. It reads so many ``tensors``, which takes time."""
+    """The spec of a weight file, not parsed yet. ``read`` parses it; the time grows with the number of ``tensors``."""
 
     tensors: int
     read: Callable[[], Spec]
@@ -96,7 +96,7 @@ class Repository:
         return sorted([*checkpoint.small, *checkpoint.weights])
 
     def missing(self, path: str) -> str | None:
-        """Return the reason why a file was left out; None, because none is."""
+        """Return None: a repository of a folder has all of its files."""
         del path
         return None
 

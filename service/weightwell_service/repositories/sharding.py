@@ -1,7 +1,7 @@
 """Sharding: the tensors of each weight file of a repository, as ``save_pretrained`` of transformers divides them.
 
 A file takes tensors, in order, until the next one would make it larger than the limit. A tensor that is larger than the
-limit has a file of its own, and the tensors after it go on filling the file before.
+limit has a file of its own, and later tensors continue to fill the previous file.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""A cache of what is read from elsewhere: many requests for one thing at once read it once."""
+"""A cache of slow reads: concurrent requests for one key share one read."""
 
 import asyncio
 import time

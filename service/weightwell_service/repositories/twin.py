@@ -1,11 +1,11 @@
 """Twins: repositories of an upstream Hub, whose weights are drawn. No byte of the upstream's weights is read.
 
 The small files of the upstream pass through: texts, configurations, tokenizers, code and pictures. Of its weight files
-in the format of safetensors, the headers are read. Other weight files do not exist in a twin, so that it has no numbers
-but drawn ones.
+in the format of safetensors, the headers are read. Other weight files do not exist in a twin, so all its numbers are
+drawn.
 
-A twin is a repository at one commit of the upstream. The digest in our commits is one of the upstream's commit, so ours
-change when the upstream changes. An older commit is found again in the upstream's list of commits.
+A twin is a repository at one commit of the upstream. The digest in its commits is computed from the upstream's commit,
+so they change when the upstream changes. An older commit is found again in the upstream's list of commits.
 """
 
 import asyncio
@@ -192,11 +192,11 @@ class Twin:
         return sorted(self.files)
 
     def missing(self, path: str) -> str | None:
-        """Return the reason why there is no file of a path that the upstream has; None if the upstream has none."""
+        """Return the reason why a file of the upstream is not in the twin; None if the upstream has no such file."""
         return self.left_out.get(path)
 
     async def fetch(self, paths: Iterable[str], revision: Revision) -> None:
-        """Read what files are made of, many at a time, so that it is here when they are asked for."""
+        """Read small files and headers of weight files into the cache, several at a time, before they are needed."""
         each = [self._header(path) if path.endswith(WEIGHTS) else self.content(path, revision) for path in paths]
         for done in await asyncio.gather(*each, return_exceptions=True):
             if isinstance(done, BaseException):

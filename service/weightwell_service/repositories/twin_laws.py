@@ -116,7 +116,7 @@ def preset_of(config: Mapping[str, Any]) -> Fields | None:
 
 
 def bits_of(config: Mapping[str, Any]) -> int | None:
-    """Return the bits of quantized weights of integers, as GPTQ, AWQ and compressed-tensors say them."""
+    """Return the bits of a quantized integer weight, from the settings of GPTQ, AWQ or compressed-tensors, or None."""
     fields = config.get("quantization_config")
     if not isinstance(fields, dict):
         return None

@@ -1,7 +1,7 @@
 """The upstream Hub: descriptions of its repositories, their small files, and the headers of their weight files.
 
-Only the setting WEIGHTWELL_UPSTREAM says where it is; no part of a request does. Nothing of a request is sent there but
-names of repositories and files, and no header fields of a client. Redirects are followed, as the Hub sends large files
+Its address is the setting WEIGHTWELL_UPSTREAM; a request cannot change it. The service sends it names of repositories
+and files, and no header fields of a client. Redirects are followed, as the Hub sends large files
 from other hosts; httpx does not send the token to another host.
 """
 

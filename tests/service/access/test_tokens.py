@@ -57,6 +57,8 @@ SECRET = "hunter2hunter2"
         (ONE + "max_responses = '2'", "tokens.0.max_responses must be a positive integer"),
         (ONE + "bytes_per_day = 1.5", "tokens.0.bytes_per_day must be a positive integer"),
         (ONE + f"token = '{SECRET}'", "tokens.0.token must be absent: there is no such field"),
+        (ONE + f"signing_key = '{SECRET * 3}'", "tokens.0.signing_key must be before the first [[tokens]]"),
+        ("max_bytes = 1\n" + ONE, "max_bytes must be below a line [[tokens]]"),
         (f"signing_key = '{SECRET}'\n{ONE}", "signing_key must be a text of at least 32 characters"),
         (ONE + ONE, "2 tokens have the same name 'training'; each needs its own"),
         (ONE + ONE.replace("training", "other"), "2 tokens have the same sha256; each needs its own"),
