@@ -17,6 +17,9 @@ _CODES = {dtype.code: dtype for dtype in DTYPES.values()}
 
 _METADATA = "__metadata__"
 
+# A size or an offset is less than this, and a shape has at most so many sizes: products of more take minutes.
+_LARGEST, _MOST_SIZES = 2**63, 128
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
@@ -50,7 +53,8 @@ def read_header(text: bytes, what: str, data: int | None) -> tuple[Stored, ...]:
 def _stored(name: str, entry: Any, what: str) -> Stored:
     try:
         code, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        valid = all(type(size) is int and size >= 0 for size in (*shape, start, stop))
+        valid = isinstance(code, str) and len(shape) <= _MOST_SIZES
+        valid = valid and all(type(size) is int and 0 <= size < _LARGEST for size in (*shape, start, stop))
     except (KeyError, TypeError, ValueError):
         valid = False
     if not valid:
