@@ -144,9 +144,12 @@ def _gaussian(row: Activation, values: tuple[float, ...], q: float) -> Gaussian:
     return Gaussian(row, values, q)
 
 
-def gaussian(row: Activation, values: tuple[float, ...], q: float) -> Gaussian:
-    """Return an activation function at a normal input of variance ``q`` >= 0, up to twelve digits of ``q``."""
-    return _gaussian(row, values, max(float(f"{q:.12g}"), TINY))
+def gaussian(row: Activation, values: tuple[float, ...], q: float, least: float = TINY) -> Gaussian:
+    """Return an activation function at a normal input of variance ``q`` >= 0, up to twelve digits of ``q``.
+
+    ``least`` stands for every q below it. Below ``TINY``, ``second_moment_slope`` may be rounding errors alone.
+    """
+    return _gaussian(row, values, max(float(f"{q:.12g}"), least))
 
 
 def stability_of(slope: float) -> Stability:

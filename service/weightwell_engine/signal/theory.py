@@ -39,8 +39,8 @@ MACHINE_EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "bfloat16": 2.0**-7
 # chi_1 this near to 1 is called critical: depth scales above a thousand layers.
 _CRITICAL = 1e-3
 
-# The largest variance that theory follows; squares of activations overflow above.
-_LARGEST = 1e150
+# The interval of variances that theory follows from layer to layer; squares of activations overflow above it.
+_LEAST, _LARGEST = 1e-200, 1e150
 
 _POINTS = 41
 
@@ -64,9 +64,9 @@ class Step:
     epsilon: float | None
     residual: Residual
 
-    def f(self, q: float) -> Gaussian:
-        """Return the activation function at an input of variance ``q``."""
-        return gaussian(self.row, self.values, q)
+    def f(self, q: float, least: float = TINY) -> Gaussian:
+        """Return the activation function at an input of variance ``q``; ``least`` stands for those below it."""
+        return gaussian(self.row, self.values, q, least)
 
     def normalized(self, q: float) -> float:
         """Return the variance of a signal of variance ``q`` after the normalization, if there is one."""
@@ -131,14 +131,14 @@ def _layer(step: Step, before: _Signal) -> tuple[_Signal, LayerTheory]:
             return before, _NOTHING
         c = _cosine(product, q)
         v = step.normalized(q)
-        f = step.f(v)
+        f = step.f(v, _LEAST)
         chi = _scaled(f.squared_derivative, step.backward_variance * step.gain(q))
         after = _Signal(f.second_moment, f.product(c), normal=step.row.name == "linear")
         mean, rms = f.mean, math.sqrt(f.second_moment)
     else:
         x, c = before.second, _cosine(before.product, before.second)
         inside = step.normalized(x) if step.residual == "pre-norm" else x
-        f = step.f(inside)
+        f = step.f(inside, _LEAST)
         q = x + step.weight_variance * f.second_moment + step.bias_variance
         product = before.product + step.weight_variance * f.product(c) + step.bias_variance
         if not q < _LARGEST:

@@ -1,6 +1,7 @@
 """Theory of stacks: verdicts, fixed points, depth scales, and where theory does not apply."""
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -47,6 +48,16 @@ def test_kaiming_with_a_rectifier_is_critical_for_every_q(scheme: str, input_std
     assert (theory.verdict, theory.every_q_is_fixed, theory.fixed_points) == ("critical", True, ())
     assert all(each.q == pytest.approx(2 * input_std**2, rel=1e-9) for each in layers)
     assert all(each.backward_rms == pytest.approx(1.0, rel=1e-9) for each in layers)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
+def test_a_small_signal_goes_on_to_fall(activation: str) -> None:
+    layers, _ = predicted(activation=activation, scheme="normal", std=0.5 / 16, depth=100)
+    variances = [layer.q or 0.0 for layer in layers]
+    assert variances[-1] < 1e-50
+    # A rectifier passes half of the variance on, gelu a quarter near 0, and tanh all of it.
+    factor = {"relu": 0.125, "tanh": 0.25, "gelu": 0.0625}[activation]
+    assert [after / before for before, after in pairwise(variances[40:])] == pytest.approx([factor] * 59, rel=1e-9)
 
 
 def test_small_weights_are_ordered() -> None:
