@@ -613,6 +613,7 @@ def entry(dtype: str = "F32", shape: Any = (2,), stop: int = 8) -> dict[str, Any
         ("list", answering(200, b"[]"), 502, None, "not a JSON dict"),
         ("empty", answering(200, b"{}"), 502, None, "no sha"),
         ("short", answering(200, b"{}", content_length="99", connection="close"), 502, None, "cannot be read"),
+        ("encoded", answering(200, b"{}", content_encoding="gzip"), 502, None, "as 'gzip', asked for identity"),
         ("loop", lambda handler: handler.answer(302, b"", {"location": handler.path}), 502, None, "TooManyRedirects"),
     ],
 )

@@ -23,8 +23,9 @@ def route_of(path: str) -> str:
         return path
     if path == "/s3" or path.startswith("/s3/"):
         return "/s3"
-    if path.startswith("/api/"):
-        return "/api"
+    for door in ("/api", "/guide", "/page"):
+        if path.startswith(f"{door}/"):
+            return door
     return "/resolve" if "/resolve/" in path or "/raw/" in path else "other"
 
 

@@ -128,7 +128,10 @@ class _Body:
 
     def __init__(self, answer: httpx.Response, what: str, count: Callable[[int], None]):
         self.is_whole = answer.status_code == 200
-        self._chunks = answer.aiter_bytes()
+        encoding = answer.headers.get("content-encoding", "identity")
+        if encoding != "identity":  # a few bytes could become any number
+            raise UpstreamError(f"{what} cannot be read: the upstream sent it as {encoding[:40]!r}, asked for identity")
+        self._chunks = answer.aiter_raw()
         self._what = what
         self._count = count
         self._rest = b""

@@ -93,6 +93,14 @@ def test_a_request_is_one_line_with_all_that_is_known_and_no_secret(
     assert "secret" not in caplog.text
 
 
+def test_the_log_has_no_signature_of_a_refused_request(http: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, LOGGER):
+        http.post(INIT + "&signed_by=right&expires=9999999999&signature=" + "5" * 64)  # which may be valid for GET
+        http.get("/health/live")
+    assert "signed_by=right&expires=9999999999&signature=..." in caplog.text
+    assert "555" not in caplog.text
+
+
 def test_the_log_of_requests_can_be_turned_off(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     with serve(create_app(Settings(access_log=False))) as url, caplog.at_level(logging.INFO, LOGGER):
         httpx.get(f"{url}/gain", trust_env=False, timeout=30)
@@ -168,6 +176,9 @@ def test_metrics_need_a_token_like_every_path(serve: Serve) -> None:
         ("/tiny/gpt2/resolve/main/config.json", "/resolve"),
         ("/tiny/gpt2/raw/main/config.json", "/resolve"),
         ("/api/models/tiny/gpt2", "/api"),
+        ("/inspect", "/inspect"),
+        ("/guide/http", "/guide"),
+        ("/page/page.js", "/page"),
         ("/s3/tiny", "/s3"),
         ("/s3", "/s3"),
         ("/s3x", "other"),
