@@ -12,7 +12,8 @@ from weightwell_service.observation.record import Ended, begin
 log = logging.getLogger(__name__)
 
 _EXACT = {
-    *("/", "/init", "/plan", "/gain", "/signal", "/schemes", "/presets", "/docs", "/openapi.json", "/metrics"),
+    *("/", "/init", "/plan", "/gain", "/signal", "/inspect", "/schemes", "/presets"),
+    *("/docs", "/openapi.json", "/metrics"),
     *("/health", "/healthz", "/health/live", "/health/ready"),
 }
 
