@@ -336,15 +336,8 @@ def _signal_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=_seeds, help="seeds separated by commas; each draws a network (default: 0)")
     parser.add_argument("--dtype", help="float32, float64, float16 or bfloat16 (default: float32)")
     parser.add_argument("--layers", metavar="FILE", help="JSON file with a list of layers; - is standard input")
-    parser.add_argument(
-        "-p",
-        "--parameter",
-        dest="parameters",
-        metavar="NAME=VALUE",
-        type=_parameter,
-        action="append",
-        default=[],
-        help="parameter of the scheme, or another field: -p gain=1.5 -p bias=normal -p bias_std=0.2",
+    _parameters_argument(
+        parser, "parameter of the scheme, or another field: -p gain=1.5 -p bias=normal -p bias_std=0.2"
     )
     parser.add_argument("--json", action="store_true", help="print the server's JSON")
 
@@ -354,16 +347,7 @@ def _init_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shape", type=_shape, help="sizes separated by commas, such as 512,784; '' is a scalar")
     parser.add_argument("scheme", help="name of a scheme, such as kaiming_normal; see `weightwell schemes`")
     _output_arguments(parser)
-    parser.add_argument(
-        "-p",
-        "--parameter",
-        dest="parameters",
-        metavar="NAME=VALUE",
-        type=_parameter,
-        action="append",
-        default=[],
-        help="parameter of the scheme, under torch's name: -p a=0.2 -p mode=fan_out",
-    )
+    _parameters_argument(parser, "parameter of the scheme, under torch's name: -p a=0.2 -p mode=fan_out")
     parser.add_argument("--seed", type=int, default=0, help="integer in [0, 2^64 - 1] (default: 0)")
     parser.add_argument("--dtype", default="float32", help="element type, such as bfloat16 (default: float32)")
     parser.add_argument("--name", help="name of the tensor; another name gives other numbers (default: weight)")
@@ -434,6 +418,20 @@ def _verify_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _manifest_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("manifest", help="JSON file of a manifest; - is standard input")
+
+
+def _parameters_argument(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add ``-p NAME=VALUE``, which may be given many times."""
+    parser.add_argument(
+        "-p",
+        "--parameter",
+        dest="parameters",
+        metavar="NAME=VALUE",
+        type=_parameter,
+        action="append",
+        default=[],
+        help=text,
+    )
 
 
 def _output_arguments(parser: argparse.ArgumentParser) -> None:

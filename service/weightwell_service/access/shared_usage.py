@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from weightwell_service.access.usage import Usage, Used
+from weightwell_service.processes import is_alive
 
 
 class SharedUsage(Usage):
@@ -35,7 +36,7 @@ class SharedUsage(Usage):
             day, nbytes = self._HEAD.unpack_from(data) if data else (0, 0)
             rows = dict(self._ROW.iter_unpack(data[self._HEAD.size :]))
             own = rows.pop(os.getpid(), 0)
-            rows = {process: count for process, count in rows.items() if count and _is_alive(process)}
+            rows = {process: count for process, count in rows.items() if count and is_alive(process)}
             used = Used(own, sum(rows.values()), day, nbytes)
             yield used
             rows[os.getpid()] = used.responses
@@ -49,13 +50,3 @@ class SharedUsage(Usage):
         if name not in self._files:
             self._files[name] = os.open(self._folder / name, os.O_RDWR | os.O_CREAT, 0o600)
         return self._files[name]
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -1,6 +1,7 @@
 """The log: the format of lines, client addresses and URLs."""
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -8,6 +9,9 @@ from weightwell_service.observation.record import current
 
 # The most characters of a URL in a log line.
 _MAX_URL = 200
+
+# The signature of an address that was refused may be valid for another method.
+_SIGNATURE = re.compile(rb"signature=[^&]*")
 
 # The time in every line: in local time, with the offset from UTC.
 _TIME = "%Y-%m-%dT%H:%M:%S%z"
@@ -73,8 +77,8 @@ def address(client: tuple[str, int] | None) -> str:
 
 
 def request_line(scope: Mapping[str, Any]) -> str:
-    """Return the method and the URL of a request, shortened, and in printable ASCII."""
-    query = scope.get("query_string", b"")
+    """Return the method and the URL of a request, shortened, without a signature, and in printable ASCII."""
+    query = _SIGNATURE.sub(b"signature=...", scope.get("query_string", b""))
     url = scope.get("raw_path", b"") + (b"?" + query if query else b"")
     text = f"{scope.get('method', '?')} {url.decode('latin-1')}"
     shown = text if len(text) <= _MAX_URL else text[:_MAX_URL] + "..."

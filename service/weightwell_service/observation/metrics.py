@@ -12,6 +12,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from weightwell_service.observation.record import Ended
+from weightwell_service.processes import is_alive
 
 # The variable that prometheus_client reads when it is imported.
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -134,9 +135,7 @@ def _forget_dead() -> None:
     folder = os.environ[_FOLDER]
     for path in Path(folder).glob("gauge_live*_*.db"):
         process = int(path.stem.rpartition("_")[2])
-        try:
-            os.kill(process, 0)
-        except ProcessLookupError:
+        if not is_alive(process):
             mark_process_dead(process, folder)  # type: ignore[no-untyped-call]
 
 
