@@ -1,7 +1,10 @@
 """The service on a real socket, for every test that speaks HTTP."""
 
 import gc
+import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -64,6 +67,18 @@ SLOW = (
     "contract/test_presets_page.py",
 )
 
+# Compiles every "parts"-th kernel from number "part" on, or finds its machine code on disk.
+COMPILE = """
+import sys
+from numba import typeof
+from weightwell_engine.generators.philox.cpu.precompile import versions
+
+part, parts = map(int, sys.argv[1:])
+kernels = {(kernel, tuple(map(typeof, arguments))): None for kernel, arguments in versions()}
+for kernel, types in list(kernels)[part::parts]:
+    kernel.compile(types)
+"""
+
 # Folders that are tested only if pytest is told to: `make test-cuda`, `make test-clients`.
 APART = [Path(__file__).parent / name for name in ("cuda", "clients")]
 
@@ -92,6 +107,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if place < len(SLOW):
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: places[item.path])
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist starts its workers later in this hook
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Compile the kernels that are not on disk, each once, before the workers of xdist start.
+
+    All workers need the same ones at the same time, so each would compile all of them: half a minute of CPU time.
+    """
+    if hasattr(session.config, "workerinput") or not getattr(session.config.option, "numprocesses", 0):
+        return
+    parts = min(os.cpu_count() or 1, 4)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    commands = [[sys.executable, "-c", COMPILE, str(part), str(parts)] for part in range(parts)]
+    # What fails to compile fails in the tests as well.
+    for process in [subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) for command in commands]:
+        process.wait()
 
 
 def pytest_collection_finish() -> None:
