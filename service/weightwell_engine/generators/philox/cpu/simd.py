@@ -11,7 +11,7 @@ stands for as many equal lanes.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -52,10 +52,8 @@ class Lanes:
         """Return a scalar as ``count`` equal lanes."""
         if self.count is not None or count is None:
             return self
-        vector, zeros = ir.VectorType(self.value.type, count), ir.Constant(ir.VectorType(_INT32, count), None)
-        nothing = ir.Constant(vector, ir.Undefined)
-        first = self.builder.insert_element(nothing, self.value, _INT32(0))
-        return self.of(self.builder.shuffle_vector(first, nothing, zeros))
+        nothing = ir.Constant(ir.VectorType(self.value.type, count), ir.Undefined)
+        return self.of(self.builder.insert_element(nothing, self.value, _INT32(0))).take([0] * count)
 
     def to(self, dtype: Any) -> "Lanes":
         """Convert integers to floats of the same width, rounded, or to wider or narrower integers."""
@@ -71,6 +69,20 @@ class Lanes:
         to = np.dtype(dtype)
         count = self.count and self.count * self.dtype.itemsize // to.itemsize
         return self.of(self.builder.bitcast(self.value, _type(to, count)), to)
+
+    def plus(self, numbers: Sequence[int]) -> "Lanes":
+        """Return the sums of an integer scalar and some numbers, one to a lane."""
+        left = self.spread(len(numbers)).value
+        return self.of(self.builder.add(left, ir.Constant(left.type, list(numbers))))
+
+    def take(self, order: Sequence[int]) -> "Lanes":
+        """Return the lanes with some numbers."""
+        return self._shuffle(self, order)
+
+    def _shuffle(self, other: "Lanes", order: Sequence[int]) -> "Lanes":
+        """Return lanes of these and, numbered after these, of others."""
+        mask = ir.Constant(ir.VectorType(_INT32, len(order)), list(order))
+        return self.of(self.builder.shuffle_vector(self.value, other.value, mask))
 
     def _pair(self, other: Any) -> tuple[Any, Any]:
         """Return LLVM's values of these lanes and of others, with the same number of lanes."""
@@ -171,7 +183,7 @@ def rarely(condition: Lanes, compute: Callable[[], Lanes], otherwise: Lanes) -> 
     builder, before = condition.builder, condition.builder.block
     together = ir.IntType(condition.count)
     anywhere = builder.icmp_unsigned("!=", builder.bitcast(condition.value, together), together(0))
-    with builder.if_then(anywhere):
+    with builder.if_then(anywhere, likely=False):
         chosen, inside = where(condition, compute(), otherwise), builder.block
     result = builder.phi(otherwise.value.type)
     result.add_incoming(otherwise.value, before)
@@ -179,17 +191,39 @@ def rarely(condition: Lanes, compute: Callable[[], Lanes], otherwise: Lanes) -> 
     return otherwise.of(result)
 
 
+def join(parts: Sequence[Lanes]) -> Lanes:
+    """Return the lanes of some values, a power of two of them, one value after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    half = len(parts) // 2
+    return join(parts[:half])._shuffle(join(parts[half:]), range(sum(part.count or 1 for part in parts)))
+
+
+def pair_order(count: int) -> list[int]:
+    """Return the numbers that ``count`` lanes of 8 bytes must have, so that their ``interleave`` is in order."""
+    half = VECTOR // 16
+    return [lane - lane % (2 * half) + lane % 2 * half + lane % (2 * half) // 2 for lane in range(count)]
+
+
 def interleave(evens: Lanes, odds: Lanes) -> Lanes:
-    """Interleave two values: return twice as many lanes, alternately from each."""
-    count = evens.count or 1
-    order = ir.Constant(ir.VectorType(_INT32, 2 * count), [i // 2 + count * (i % 2) for i in range(2 * count)])
-    return evens.of(evens.builder.shuffle_vector(evens.value, odds.value, order))
+    """Interleave two values of 8 bytes a lane: return twice as many lanes, alternately from each.
+
+    The lanes are in ``pair_order``, so no number moves between the two halves of a vector of 32 bytes, which is slow.
+    """
+    count, vector = evens.count or 1, VECTOR // 8
+    order = [
+        start + lane + from_odds * count
+        for start in range(0, count, vector)
+        for begin in (0, 1)
+        for lane in range(begin, vector, 2)
+        for from_odds in (0, 1)
+    ]
+    return evens._shuffle(odds, order)
 
 
 def count_from(start: Lanes, count: int) -> Lanes:
     """Return ``start, start + 1, ...`` as lanes of the type of the scalar ``start``."""
-    first = start.spread(count).value
-    return start.of(start.builder.add(first, ir.Constant(first.type, list(range(count)))))
+    return start.plus(range(count))
 
 
 def operation(function: Function) -> Function:

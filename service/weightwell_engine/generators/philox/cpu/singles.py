@@ -26,6 +26,7 @@ from weightwell_engine.generators.philox.cpu.words import (
     held,
     plan,
     scratch,
+    share,
     words_from,
     write_words,
 )
@@ -35,7 +36,7 @@ from weightwell_engine.generators.philox.specification.keys import Key
 
 i32, u32, i64, u64, f32 = np.int32, np.uint32, np.int64, np.uint64, np.float32
 
-_LEAST = -(1 << 31)
+_LOW = 0xFFFFFFFF
 _UNIFORM, _NORMAL = int(Variate.UNIFORM), int(Variate.NORMAL)
 
 
@@ -69,18 +70,21 @@ def uniform(words: Lanes, _law: Single) -> tuple[Lanes, float]:
 
 def normal(words: Lanes, _law: Any = None) -> tuple[Lanes, float]:
     """Return standard normal variates."""
-    odd = (words.view(i32) ^ _LEAST) | 1  # v in units of 2^-31
-    magnitude = where(odd < 0, 0 - odd, odd)
-    q = (_LEAST - magnitude).to(f32)
+    cell = words | 1
+    signed, odd = cell.view(i32), (cell ^ (1 << 31)).view(i32)  # v is the odd number in units of 2^-31
+    rest = where(signed < 0, 0 - signed, signed)  # 2^31 - |odd|
+    q = rest.to(f32)
     log = _log2(q * (2.0**32 - q))
-    tails = magnitude > (1 << 31) - quantile.TAIL_BOUND
+    tails = rest < quantile.TAIL_BOUND
     ratio = rarely(tails, lambda: _polynomial(quantile.TAIL, log + quantile.TAIL_SHIFT), _centre(log))
     return odd.to(f32) * ratio, 2.0**-31
 
 
 def _windowed(words: Lanes, law: Single) -> tuple[Lanes, float]:
     """Return standard normal variates in a wide window."""
-    return normal((((words.to(u64) * law.width) >> 32) + law.origin).to(u32))
+    pairs, width = words.view(u64), law.width & _LOW  # the width is below 2^32
+    evens, odds = (pairs & _LOW) * width, (pairs >> 32) * width
+    return normal(((evens >> 32) | (odds & (_LOW << 32))).view(u32) + law.origin.to(u32))
 
 
 def _log2(s: Lanes) -> Lanes:
@@ -152,6 +156,7 @@ def filler(dtype: str) -> Callable[[Single, Run, Any, Scratch], None]:
             n = planned.elements
             if planned.pieces == 1 and n == 4 * planned.blocks and n % LANES == 0:
                 first = u64(work.starts[0] >> 2)
+                share(first, work.keys)
                 if law.variate == _UNIFORM:
                     for e in range(0, n, LANES):
                         uniforms_of_run(law, first + u64(e >> 2), work.keys, elements, done + e)

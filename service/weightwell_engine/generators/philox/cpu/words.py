@@ -11,7 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightwell_engine.generators.philox.cpu.compiling import entry, kernel, uncounted, widest_vectors
-from weightwell_engine.generators.philox.cpu.simd import VECTOR, Lanes, Memory, count_from, interleave, operation
+from weightwell_engine.generators.philox.cpu.simd import (
+    VECTOR,
+    Lanes,
+    Memory,
+    count_from,
+    interleave,
+    join,
+    operation,
+    pair_order,
+)
 from weightwell_engine.generators.philox.specification.keys import Key
 from weightwell_engine.generators.philox.specification.words import MULTIPLIERS, ROUNDS, WEYL, Indices, Words
 from weightwell_engine.regions import Part, Runs
@@ -22,13 +31,17 @@ LANES = 8 * VECTOR // 4
 """Elements that are drawn at once: eight vectors of float32."""
 _BLOCKS = 1024  # Philox blocks that are planned together: 4096 words of 4 bytes
 _LANES_OF_BLOCKS = LANES // 4
+_TOGETHER = _LANES_OF_BLOCKS if VECTOR == 64 else _LANES_OF_BLOCKS // 2  # blocks whose words fit into the registers
 _COPIED = 16  # elements that are copied, or blocks that are listed, at a time
-_KEYS = 2 * ROUNDS + 2  # numbers that a key is expanded to
+_HIGH_WORDS = 2 * ROUNDS  # where the counter's high half is among the numbers of a key, and
+_SHARED = _HIGH_WORDS + 2  # the numbers that all blocks of a run share
+_KEYS = _SHARED + 4
 _HIGH_HALF = 1 << 34  # elements from one change of the counter's high half to the next
 _CACHE_LINE = 64
 
-_LOW = 0xFFFFFFFF
+_LOW, _HALF = u64(0xFFFFFFFF), u64(32)
 _WEYL_0, _WEYL_1 = (u64(weyl) for weyl in WEYL)
+_MULTIPLIER_0, _MULTIPLIER_1 = (u64(multiplier) for multiplier in MULTIPLIERS)
 
 
 class Run(NamedTuple):
@@ -139,27 +152,55 @@ def expand(key: Key, keys: Indices) -> None:
     """
     for r in range(ROUNDS):
         keys[2 * r], keys[2 * r + 1] = (u64(key[0]) + u64(r) * _WEYL_0) & _LOW, (u64(key[1]) + u64(r) * _WEYL_1) & _LOW
-    keys[2 * ROUNDS], keys[2 * ROUNDS + 1] = u64(key[2]), u64(key[3])
+    keys[_HIGH_WORDS], keys[_HIGH_WORDS + 1] = u64(key[2]), u64(key[3])
+
+
+@kernel
+def share(first: np.uint64, keys: Indices) -> None:
+    """Write the numbers that blocks from ``first`` on share, as long as only the low half of their number changes.
+
+    In the first two rounds, one of the two products is the same for all of them.
+    """
+    product = keys[_HIGH_WORDS] * _MULTIPLIER_1
+    x0, x1 = (product >> _HALF) ^ (first >> _HALF) ^ keys[0], product & _LOW
+    product = x0 * _MULTIPLIER_0
+    keys[_SHARED], keys[_SHARED + 1] = keys[_HIGH_WORDS + 1] ^ keys[1], x1 ^ keys[2]
+    keys[_SHARED + 2], keys[_SHARED + 3] = (product >> _HALF) ^ keys[3], (product & _LOW) ^ keys[5]
 
 
 def words_from(first: Lanes, keys: Memory) -> Lanes:
-    """Return the words of ``LANES`` blocks from ``first`` on, which have the same high half of the counter.
+    """Return the words of ``LANES`` blocks from ``first`` on, whose numbers ``share`` has written."""
+    low = first & _LOW
+    groups = [_words_of_group(low + at, keys) for at in range(0, _LANES_OF_BLOCKS, _TOGETHER)]
+    return join(groups)
 
-    The high half is a scalar. For two rounds, half of the values that depend on it are scalars too.
-    """
-    return _words_of_blocks(count_from(first, _LANES_OF_BLOCKS), first >> 32, keys).view(u32)
 
-
-def _words_of_blocks(low: Lanes, high: Lanes, keys: Memory) -> Lanes:
-    """Return the words of blocks, two to a lane of 64 bits, the first in its low half."""
-    x0, x1, x2, x3 = low, high, keys.load(2 * ROUNDS), keys.load(2 * ROUNDS + 1)
-    for r in range(ROUNDS - 1):  # the words are the low halves; the high halves are garbage
-        p, q = (x0 & _LOW) * MULTIPLIERS[0], (x2 & _LOW) * MULTIPLIERS[1]
-        x0, x1, x2, x3 = (q >> 32) ^ x1 ^ keys.load(2 * r), q, (p >> 32) ^ x3 ^ keys.load(2 * r + 1), p
+def _words_of_group(first: Lanes, keys: Memory) -> Lanes:
+    p = (first * MULTIPLIERS[0]).plus([n * MULTIPLIERS[0] for n in pair_order(_TOGETHER)])
+    x2 = (p >> 32) ^ keys.load(_SHARED)
+    q = (x2 & _LOW) * MULTIPLIERS[1]
+    x0, x1, x2 = (q >> 32) ^ keys.load(_SHARED + 1), q, p ^ keys.load(_SHARED + 2)
     p, q = (x0 & _LOW) * MULTIPLIERS[0], (x2 & _LOW) * MULTIPLIERS[1]
-    evens = ((q >> 32) | (q << 32)) ^ (x1 & _LOW) ^ keys.load(2 * ROUNDS - 2)
-    odds = ((p >> 32) | (p << 32)) ^ (x3 & _LOW) ^ keys.load(2 * ROUNDS - 1)
-    return interleave(evens, odds)
+    return _words_after(3, (q >> 32) ^ (x1 ^ keys.load(4)), q, (p >> 32) ^ keys.load(_SHARED + 3), p, keys)
+
+
+def _words_of_blocks(blocks: Lanes, keys: Memory) -> Lanes:
+    low = blocks.take(pair_order(_LANES_OF_BLOCKS))
+    return _words_after(0, low, low >> 32, keys.load(_HIGH_WORDS), keys.load(_HIGH_WORDS + 1), keys)
+
+
+def _words_after(rounds: int, x0: Lanes, x1: Lanes, x2: Lanes, x3: Lanes, keys: Memory) -> Lanes:
+    """Return the words of blocks in ``pair_order`` after some of their rounds.
+
+    The four words of a block are the low halves of lanes of 64 bits. The high halves are garbage.
+    """
+    for r in range(rounds, ROUNDS - 1):
+        p, q = (x0 & _LOW) * MULTIPLIERS[0], (x2 & _LOW) * MULTIPLIERS[1]
+        x0, x1, x2, x3 = (q >> 32) ^ (x1 ^ keys.load(2 * r)), q, (p >> 32) ^ (x3 ^ keys.load(2 * r + 1)), p
+    p, q = (x0 & _LOW) * MULTIPLIERS[0], (x2 & _LOW) * MULTIPLIERS[1]
+    evens = ((q >> 32) | (q << 32)) ^ ((x1 & _LOW) ^ keys.load(2 * ROUNDS - 2))
+    odds = ((p >> 32) | (p << 32)) ^ ((x3 & _LOW) ^ keys.load(2 * ROUNDS - 1))
+    return interleave(evens, odds).view(u32)
 
 
 @operation
@@ -169,8 +210,7 @@ def _write_from(first: Any, keys: Any, words: Any, at: Any) -> None:
 
 @operation
 def _write_listed(blocks: Any, begin: Any, keys: Any, words: Any, at: Any) -> None:
-    low = blocks.load(begin, _LANES_OF_BLOCKS)
-    words.store(at, _words_of_blocks(low, low >> 32, keys).view(u32))
+    words.store(at, _words_of_blocks(blocks.load(begin, _LANES_OF_BLOCKS), keys))
 
 
 @kernel
@@ -179,6 +219,7 @@ def write_words(scratch: Scratch, planned: Planned, keys: Indices, raw: Words, w
     widest_vectors()
     if planned.pieces == 1:
         first = u64(scratch.starts[0] >> 2)
+        share(first, keys)
         for b in range(0, planned.blocks, _LANES_OF_BLOCKS):
             _write_from(first + u64(b), keys, words, 4 * b)
         return int(scratch.sources[0])

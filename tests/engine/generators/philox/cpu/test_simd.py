@@ -17,7 +17,9 @@ from weightwell_engine.generators.philox.cpu.simd import (
     Memory,
     count_from,
     interleave,
+    join,
     operation,
+    pair_order,
     rarely,
     where,
 )
@@ -152,14 +154,23 @@ def test_a_view_is_the_same_bits(dtype: str, data: st.DataObject) -> None:
     np.testing.assert_array_equal(out, pair[0].view(np.uint32))
 
 
-_TAKEN_IN_TURNS = _compiled(lambda a, b: [interleave(a, b)])
+_TAKEN_IN_TURNS = _compiled(lambda a, b: [interleave(a.take(pair_order(COUNT)), b.take(pair_order(COUNT)))])
 
 
 @given(pair=pairs("uint64"))
-def test_lanes_are_interleaved_in_turns(pair: Pair) -> None:
+def test_lanes_in_pair_order_are_interleaved_in_turns(pair: Pair) -> None:
     out = np.empty(2 * COUNT, np.uint64)
     _TAKEN_IN_TURNS(*pair, out)
     np.testing.assert_array_equal(out, np.stack(pair, axis=1).ravel())
+
+
+_JOINED = _compiled(lambda a, b: [join([a, b, b, a])])
+
+
+def test_lanes_are_joined_one_value_after_the_other() -> None:
+    a, b, out = np.arange(COUNT), np.arange(COUNT) + 100, np.empty(4 * COUNT, np.int64)
+    _JOINED(a, b, out)
+    np.testing.assert_array_equal(out, np.concatenate([a, b, b, a]))
 
 
 @operation
