@@ -28,6 +28,7 @@ from weightwell.exceptions import (
     WeightwellError,
 )
 from weightwell.files.comparison import Difference, Verdict
+from weightwell.gains import Gain
 from weightwell.models.manifest import Manifest
 from weightwell.models.names import canonical_name, register_wrapper
 from weightwell.models.plans import Plan
@@ -51,6 +52,7 @@ __all__ = [
     "Difference",
     "FieldError",
     "FileChanged",
+    "Gain",
     "InvalidFile",
     "InvalidRequest",
     "Manifest",

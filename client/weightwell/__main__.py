@@ -63,9 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def gain(client: Client, options: argparse.Namespace) -> None:
     """Print the gain of a nonlinearity, or of all of them."""
     if options.nonlinearity is not None:
-        print(client.gain(options.nonlinearity, options.param, source=options.source))
+        found = client.gain(options.nonlinearity, options.param, source=options.source)
+        print(json.dumps(found.answer, ensure_ascii=False) if options.json else found)
         return
     table = client.gains(source=options.source)
+    if options.json:
+        print(json.dumps({name: value.answer for name, value in table.items()}, ensure_ascii=False))
+        return
     width = max(map(len, table), default=0)
     for name, value in table.items():
         print(f"{name:{width}}  {value!r}")
@@ -321,6 +325,7 @@ def _gain_arguments(parser: argparse.ArgumentParser) -> None:
         "--param", type=float, help="parameter of the nonlinearity, such as leaky_relu's negative slope"
     )
     parser.add_argument("--source", help="torch: torch's table; quadrature: computed (default: torch)")
+    parser.add_argument("--json", action="store_true", help="print all fields of the answer as JSON")
 
 
 def _signal_arguments(parser: argparse.ArgumentParser) -> None:

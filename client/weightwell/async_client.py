@@ -19,6 +19,7 @@ from weightwell.files.comparison import Claim, Verdict
 from weightwell.files.folder import Folder
 from weightwell.files.output import Target, opened
 from weightwell.forms import Described, manifest_of, spec_of
+from weightwell.gains import Gain
 from weightwell.http_door import in_thread
 from weightwell.literals import (
     DTypeLike,
@@ -94,12 +95,17 @@ class AsyncClient:
         self._streams = Streams()
 
     async def gain(
-        self, nonlinearity: str, param: float | None = None, *, source: GainSource | str | None = None
-    ) -> float:
+        self,
+        nonlinearity: str,
+        param: float | None = None,
+        *,
+        source: GainSource | str | None = None,
+        bias_variance: float | None = None,
+    ) -> Gain:
         """Return the gain for a nonlinearity; see ``Client.gain``."""
-        return await self._call(calls.gain(nonlinearity, param, source))
+        return await self._call(calls.gain(nonlinearity, param, source, bias_variance))
 
-    async def gains(self, *, source: GainSource | str | None = None) -> dict[str, float]:
+    async def gains(self, *, source: GainSource | str | None = None) -> dict[str, Gain]:
         """Return every gain that the server knows, by the name of its nonlinearity."""
         return await self._call(calls.gains(source))
 

@@ -14,6 +14,7 @@ from weightwell.files.comparison import Claim, Comparison, Verdict
 from weightwell.files.output import Output
 from weightwell.files.remote import RangeTransfer, Region
 from weightwell.frameworks import on_host, viewer
+from weightwell.gains import Gain
 from weightwell.memory import Memory
 from weightwell.models.checkpoint import Checkpoint, Config
 from weightwell.models.filling import Reset, filling_of
@@ -107,23 +108,23 @@ class Drawn(SafetensorsFile):
             streams.note(self.spec, self._module, layer=self._module is not None and is_layer(self._module))
 
 
-def gain(nonlinearity: str, param: float | None, source: str | None) -> Call[float]:
+def gain(nonlinearity: str, param: float | None, source: str | None, bias_variance: float | None) -> Call[Gain]:
     """Return the call for one gain."""
 
-    def read(answer: Any) -> float:
+    def read(answer: Any) -> Gain:
         names = OneOf((nonlinearity, ACTIVATIONS.get(nonlinearity, nonlinearity)))
         raise_first(mismatches({"nonlinearity": names, "source": source or DEFAULT_SOURCE}, answer))
         if param is not None:
             raise_first(mismatches({"param": param}, _parameter(answer)))
         return _gain(answer)
 
-    return _document("gain", read, nonlinearity=nonlinearity, param=param, source=source)
+    return _document("gain", read, nonlinearity=nonlinearity, param=param, source=source, bias_variance=bias_variance)
 
 
-def gains(source: str | None) -> Call[dict[str, float]]:
+def gains(source: str | None) -> Call[dict[str, Gain]]:
     """Return the call for the table of gains."""
 
-    def read(answer: Any) -> dict[str, float]:
+    def read(answer: Any) -> dict[str, Gain]:
         raise_first(mismatches({"source": source or DEFAULT_SOURCE}, answer))
         return {name: _gain(row) for name, row in answer["gains"].items()}
 
@@ -439,9 +440,9 @@ def _views(header: Header, memory: Memory, framework: str | None, device: object
     }
 
 
-def _gain(row: Any) -> float:
+def _gain(row: Any) -> Gain:
     """Return the gain in one row of the answer."""
-    return float(row["gain"])
+    return Gain(row["gain"], row)
 
 
 def _document(path: str, read: Callable[[Any], T], **fields: Any) -> Call[T]:

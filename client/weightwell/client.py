@@ -18,6 +18,7 @@ from weightwell.files.folder import Folder
 from weightwell.files.output import Target, opened
 from weightwell.files.remote import HttpReadable, OpenFile
 from weightwell.forms import Described, manifest_of, spec_of
+from weightwell.gains import Gain
 from weightwell.in_process.address import url_of
 from weightwell.literals import (
     DTypeLike,
@@ -102,15 +103,24 @@ class Client:
         self._deadline = float("inf") if deadline is None else deadline
         self._streams = Streams()
 
-    def gain(self, nonlinearity: str, param: float | None = None, *, source: GainSource | str | None = None) -> float:
-        """Return the gain for a nonlinearity: ``torch.nn.init.calculate_gain``, bit for bit.
+    def gain(
+        self,
+        nonlinearity: str,
+        param: float | None = None,
+        *,
+        source: GainSource | str | None = None,
+        bias_variance: float | None = None,
+    ) -> Gain:
+        """Return the gain for a nonlinearity, a float: ``torch.nn.init.calculate_gain``, bit for bit.
 
         ``param`` is the negative slope of ``leaky_relu``. ``source="quadrature"`` computes 1/sqrt(E[f(z)^2]) for
-        z ~ N(0, 1) instead, for any activation that torch has.
+        z ~ N(0, 1) instead, for any activation that torch has. Such a gain also says what it does in a deep stack of
+        layers: ``slope``, ``stability``, ``chi_1``, and ``edge_of_chaos``, which has this ``bias_variance`` if it is
+        given.
         """
-        return self._call(calls.gain(nonlinearity, param, source))
+        return self._call(calls.gain(nonlinearity, param, source, bias_variance))
 
-    def gains(self, *, source: GainSource | str | None = None) -> dict[str, float]:
+    def gains(self, *, source: GainSource | str | None = None) -> dict[str, Gain]:
         """Return every gain that the server knows, by the name of its nonlinearity."""
         return self._call(calls.gains(source))
 

@@ -65,6 +65,8 @@ PresetName = Literal[
 GeneratorName = Literal["philox", "torch"]
 FrameworkName = Literal["torch", "numpy"]
 GainSource = Literal["torch", "quadrature"]
+
+Stability = Literal["stable", "unstable", "marginal"]
 Mode = Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"]
 Distribution = Literal["truncated_normal", "normal", "uniform"]
 Layout = Literal["torch", "jax"]

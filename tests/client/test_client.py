@@ -1,6 +1,7 @@
 """Both clients with a server that misbehaves: the result is the whole tensor, or an exception with the reason."""
 
 import asyncio
+import copy
 import io
 import json
 import pickle
@@ -100,6 +101,21 @@ def test_an_address_without_http_is_refused(connect: Connect) -> None:
 def test_a_gain_is_a_float(fake: "Server", connect: Connect) -> None:
     assert connect(fake.url).gain("leaky_relu", 0.2, source="torch") == 1.5
     assert fake.requests[0].fields == {"nonlinearity": "leaky_relu", "param": "0.2", "source": "torch"}
+
+
+def test_a_gain_keeps_the_other_fields_of_its_answer(fake: "Server", connect: Connect) -> None:
+    row = {"nonlinearity": "gelu", "source": "quadrature", "gain": 1.5, "mean": 0.25, "slope": 1.125, "chi_1": None}
+    row |= {"stability": "unstable", "edge_of_chaos": {"weight_variance": 2.0}}
+    fake.faults.append(fake.answer(200, json.dumps(row).encode()))
+    gain = connect(fake.url).gain("gelu", source="quadrature", bias_variance=0.5)
+    assert fake.requests[0].fields["bias_variance"] == "0.5"
+    for each in (gain, copy.deepcopy(gain), pickle.loads(pickle.dumps(gain))):  # noqa: S301 - our own bytes
+        assert isinstance(each, weightwell.Gain)
+        assert (each, repr(each), each.answer) == (1.5, "1.5", row)
+        assert (each.slope, each.stability, each.chi_1) == (1.125, "unstable", None)
+        assert each.edge_of_chaos == {"weight_variance": 2.0}
+    assert type(gain * 2) is float
+    assert connect(fake.url).gain("relu").slope is None
 
 
 def test_gains_are_a_table_of_floats(fake: "Server", connect: Connect) -> None:

@@ -49,6 +49,16 @@ def test_the_table_of_gains_is_printed_in_columns(run: Run, fake: "Server", caps
     assert capsys.readouterr().out == "relu     1.4\nsigmoid  1.0\n"
 
 
+def test_gains_are_printed_with_all_their_fields_as_json(run: Run, fake: "Server", capsys: Output) -> None:
+    row = {"source": "quadrature", "nonlinearity": "gelu", "parameters": {}, "gain": 1.5, "slope": 1.14}
+    for answer in (row, {"source": "quadrature", "gains": {"gelu": row}}):
+        fake.faults.append(fake.answer(200, json.dumps(answer).encode()))
+    assert run("gain", "gelu", "--source", "quadrature", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == row
+    assert run("gain", "--source", "quadrature", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"gelu": row}
+
+
 def test_the_schemes_are_printed_as_python_would_call_them(run: Run, capsys: Output) -> None:
     assert run("schemes") == 0
     assert capsys.readouterr().out == "ones(mode=fan_in, val)\n    Fill with ones.\n"

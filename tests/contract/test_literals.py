@@ -8,6 +8,7 @@ from weightwell import literals
 from weightwell.dtypes import DTYPES as CLIENT_DTYPES
 from weightwell.frameworks import VIEWERS
 from weightwell_engine.dtypes import DTYPES
+from weightwell_engine.mean_field import Stability
 from weightwell_engine.parsing import GainQuery
 from weightwell_engine.presets import PRESETS
 from weightwell_engine.schemes import ALIASES, SCHEMES
@@ -33,6 +34,7 @@ def choices(parameter: str) -> set[str]:
         (literals.GeneratorName, set(GENERATORS)),
         (literals.FrameworkName, set(VIEWERS)),
         (literals.GainSource, set(get_args(GainQuery.model_fields["source"].annotation))),
+        (literals.Stability, set(get_args(Stability))),
         (literals.Mode, choices("mode")),
         (literals.Distribution, choices("distribution")),
         (literals.Layout, choices("layout")),
