@@ -1,5 +1,7 @@
 """The OpenAPI document agrees with the service, and is enough to use it."""
 
+import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -38,9 +40,16 @@ def document(http: httpx.Client) -> dict[str, Any]:
     return made
 
 
+def resolved(document: dict[str, Any], operation: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the parameters of an operation, those that several operations share as well."""
+    shared = document["components"]["parameters"]
+    return [shared[each["$ref"].rpartition("/")[2]] if "$ref" in each else each for each in operation["parameters"]]
+
+
 def parameters(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the query parameters of GET /init by name."""
-    return {each["name"]: each for each in document["paths"]["/init"]["get"]["parameters"] if each["in"] == "query"}
+    found = resolved(document, document["paths"]["/init"]["get"])
+    return {each["name"]: each for each in found if each["in"] == "query"}
 
 
 def test_the_document_is_openapi(document: dict[str, Any]) -> None:
@@ -68,6 +77,25 @@ def test_a_scheme_has_a_body_with_its_own_parameters_and_no_other(document: dict
     assert {"$ref": f"#/components/schemas/{SINGLES[scheme.name].__name__}"} in bodies
 
 
+def test_a_property_of_many_models_is_described_once(http: httpx.Client, document: dict[str, Any]) -> None:
+    """The document is as large as what it says: what several models or routes have is a reference in each."""
+    schemas = document["components"]["schemas"]
+    models = [SINGLES["uniform"], SINGLES["orthogonal"]]
+    seeds = [schemas[model.__name__]["properties"]["seed"] for model in models]
+    assert seeds == [{"$ref": "#/components/schemas/seed"}] * 2
+    described = models[0].model_json_schema()["properties"]["seed"]
+    assert schemas["seed"] == {name: value for name, value in described.items() if name != "title"}
+    repeated = Counter(
+        json.dumps(each)
+        for schema in schemas.values()
+        for each in schema.get("properties", {}).values()
+        if "$ref" not in each and len(json.dumps(each)) > 100
+    )
+    titles = {name for name, count in repeated.items() if count > 2 and "title" not in name}
+    assert titles == set()
+    assert len(http.get("/openapi.json").content) < 300_000
+
+
 def test_every_status_of_the_problem_table_is_in_the_document(document: dict[str, Any]) -> None:
     told = {int(status) for operation in document["paths"]["/init"].values() for status in operation["responses"]}
     assert {status for status, _, _ in PROBLEMS.values()} <= told
@@ -78,10 +106,10 @@ def test_the_limits_of_a_field_are_in_the_document(document: dict[str, Any], nam
     assert OAS31Validator(parameters(document)[name]["schema"]).is_valid(value)
 
 
-def filled_in(operation: dict[str, Any]) -> dict[str, str]:
+def filled_in(document: dict[str, Any], operation: dict[str, Any]) -> dict[str, str]:
     """Return the query of an operation as Swagger UI fills it in: an example, or the first of several; not defaults."""
     found = {}
-    for each in operation.get("parameters", []):
+    for each in resolved(document, {"parameters": [], **operation}):
         examples = [example["value"] for example in each.get("examples", {}).values()]
         value = each.get("example", examples[0] if examples else None)
         if each["in"] == "query" and value not in (None, ""):
@@ -91,9 +119,9 @@ def filled_in(operation: dict[str, Any]) -> dict[str, str]:
 
 def test_every_get_works_with_what_swagger_fills_in(http: httpx.Client, document: dict[str, Any]) -> None:
     operations = {path: each["get"] for path, each in document["paths"].items() if "get" in each}
-    assert filled_in(operations["/init"]) == {"shape": "512,784", "scheme": "kaiming_normal"}
+    assert filled_in(document, operations["/init"]) == {"shape": "512,784", "scheme": "kaiming_normal"}
     for path, operation in operations.items():
-        response = http.get(path, params=filled_in(operation))
+        response = http.get(path, params=filled_in(document, operation))
         assert response.status_code == 200, response.text
 
 

@@ -9,6 +9,7 @@ import re
 import reprlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
@@ -130,12 +131,19 @@ class Manifest(Model):
 M = TypeVar("M", bound=Model)
 
 
-def _with_scheme(base: type[M], names: Iterable[str], doc: str, parameters: Iterable[SchemeParameter] = ()) -> type[M]:
+def _with_scheme(
+    base: type[M],
+    names: Iterable[str],
+    doc: str,
+    parameters: Iterable[SchemeParameter] = (),
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> type[M]:
     """Make the model of one scheme: the fields of the base, the scheme under its names, and its parameters."""
     scheme, *aliases = names
     literal: Any = Literal[(scheme, *aliases)]
     fields: dict[str, Any] = {"scheme": (Annotated[literal, Field(description="how the tensor is initialized")], ...)}
-    return create_model(f"{base.__name__}_{scheme}", __base__=base, __doc__=doc, **fields, **_fields(parameters))
+    fields |= {**more, **_fields(parameters)}
+    return create_model(f"{base.__name__}_{scheme}", __base__=base, __doc__=doc, **fields)
 
 
 def _fields(parameters: Iterable[SchemeParameter]) -> dict[str, Any]:
@@ -176,8 +184,14 @@ class Models(Mapping[str, type[M]]):
 _RESET_DOC = "Initialize as the tensor's own module of torch.nn does, by its reset_parameters."
 
 
-def models_of(base: type[M], names: Iterable[str], *, omitted: Collection[str] = ()) -> Models[M]:
-    """Return the models of some schemes on a base, without the ``omitted`` parameters."""
+def models_of(
+    base: type[M],
+    names: Iterable[str],
+    *,
+    omitted: Collection[str] = (),
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> Models[M]:
+    """Return the models of some schemes on a base, without the ``omitted`` parameters, and with ``more`` fields."""
 
     def make(name: str) -> type[M]:
         if name == RESET_PARAMETERS:
@@ -185,7 +199,7 @@ def models_of(base: type[M], names: Iterable[str], *, omitted: Collection[str] =
         scheme = SCHEMES[name]
         doc = f"{scheme.summary}\n\n{scheme.formula}"
         parameters = [each for each in scheme.parameters if each.name not in omitted]
-        return _with_scheme(base, (name, *scheme.aliases), doc, parameters)
+        return _with_scheme(base, (name, *scheme.aliases), doc, parameters, more)
 
     return Models(names, make)
 

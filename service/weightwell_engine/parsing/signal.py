@@ -1,9 +1,9 @@
 """Questions for signals: a stack of equal layers, or a list of layers."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, create_model
 
 from weightwell_engine.exceptions import InvalidSpec, InvalidSpecs
 from weightwell_engine.parsing.fields import DEFAULT_DTYPE, Seeds
@@ -23,11 +23,21 @@ Elementwise = Literal[
     "zeros", "ones", "constant", "uniform", "normal", "trunc_normal", "truncated_normal", "clamped_normal"
 ]
 
-BiasScheme = Literal[
-    "zeros", "ones", "constant", "uniform", "normal", "trunc_normal", "truncated_normal", "clamped_normal", "none"
-]
+# Their parameters, which are the same for all of them.
+_PARAMETERS = tuple(
+    dict.fromkeys(parameter.name for scheme in get_args(Elementwise) for parameter in SCHEMES[scheme].parameters)
+)
 
-_Number = float | None
+
+def _parameters_of(tensor: str) -> dict[str, Any]:
+    """Return the fields of the parameters of the scheme of a tensor, such as ``bias_std``, to make a model with."""
+    return {
+        f"{tensor}_{name}": (
+            Annotated[float | None, Field(description=f"parameter {name} of the scheme of the {tensor}")],
+            None,
+        )
+        for name in _PARAMETERS
+    }
 
 
 class LayerFields(Model):
@@ -38,9 +48,9 @@ class LayerFields(Model):
     activation: Annotated[
         str, Field(description="activation function, by its name in /gain with source=quadrature", examples=["relu"])
     ] = "relu"
-    param: Annotated[_Number, Field(description="parameter of the activation function; torch's default if absent")] = (
-        None
-    )
+    param: Annotated[
+        float | None, Field(description="parameter of the activation function; torch's default if absent")
+    ] = None
     normalization: Annotated[Normalization, Field(description="normalization in front of the activation function")] = (
         "none"
     )
@@ -61,14 +71,7 @@ class LayerFields(Model):
     padding: Annotated[
         Padding, Field(description="padding of conv2d by kernel_size // 2; theory applies to circular")
     ] = "zeros"
-    bias: Annotated[BiasScheme, Field(description="scheme of the bias, or none")] = "zeros"
-    bias_val: Annotated[_Number, Field(description="parameter val of the scheme of the bias")] = None
-    bias_mean: Annotated[_Number, Field(description="parameter mean of the scheme of the bias")] = None
-    bias_std: Annotated[_Number, Field(description="parameter std of the scheme of the bias")] = None
-    bias_a: Annotated[_Number, Field(description="parameter a of the scheme of the bias")] = None
-    bias_b: Annotated[_Number, Field(description="parameter b of the scheme of the bias")] = None
-    bias_lower: Annotated[_Number, Field(description="parameter lower of the scheme of the bias")] = None
-    bias_upper: Annotated[_Number, Field(description="parameter upper of the scheme of the bias")] = None
+    bias: Annotated[Literal[Elementwise, "none"], Field(description="scheme of the bias, or none")] = "zeros"
 
 
 class StackFields(Model):
@@ -82,13 +85,6 @@ class StackFields(Model):
         int, Field(ge=1, le=MAX_IMAGE, description="height and width of the input, if the first layer is conv2d")
     ] = 8
     input: Annotated[Elementwise, Field(description="scheme of the input")] = "normal"
-    input_val: Annotated[_Number, Field(description="parameter val of the scheme of the input")] = None
-    input_mean: Annotated[_Number, Field(description="parameter mean of the scheme of the input")] = None
-    input_std: Annotated[_Number, Field(description="parameter std of the scheme of the input")] = None
-    input_a: Annotated[_Number, Field(description="parameter a of the scheme of the input")] = None
-    input_b: Annotated[_Number, Field(description="parameter b of the scheme of the input")] = None
-    input_lower: Annotated[_Number, Field(description="parameter lower of the scheme of the input")] = None
-    input_upper: Annotated[_Number, Field(description="parameter upper of the scheme of the input")] = None
     correlation: Annotated[float, Field(ge=-1, le=1, description="correlation of the two inputs")] = 0.5
     batch: Annotated[int, Field(ge=1, le=2**16, description="number of examples")] = 16
     seeds: Annotated[Seeds, Field(description="seeds; each draws a network of its own")] = (0,)
@@ -110,7 +106,7 @@ class LayerEntry(LayerFields):
     repeat: Annotated[int, Field(ge=1, le=MAX_LAYERS, description="number of such layers in a row")] = 1
 
 
-class LayerList(StackFields):
+class ListedLayers(StackFields):
     """A stack of the layers of a list."""
 
     layers: Annotated[
@@ -122,8 +118,11 @@ class LayerList(StackFields):
 _OMITTED = {*AXES, "groups"}
 _NAMES = [name for name in SCHEMES if name != "values"]
 
-EQUAL_LAYERS = models_of(EqualLayers, _NAMES, omitted=_OMITTED)
-LAYER_ENTRIES = models_of(LayerEntry, _NAMES, omitted=_OMITTED)
+_BIAS, _INPUT = _parameters_of("bias"), _parameters_of("input")
+
+EQUAL_LAYERS = models_of(EqualLayers, _NAMES, omitted=_OMITTED, more=_BIAS | _INPUT)
+LAYER_ENTRIES = models_of(LayerEntry, _NAMES, omitted=_OMITTED, more=_BIAS)
+LayerList = create_model("LayerList", __base__=ListedLayers, __doc__=ListedLayers.__doc__, **_INPUT)
 
 DEFAULT_SCHEME = "kaiming_normal"
 
@@ -202,11 +201,7 @@ def _draw(prefix: str, model: Model) -> Draw:
     """Return the scheme in a field and its parameters in the fields ``PREFIX_NAME``; raise ``InvalidSpec`` for both."""
     scheme: str = getattr(model, prefix)
     start = f"{prefix}_"
-    given = {
-        name.removeprefix(start): getattr(model, name)
-        for name in type(model).model_fields
-        if name.startswith(start) and name.removeprefix(start) in _PARAMETERS
-    }
+    given = {name: getattr(model, start + name) for name in _PARAMETERS}
     parameters = {name: value for name, value in given.items() if value is not None}
     known = {each.name: each.default for each in SCHEMES[scheme].parameters}
     for name, value in parameters.items():
@@ -219,9 +214,6 @@ def _draw(prefix: str, model: Model) -> Draw:
         errors = [each.under(start) for each in error.errors]
         raise errors[0] if len(errors) == 1 else InvalidSpecs(errors) from None
     return Draw.of(*settled)
-
-
-_PARAMETERS = {"val", "mean", "std", "a", "b", "lower", "upper"}
 
 
 def _stack(model: StackFields, layers: tuple[Layer, ...]) -> Stack:

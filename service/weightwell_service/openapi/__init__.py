@@ -132,9 +132,11 @@ def document(app: FastAPI) -> Callable[[], Schema]:
             )
             made.setdefault("components", {}).setdefault("schemas", {}).update(components())
             query, paths = query_of_init(), made["paths"]
+            made["components"]["parameters"] = query
+            references = [{"$ref": f"#/components/parameters/{name}"} for name in query]
             operations = [paths[path]["get"] for path in ("/init", "/plan", "/inspect")]
             for operation in [*operations, paths["/init"]["head"]]:
-                operation["parameters"] = query + operation.get("parameters", [])
+                operation["parameters"] = references + operation.get("parameters", [])
             app.openapi_schema = made
         return app.openapi_schema
 

@@ -1,6 +1,7 @@
 """OpenAPI descriptions of query parameters, headers and bodies, derived from the models that parse them."""
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -29,15 +30,14 @@ Schema = dict[str, Any]
 REF = "#/components/schemas/{model}"
 
 
-def query_of_init() -> list[Schema]:
-    """Describe the fields of every scheme's model as one flat set of query parameters."""
+def query_of_init() -> dict[str, Schema]:
+    """Describe the fields of every scheme's model as one flat set of query parameters, by name."""
     found: dict[str, dict[str, Schema]] = {"shape": {}, "scheme": {}}
     for name, model in SINGLES.items():
         for field, schema in model.model_json_schema()["properties"].items():
             found.setdefault(field, {})[name] = flat(schema)
-    return [_SHAPE, _SCHEME, _LINKED] + [
-        query_of(field, schemas) for field, schemas in found.items() if field not in ("shape", "scheme")
-    ]
+    others = [query_of(field, schemas) for field, schemas in found.items() if field not in ("shape", "scheme")]
+    return {each["name"]: each for each in (_SHAPE, _SCHEME, _LINKED, *others)}
 
 
 def query_of_gain() -> list[Schema]:
@@ -225,4 +225,42 @@ def components() -> Schema:
     for entry in entries:
         parts, _ = named[entry.__name__]["properties"]["parts"]["anyOf"]
         parts["items"] = any_of(PARTS.values())
-    return named
+    return named | _shared([schema["properties"] for schema in named.values() if "properties" in schema])
+
+
+# Properties whose JSON is shorter than this stay where they are: a reference is not shorter.
+_SHORT = 60
+
+
+def _shared(models: list[Schema]) -> Schema:
+    """Replace properties that several models have by references, in place; return the schemas that they refer to.
+
+    The models have 2,400 properties, of which 127 are different: without references, the document is more than twice as
+    large. A shared schema has the name of its property, or NAME.2, NAME.3, ... if properties of this name differ, and
+    ``scheme.SCHEME`` for the names of a scheme.
+    """
+    uses: Counter[str] = Counter()
+    for properties in models:
+        for name, schema in properties.items():
+            schema.pop("title", None)  # pydantic's, which is the name once more
+            uses[_key(name, schema)] += 1
+    shared: Schema = {}
+    references: dict[str, Schema] = {}
+    variants: Counter[str] = Counter()
+    for properties in models:
+        for name, schema in properties.items():
+            key = _key(name, schema)
+            if uses[key] == 1 or len(key) < _SHORT:
+                continue
+            if key not in references:
+                title = f"scheme.{schema.get('const') or schema['enum'][0]}" if name == "scheme" else name
+                variants[title] += 1
+                title = title if variants[title] == 1 else f"{title}.{variants[title]}"
+                shared[title] = schema
+                references[key] = {"$ref": REF.format(model=title)}
+            properties[name] = references[key]
+    return shared
+
+
+def _key(name: str, schema: Schema) -> str:
+    return json.dumps([name, schema], sort_keys=True)
