@@ -7,11 +7,13 @@ import math
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 from torch.nn import functional
 
@@ -88,7 +90,8 @@ def measure(stack: Stack, engine: Engine) -> Generator[None, None, Signal]:
     found = np.empty((len(stack.seeds), len(stack.layers) + 1, len(_COLUMNS)))
     for place, seed in enumerate(stack.seeds):
         with engine.device.guarded():
-            found[place] = yield from _Network(stack, engine, numbers, seed).measured()
+            network = _Network(stack, engine, numbers, seed).measured()
+            found[place] = yield from _in_one_thread(network) if _is_small(stack) else network
     measured, spreads = _summary(found)
     seed = stack.seeds[0]
     return Signal(
@@ -133,6 +136,42 @@ def _fields_under(prefix: str) -> Iterator[None]:
         yield
     except InvalidSpec as error:
         raise error.under(prefix) from None
+
+
+# Threads -------------------------------------------------------------------------------------------------------------
+
+# Layers of fewer operations are computed in one thread: some 0.1 s.
+_SMALL = 5 * 10**8
+
+T = TypeVar("T")
+
+
+def _is_small(stack: Stack) -> bool:
+    """Whether several threads would not make the layers of a stack faster."""
+    return stack.operations < _SMALL * len(stack.layers) * len(stack.seeds)
+
+
+def _in_one_thread(steps: Generator[None, None, T]) -> Generator[None, None, T]:
+    """Compute the steps of a measurement with one thread of torch. On a busy machine, several take ten times as long.
+
+    The limit holds only for the thread that computes a step, and only during the step.
+    """
+    try:
+        while True:
+            with _openmp().limit(limits=1):
+                try:
+                    next(steps)
+                except StopIteration as end:
+                    found: T = end.value
+                    return found
+            yield
+    finally:
+        steps.close()
+
+
+@cache
+def _openmp() -> Any:
+    return ThreadpoolController().select(user_api="openmp")
 
 
 # One network ---------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from weightwell_engine.engine import Engine
 from weightwell_engine.exceptions import InvalidSpec
@@ -191,6 +192,28 @@ def test_extreme_numbers_have_an_answer(engine: Engine, fields: dict[str, Any]) 
     signal = measured(engine, **{"depth": 3, "width": 8, "batch": 2, **fields})
     assert len(signal.layers) == 3
     json.dumps(asdict(signal), allow_nan=False)
+
+
+@pytest.mark.parametrize(("width", "threads"), [(8, 1), (2048, 2)])
+def test_small_layers_are_computed_by_one_thread(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, width: int, threads: int
+) -> None:
+    """Several threads of torch wait for each other by spinning: on a busy machine, they take ten times as long."""
+    found = []
+
+    def linear(*given: torch.Tensor) -> torch.Tensor:
+        found.append(torch.get_num_threads())
+        return torch.matmul(given[0], given[1].T)
+
+    monkeypatch.setattr(functional, "linear", linear)
+    torch.set_num_threads(2)
+    try:
+        steps = measure(read_signal({"depth": 1, "width": width, "bias": "none", "batch": 16}), engine)
+        between = [torch.get_num_threads() for _ in steps]
+    finally:
+        torch.set_num_threads(1)
+    assert set(found) == {threads}
+    assert set(between) == {2}
 
 
 # Against theory ------------------------------------------------------------------------------------------------------
