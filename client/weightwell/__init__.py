@@ -9,7 +9,6 @@ with weightwell.Client("http://127.0.0.1:8000") as client:
 from weightwell.async_client import AsyncClient
 from weightwell.cautions import RepeatedStreamWarning, UnfilledWarning, UnusedRuleWarning
 from weightwell.client import Client, local
-from weightwell.connection import installed_version as _installed_version
 from weightwell.exceptions import (
     AccessDenied,
     Busy,
@@ -37,6 +36,7 @@ from weightwell.problems import FieldError, Problem
 from weightwell.propagation.coordinates import CoordinateCheck, coordinate_check
 from weightwell.propagation.signals import Signals, signals
 from weightwell.propagation.stacks import Signal
+from weightwell.version import installed_version as _installed_version
 
 recording = Recording
 

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from weightwell.client import Client
-from weightwell.connection import DEFAULT_URL, installed_version
+from weightwell.doors import DEFAULT_URL
 from weightwell.exceptions import AccessDenied, InvalidRequest, NotFound, TooLarge, WeightwellError
 from weightwell.models.manifest import Manifest
 from weightwell.models.recorded import built, table_text
 from weightwell.models.sources import builder_of, on_meta, small_files_of
 from weightwell.sharding import bytes_of
+from weightwell.version import installed_version
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 REFUSED = (InvalidRequest, TooLarge, NotFound, AccessDenied, ValueError)

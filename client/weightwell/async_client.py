@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, SupportsFloat, T
 
 import anyio
 import anyio.to_thread
-import httpx
 
 from weightwell import calls
 from weightwell.calls import Call
-from weightwell.connection import CONNECTIONS, TIMEOUT
-from weightwell.doors import async_door_to
+from weightwell.doors import CONNECTIONS, TIMEOUT, async_door_to
 from weightwell.files.comparison import Claim, Verdict
 from weightwell.files.folder import Folder
 from weightwell.files.output import Target, opened
 from weightwell.forms import Described, manifest_of, spec_of
 from weightwell.gains import Gain
-from weightwell.http_door import in_thread
 from weightwell.literals import (
     DTypeLike,
     FileFields,
@@ -44,10 +41,12 @@ from weightwell.sharding import bytes_of
 from weightwell.slices import SliceLike
 from weightwell.spec import FileSpec, ManifestSpec, ShapeLike, TensorSpec
 from weightwell.streams import Streams
+from weightwell.threads import in_thread
 from weightwell.tracebacks import short_tracebacks
 from weightwell.transfers.progress import Progress
 
 if TYPE_CHECKING:
+    import httpx
     import numpy as np
     import torch
     from torch import nn
@@ -78,11 +77,11 @@ class AsyncClient:
         self,
         base_url: str | None = None,
         *,
-        timeout: float | httpx.Timeout | None = TIMEOUT,
+        timeout: "float | tuple[float | None, ...] | httpx.Timeout | None" = TIMEOUT,
         headers: Mapping[str, str] | None = None,
-        auth: tuple[str, str] | httpx.Auth | None = None,
+        auth: "tuple[str, str] | httpx.Auth | None" = None,
         token: str | None = None,
-        transport: httpx.AsyncBaseTransport | Callable[[], httpx.AsyncBaseTransport] | None = None,
+        transport: "httpx.AsyncBaseTransport | Callable[[], httpx.AsyncBaseTransport] | None" = None,
         wait: float | None = None,
         progress: bool | None = None,
         connections: int = CONNECTIONS,

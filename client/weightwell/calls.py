@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic, SupportsFloat, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, SupportsFloat, TypeVar
 
 from weightwell.answers import OneOf, mismatches, raise_first, spec_of
 from weightwell.cautions import caution_unused
@@ -12,7 +12,6 @@ from weightwell.dtypes import BY_CODE
 from weightwell.exceptions import InvalidFile, UnexpectedResponse
 from weightwell.files.comparison import Claim, Comparison, Verdict
 from weightwell.files.output import Output
-from weightwell.files.remote import RangeTransfer, Region
 from weightwell.frameworks import on_host, viewer
 from weightwell.gains import Gain
 from weightwell.memory import Memory
@@ -30,10 +29,14 @@ from weightwell.safetensors import Header
 from weightwell.slices import SliceLike, text_of
 from weightwell.spec import DEFAULT_DTYPE, FileSpec, ManifestSpec, TensorSpec, integer_of
 from weightwell.streams import Streams
-from weightwell.transfers.destinations import DataDestination, Destination, Document, InMemory, SafetensorsFile
-from weightwell.transfers.progress import Progress
-from weightwell.transfers.retry import Retry
-from weightwell.transfers.transfer import Transfer
+from weightwell.transfers.destinations import (
+    DataDestination,
+    Destination,
+    Document,
+    InMemory,
+    Region,
+    SafetensorsFile,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -67,21 +70,12 @@ class Call(Generic[T]):
     cautions: Cautions = lambda *_: None
     connections: int | None = None
 
-    def transfer(self, retry: Retry, progress: Progress, connections: int, deadline: float) -> Transfer:
-        """Return the transfer of the answer, which has to end in ``deadline`` seconds."""
-        count = self.connections or connections
-        return Transfer(
-            self.request, self.destination, retry, progress, connections=count, deadline=retry.clock() + deadline
-        )
 
+class Caller(Protocol):
+    """Makes calls, such as a client."""
 
-class RangeCall(Call[int]):
-    """The call for a region of a file. Its result is the number of bytes."""
-
-    def transfer(self, retry: Retry, progress: Progress, _connections: int, deadline: float) -> Transfer:
-        """Return the transfer of the region, which has to end in ``deadline`` seconds."""
-        region = cast("Region", self.destination)
-        return RangeTransfer(self.request, region, retry, progress, deadline=retry.clock() + deadline)
+    def __call__(self, call: Call[T]) -> T:
+        """Make a call and return its result."""
 
 
 class Drawn(SafetensorsFile):
@@ -403,7 +397,7 @@ def inspect(spec: TensorSpec | ManifestSpec) -> Call[Any]:
 
 def read_range(request: Request, plan: Plan, start: int, buffer: memoryview) -> Call[int]:
     """Return the call that fills a buffer with the bytes from ``start`` on of a planned file."""
-    return RangeCall(request, Region(start, buffer, plan.nbytes, plan.etag), lambda: len(buffer))
+    return Call(request, Region(start, buffer, plan.nbytes, plan.etag), lambda: len(buffer))
 
 
 def check_ranges(request: Request) -> None:

@@ -7,16 +7,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, SupportsFloat, TypeVar, Unpack, overload
 
-import httpx
-
 from weightwell import calls
 from weightwell.calls import Call
-from weightwell.connection import CONNECTIONS, TIMEOUT, without_credentials
-from weightwell.doors import door_to
+from weightwell.doors import CONNECTIONS, TIMEOUT, door_to
 from weightwell.files.comparison import Claim, Verdict
 from weightwell.files.folder import Folder
 from weightwell.files.output import Target, opened
-from weightwell.files.remote import HttpReadable, OpenFile
+from weightwell.files.remote import OpenFile
 from weightwell.forms import Described, manifest_of, spec_of
 from weightwell.gains import Gain
 from weightwell.in_process.address import url_of
@@ -47,6 +44,7 @@ from weightwell.tracebacks import short_tracebacks
 from weightwell.transfers.progress import Progress
 
 if TYPE_CHECKING:
+    import httpx
     import numpy as np
     import torch
     from torch import nn
@@ -64,7 +62,8 @@ class Client:
     copied: each process opens its own connections. Close a client, or use it in a ``with`` statement.
 
     ``base_url``: the address of the server; by default ``$WEIGHTWELL_URL``, or ``http://127.0.0.1:8000``.
-    ``timeout``: seconds without a byte before the client gives up, or an ``httpx.Timeout``.
+    ``timeout``: seconds without a byte before the client gives up, or another timeout of httpx; by default 600, and 5
+    to connect.
     ``headers``, ``auth``: as in ``httpx.Client``.
     ``token``: the token for a server that needs one; by default ``$WEIGHTWELL_TOKEN``. It is sent with every request,
     unless ``auth`` is given.
@@ -87,11 +86,11 @@ class Client:
         self,
         base_url: str | None = None,
         *,
-        timeout: float | httpx.Timeout | None = TIMEOUT,
+        timeout: "float | tuple[float | None, ...] | httpx.Timeout | None" = TIMEOUT,
         headers: Mapping[str, str] | None = None,
-        auth: tuple[str, str] | httpx.Auth | None = None,
+        auth: "tuple[str, str] | httpx.Auth | None" = None,
         token: str | None = None,
-        transport: httpx.BaseTransport | Callable[[], httpx.BaseTransport] | None = None,
+        transport: "httpx.BaseTransport | Callable[[], httpx.BaseTransport] | None" = None,
         wait: float | None = None,
         progress: bool | None = None,
         connections: int = CONNECTIONS,
@@ -549,13 +548,7 @@ class Client:
         Raises ValueError for a manifest that is too long for a URL of a server. Reads raise the errors of every
         method, and ``FileChanged`` if the server has another file by then.
         """
-        spec = spec_of(what, scheme, fields)
-        if (file := self._door.open(spec.request)) is not None:
-            return OpenFile(file, self._door.address)
-        calls.check_ranges(spec.request)
-        plan = self._call(calls.plan(spec, self._door.url))
-        source = HttpReadable(plan.nbytes, lambda *part: self._call(calls.read_range(spec.request, plan, *part)))
-        return OpenFile(source, without_credentials(plan.url or self._door.address))
+        return self._door.open(spec_of(what, scheme, fields), self._call)
 
     def verify(self, path: str | os.PathLike[str]) -> Verdict:
         """Generate a safetensors file again from its metadata, and compare every byte; the file is not changed.

@@ -5,19 +5,11 @@ import re
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import httpx
 
-DEFAULT_URL = "http://127.0.0.1:8000"
-
-# Seconds without a byte. The largest orthogonal matrices take minutes before their first byte is sent.
-TIMEOUT = httpx.Timeout(600.0, connect=5.0)
-
-# Connections for one long file. Four connections double the rate where the network limits each connection. They cost
-# nothing on loopback (benchmarks/connections.py).
-CONNECTIONS = 4
+from weightwell.version import installed_version
 
 # Random numbers cannot be compressed.
 _HEADERS = {"Accept-Encoding": "identity"}
@@ -104,11 +96,3 @@ def _bearer(token: str | None) -> Mapping[str, str]:
 def without_credentials(url: httpx.URL | str) -> str:
     """Return an address without user and password."""
     return str(httpx.URL(url).copy_with(username=None, password=None)).rstrip("/")
-
-
-def installed_version() -> str:
-    """Return the version of this package, or "0" if the package is not installed (a bare source tree)."""
-    try:
-        return version("weightwell")
-    except PackageNotFoundError:
-        return "0"

@@ -1,20 +1,29 @@
 """Doors: the ways to an engine. A client makes calls, and its door answers them.
 
-``http_door`` asks a server. ``in_process`` draws in this process.
+``http_door`` asks a server. ``in_process`` draws in this process. Each is imported when a client needs it: httpx and
+the engine take a third of a second each.
 """
 
 import os
 from importlib.util import find_spec
 from typing import Any, Protocol
 
-from weightwell.calls import Call
-from weightwell.connection import DEFAULT_URL, Settings
+from weightwell.calls import Call, Caller
 from weightwell.exceptions import MissingFramework
-from weightwell.files.remote import Readable
-from weightwell.http_door import AsyncHttpDoor, HttpDoor
-from weightwell.request import Request
+from weightwell.files.remote import OpenFile
+from weightwell.spec import ManifestSpec, TensorSpec
 from weightwell.transfers.progress import Progress
 from weightwell.transfers.retry import Retry
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+# Seconds without a byte, for httpx: to connect, to read, to write, and to wait for a connection. The largest orthogonal
+# matrices take minutes before their first byte is sent.
+TIMEOUT = (5.0, 600.0, 600.0, 600.0)
+
+# Connections for one long file. Four connections double the rate where the network limits each connection. They cost
+# nothing on loopback (benchmarks/connections.py).
+CONNECTIONS = 4
 
 _LOCAL = "local:"
 
@@ -38,8 +47,8 @@ class Door(Protocol):
         Return the rules that no tensor uses, as in ``rules.0, rules.2``.
         """
 
-    def open(self, request: Request) -> Readable | None:
-        """Return the bytes of the file of a request, in any order; None if a server has them."""
+    def open(self, spec: TensorSpec | ManifestSpec, make: Caller) -> OpenFile:
+        """Return a file object of the file of a spec; ``make`` makes a call, and returns its result."""
 
     def close(self) -> None:
         """Release what this process holds."""
@@ -70,6 +79,9 @@ def door_to(base_url: str | None, *, wait: float | None, connections: int, **opt
         from weightwell.in_process.door import LocalDoor
 
         return LocalDoor(url)
+    from weightwell.connection import Settings
+    from weightwell.http_door import HttpDoor
+
     return HttpDoor(Settings.of(url, **options), Retry(wait), connections)
 
 
@@ -81,6 +93,9 @@ def async_door_to(base_url: str | None, *, wait: float | None, connections: int,
         from weightwell.in_process.door import AsyncLocalDoor
 
         return AsyncLocalDoor(url)
+    from weightwell.connection import Settings
+    from weightwell.http_door import AsyncHttpDoor
+
     return AsyncHttpDoor(Settings.of(url, **options), Retry(wait), connections)
 
 

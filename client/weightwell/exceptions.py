@@ -92,6 +92,20 @@ class Busy(ServerProblem):
     """The server cannot answer now, and the client has tried again for ``wait`` seconds."""
 
 
+# The exception for each status of a refusal; ``ServerProblem`` for others.
+REFUSALS: dict[int, type[ServerProblem]] = {
+    400: InvalidRequest,
+    401: AccessDenied,
+    403: AccessDenied,
+    404: NotFound,
+    405: NotFound,
+    413: TooLarge,
+    422: InvalidRequest,
+    429: Busy,
+    503: Busy,
+}
+
+
 class UnexpectedResponse(WeightwellError):
     """A Weightwell server does not answer like this; look for a proxy, a cache or a login page."""
 

@@ -3,20 +3,24 @@
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from threading import Lock
 from typing import Any, Generic, TypeVar
 
 import anyio
 import anyio.to_thread
 
-from weightwell.calls import Call
+from weightwell import calls
+from weightwell.calls import Call, Caller
 from weightwell.connection import Settings, without_credentials
 from weightwell.exceptions import TimedOut
+from weightwell.files.remote import HttpReadable, OpenFile
 from weightwell.pools import AsyncPool, Pool
-from weightwell.request import Request
+from weightwell.spec import ManifestSpec, TensorSpec
+from weightwell.threads import in_thread
+from weightwell.transfers.destinations import Region
 from weightwell.transfers.driver import abring, bring
 from weightwell.transfers.progress import Progress
 from weightwell.transfers.retry import Retry
+from weightwell.transfers.transfer import RangeTransfer, Transfer
 
 T = TypeVar("T")
 P = TypeVar("P", Pool, AsyncPool)
@@ -39,6 +43,16 @@ class _Http(Generic[P]):
         """Return the absolute address of a path on the server."""
         return path and self.pool.settings.address(path)
 
+    def transfer(self, call: Call[Any], progress: Progress, seconds: float) -> Transfer:
+        """Return the transfer of the answer of a call, which has to end in some seconds."""
+        deadline = self.retry.clock() + seconds
+        if isinstance(call.destination, Region):
+            return RangeTransfer(call.request, call.destination, self.retry, progress, deadline=deadline)
+        connections = call.connections or self.connections
+        return Transfer(
+            call.request, call.destination, self.retry, progress, connections=connections, deadline=deadline
+        )
+
 
 class HttpDoor(_Http[Pool]):
     """Answers the calls of a synchronous client. ``connections``: the number for a long file."""
@@ -50,13 +64,19 @@ class HttpDoor(_Http[Pool]):
     def answer(self, call: Call[Any], progress: Progress, seconds: float) -> str:
         """Bring the answer of a call to its destination within some seconds, or raise."""
         with self.pool.http() as http:
-            transfer = call.transfer(self.retry, progress, self.connections, seconds)
+            transfer = self.transfer(call, progress, seconds)
             bring(http, transfer, self.sleep, time.monotonic() + seconds)
         return transfer.unused_rules
 
-    def open(self, request: Request) -> None:
-        """Return None: the server has the bytes of the file."""
-        del request
+    def open(self, spec: TensorSpec | ManifestSpec, make: Caller) -> OpenFile:
+        """Return a file object of the file of a spec, which is read by ranges.
+
+        ``make`` makes a call, and returns its result. Raises ValueError for a file without ranges.
+        """
+        calls.check_ranges(spec.request)
+        plan = make(calls.plan(spec, self.url))
+        source = HttpReadable(plan.nbytes, lambda *part: make(calls.read_range(spec.request, plan, *part)))
+        return OpenFile(source, without_credentials(plan.url or self.address))
 
     def close(self) -> None:
         """Close the connections of this process."""
@@ -75,7 +95,7 @@ class AsyncHttpDoor(_Http[AsyncPool]):
         place = in_thread if call.writes else _at_once
         async with self.pool.http() as http:
             with anyio.move_on_after(seconds) as scope:
-                transfer = call.transfer(self.retry, progress, self.connections, seconds)
+                transfer = self.transfer(call, progress, seconds)
                 await abring(http, transfer, place, self.sleep)
         if scope.cancelled_caught:
             raise TimedOut("the call took longer than its deadline= allows")
@@ -84,31 +104,6 @@ class AsyncHttpDoor(_Http[AsyncPool]):
     async def aclose(self) -> None:
         """Close the connections of the running event loop; those of others close when it ends."""
         await self.pool.aclose()
-
-
-async def in_thread(function: Callable[..., T], *args: Any) -> T:
-    """Call a function in a thread. The function has ended when this returns or raises."""
-    turn, over = Lock(), False
-    results: list[T] = []
-
-    def call() -> None:
-        with turn:
-            if not over:
-                results.append(function(*args))
-
-    def end() -> None:
-        nonlocal over
-        with turn:
-            over = True
-
-    try:
-        await anyio.to_thread.run_sync(call)
-    except anyio.get_cancelled_exc_class():
-        # anyio waits for its threads after its own cancellations, but not after asyncio's (wait_for, Task.cancel).
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(end)
-        raise
-    return results[0]
 
 
 async def _at_once(function: Callable[..., T], *args: Any) -> T:

@@ -4,17 +4,19 @@ from collections.abc import Generator as Steps
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from threading import Lock
+from typing import TYPE_CHECKING
 
-from weightwell_engine.catalogue import GeneratorEntry
-from weightwell_engine.description import FileDescription, TensorDescription, describe
 from weightwell_engine.exceptions import UnsupportedSpec
 from weightwell_engine.generators import Generator
 from weightwell_engine.generators.devices import Device
 from weightwell_engine.generators.factory import make_generator
-from weightwell_engine.inspection import Inspection, inspect
 from weightwell_engine.plan import UNLIMITED, Plan, make_plan
 from weightwell_engine.spec import GENERATORS, Spec
 from weightwell_engine.virtual_file import VirtualFile
+
+if TYPE_CHECKING:
+    from weightwell_engine.description import FileDescription
+    from weightwell_engine.inspection import Inspection
 
 
 class Engine:
@@ -83,15 +85,21 @@ class Engine:
         """Return the bytes of device memory for whole matrices, in addition to the buffers."""
         return self.generator(plan.generator).footprint(plan)
 
-    def describe(self, spec: Spec, plan: Plan) -> FileDescription:
+    def describe(self, spec: Spec, plan: Plan) -> "FileDescription":
         """Return the description of a plan's file, tensor by tensor."""
+        from weightwell_engine.description import describe
+
         return describe(spec, plan, self.generator(plan.generator))
 
-    def inspect(self, spec: Spec, file: VirtualFile) -> Steps[None, None, Inspection]:
+    def inspect(self, spec: Spec, file: VirtualFile) -> "Steps[None, None, Inspection]":
         """Inspect the one tensor of a file, step by step, and return the result. ``spec`` is that of the file.
 
         ``inspection.check`` says whether a file can be inspected. Raises the errors of drawing.
         """
+        from weightwell_engine.catalogue import GeneratorEntry
+        from weightwell_engine.description import TensorDescription
+        from weightwell_engine.inspection import inspect
+
         (described,) = (
             each for each in self.describe(spec, file.plan).tensors.values() if isinstance(each, TensorDescription)
         )

@@ -10,7 +10,7 @@ import pytest
 
 import weightwell
 from weightwell import exceptions
-from weightwell.transfers.response import REFUSALS
+from weightwell.exceptions import REFUSALS
 
 
 def test_all_is_every_public_name_and_nothing_else() -> None:

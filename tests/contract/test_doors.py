@@ -11,8 +11,8 @@ import torch
 
 import weightwell
 from weightwell import Client
+from weightwell.exceptions import REFUSALS
 from weightwell.in_process.refusals import STATUS
-from weightwell.transfers.response import REFUSALS
 from weightwell_engine import exceptions
 from weightwell_engine.dtypes import DTYPES
 from weightwell_engine.schemes import SCHEMES

@@ -1,15 +1,8 @@
 """File objects: a file that is read by ranges, as an ``io.RawIOBase``. Nothing is stored."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol
-
-from weightwell.exceptions import FileChanged
-from weightwell.request import Request
-from weightwell.transfers.destinations import Destination
-from weightwell.transfers.progress import Progress
-from weightwell.transfers.retry import Retry
-from weightwell.transfers.transfer import Flow, Transfer, Work
 
 
 class Readable(Protocol):
@@ -107,40 +100,3 @@ class HttpReadable:
 
     def close(self) -> None:
         """Do nothing: the connections are those of the client."""
-
-
-class Region(Destination):
-    """The bytes of a buffer, from ``start`` on in a file of ``total`` bytes with an entity tag."""
-
-    def __init__(self, start: int, buffer: memoryview, total: int, etag: str):
-        self.start, self.stop = start, start + len(buffer)
-        self.total = total
-        self.etag = etag
-        self._buffer = buffer
-
-    def head(self, _total: int, _etag: str | None, _tag: str | None) -> Iterator[memoryview]:
-        """Yield nothing: a region has no head."""
-        return iter(())
-
-    def buffers(self, start: int, stop: int) -> Iterator[memoryview]:
-        """Yield the memory of the range."""
-        yield self._buffer[start - self.start : stop - self.start]
-
-
-class RangeTransfer(Transfer):
-    """The transfer of a region, which has at least one byte. Raises ``FileChanged`` if the file has another tag."""
-
-    def __init__(self, request: Request, region: Region, retry: Retry, progress: Progress, *, deadline: float):
-        super().__init__(request, region, retry, progress, deadline=deadline)
-        self.total, self.etag = region.total, region.etag
-        self.received = self._most = region.total - (region.stop - region.start)
-        self._started = True
-        self._spans = [(region.start, region.stop)]
-
-    def flow(self) -> Flow:
-        """Return the flow of the only connection."""
-        return self._flow(Work(self._spans))
-
-    def start_over(self, error: FileChanged) -> float:
-        """Raise the error: bytes of two files must not be mixed."""
-        raise error

@@ -5,7 +5,9 @@
 
 address     the address: a device and a number of threads
 engines     an engine for each device, and the threads that draw
-answers     the answers of a server: JSON documents, and plans of files
+specs       requests as specs of the engine
+plans       plans of files
+answers     the JSON documents of a server
 drawing     files drawn into their destinations by all threads
 refusals    the engine's errors as those of the client
 door        the doors of both clients

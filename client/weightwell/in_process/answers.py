@@ -1,6 +1,5 @@
-"""Answers: the answers of a server, made by the engine in this process."""
+"""Answers: the JSON documents of a server, made by the engine in this process."""
 
-import json
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, fields
@@ -12,15 +11,15 @@ from pydantic import TypeAdapter
 
 from weightwell.exceptions import MissingFramework
 from weightwell.in_process.engines import Engines
+from weightwell.in_process.specs import json_of, spec_of
 from weightwell.request import Request
 from weightwell_engine.catalogue import catalogue, preset_catalogue
 from weightwell_engine.description import FileDescription
 from weightwell_engine.engine import Engine
 from weightwell_engine.gains import gains
 from weightwell_engine.inspection import Inspection, check
-from weightwell_engine.parsing import read_document, read_fields, read_gain, read_signal_document
+from weightwell_engine.parsing import read_gain, read_signal_document
 from weightwell_engine.signal.answer import Signal
-from weightwell_engine.spec import Spec
 
 T = TypeVar("T")
 
@@ -50,24 +49,6 @@ def document(request: Request, engines: Engines, go_on: Callable[[], None]) -> b
     return _adapter(kind).dump_json(answer)
 
 
-def spec_of(request: Request) -> Spec:
-    """Return the spec of the file that answers a request; raise the engine's errors."""
-    if request.is_manifest:
-        return read_document(_json(request))
-    return read_fields(
-        {name: list(each) if isinstance(each, tuple) else each for name, each in request.document.items()}
-    )
-
-
-def _json(request: Request) -> bytes:
-    """Return the document of a request as JSON, so that the engine parses the same text as in a server."""
-    return json.dumps(request.document, ensure_ascii=False, allow_nan=False, default=_refuse).encode()
-
-
-def _refuse(value: object) -> Any:
-    raise TypeError(f"{value!r:.80} is not JSON")
-
-
 def _gain(request: Request, _: Engine) -> object:
     query = read_gain(request.document)
     return gains(query.nonlinearity, query.param, query.source, query.bias_variance)
@@ -91,7 +72,7 @@ def _signal(request: Request, engine: Engine, go_on: Callable[[], None]) -> Sign
         raise MissingFramework("signals are measured with torch, not installed here: pip install 'weightwell[torch]'")
     from weightwell_engine.signal.measurement import measure
 
-    return _result(measure(read_signal_document(_json(request)), engine), go_on)
+    return _result(measure(read_signal_document(json_of(request)), engine), go_on)
 
 
 def _result(steps: Generator[None, None, T], go_on: Callable[[], None]) -> T:

@@ -7,15 +7,15 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from weightwell.calls import Call
+from weightwell.calls import Call, Caller
 from weightwell.exceptions import TimedOut
-from weightwell.in_process import answers
+from weightwell.files.remote import OpenFile
 from weightwell.in_process.address import Address
 from weightwell.in_process.drawing import CHUNK, Job
 from weightwell.in_process.engines import Engines
 from weightwell.in_process.plans import Plans
 from weightwell.in_process.refusals import refusals
-from weightwell.request import Request
+from weightwell.spec import ManifestSpec, TensorSpec
 from weightwell.transfers.destinations import Destination, SafetensorsFile
 from weightwell.transfers.progress import Progress
 from weightwell_engine.plan import Plan
@@ -48,6 +48,8 @@ class Drawing:
         if self._stopped:
             raise Cancelled
         if not isinstance(destination, SafetensorsFile):
+            from weightwell.in_process import answers  # it imports parts of the engine that tensors do not need
+
             _write(answers.document(request, self._engines, self._go_on), destination)
             return ""
         plan = self._plans.of(request)
@@ -136,10 +138,10 @@ class LocalDoor(_Local):
         """Draw the answer of a call into its destination. Raise an error if it takes more than ``seconds``."""
         return Drawing(call, progress, self.engines, self.plans, seconds).run()
 
-    def open(self, request: Request) -> "File":
-        """Return the bytes of the file of a request, in any order."""
+    def open(self, spec: TensorSpec | ManifestSpec, _make: Caller) -> OpenFile:
+        """Return a file object of the file of a spec."""
         with refusals():
-            return File(self.engines, self.plans.of(request))
+            return OpenFile(File(self.engines, self.plans.of(spec.request)), self.address)
 
     def close(self) -> None:
         """End the threads that draw."""

@@ -1,7 +1,7 @@
 """Plans of the files that answer requests. Tensors that differ only in name and seed share one plan."""
 
-from weightwell.in_process.answers import spec_of
 from weightwell.in_process.engines import Engines
+from weightwell.in_process.specs import spec_of
 from weightwell.request import Request
 from weightwell_engine.parsing import DEFAULT_NAME, DEFAULT_SEED, MAX_SEED, is_name
 from weightwell_engine.plan import Plan

@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from weightwell.exceptions import ServerProblem
+from weightwell.exceptions import REFUSALS, ServerProblem
 from weightwell.problems import FieldError, Problem
-from weightwell.transfers.response import REFUSALS
 from weightwell_engine import exceptions as engine
 
 # The status, the type and the title of a server's answer: ``weightwell_service.problems`` has the same table.

@@ -110,6 +110,24 @@ class Document(Destination, Generic[T]):
         return self._results[0]
 
 
+class Region(Destination):
+    """The bytes of a buffer, from ``start`` on in a file of ``total`` bytes with an entity tag."""
+
+    def __init__(self, start: int, buffer: memoryview, total: int, etag: str):
+        self.start, self.stop = start, start + len(buffer)
+        self.total = total
+        self.etag = etag
+        self._buffer = buffer
+
+    def head(self, _total: int, _etag: str | None, _tag: str | None) -> Iterator[memoryview]:
+        """Yield nothing: a region has no head."""
+        return iter(())
+
+    def buffers(self, start: int, stop: int) -> Iterator[memoryview]:
+        """Yield the memory of the range."""
+        yield self._buffer[start - self.start : stop - self.start]
+
+
 class SafetensorsFile(Destination):
     """A safetensors file: its header is checked before memory is taken for its data.
 

@@ -6,29 +6,9 @@ from typing import Any
 
 import httpx
 
-from weightwell.exceptions import (
-    AccessDenied,
-    Busy,
-    InvalidRequest,
-    NotFound,
-    ServerProblem,
-    TooLarge,
-    UnexpectedResponse,
-)
+from weightwell.exceptions import REFUSALS, ServerProblem, UnexpectedResponse
 from weightwell.problems import Problem
 from weightwell.transfers.retry import seconds_of
-
-REFUSALS: dict[int, type[ServerProblem]] = {
-    400: InvalidRequest,
-    401: AccessDenied,
-    403: AccessDenied,
-    404: NotFound,
-    405: NotFound,
-    413: TooLarge,
-    422: InvalidRequest,
-    429: Busy,
-    503: Busy,
-}
 
 
 def refusal(response: httpx.Response, body: bytes) -> ServerProblem:

@@ -35,7 +35,7 @@ from weightwell.exceptions import (
     UnexpectedResponse,
 )
 from weightwell.request import Request
-from weightwell.transfers.destinations import Destination
+from weightwell.transfers.destinations import Destination, Region
 from weightwell.transfers.progress import Progress
 from weightwell.transfers.response import check_range, check_whole, length_of, refusal, strong_etag
 from weightwell.transfers.retry import Failures, Pause, Retry
@@ -281,6 +281,25 @@ class Transfer:
         if isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError) and work.answered:
             return TruncatedBody(self.received, self.total)
         return TransportError(f"no answer came from {origin} ({reason})")
+
+
+class RangeTransfer(Transfer):
+    """The transfer of a region, which has at least one byte. Raises ``FileChanged`` if the file has another tag."""
+
+    def __init__(self, request: Request, region: Region, retry: Retry, progress: Progress, *, deadline: float):
+        super().__init__(request, region, retry, progress, deadline=deadline)
+        self.total, self.etag = region.total, region.etag
+        self.received = self._most = region.total - (region.stop - region.start)
+        self._started = True
+        self._spans = [(region.start, region.stop)]
+
+    def flow(self) -> Flow:
+        """Return the flow of the only connection."""
+        return self._flow(Work(self._spans))
+
+    def start_over(self, error: FileChanged) -> float:
+        """Raise the error: bytes of two files must not be mixed."""
+        raise error
 
 
 def _excerpt() -> Generator[Step, Any, bytes]:

@@ -7,9 +7,9 @@ import pytest
 
 from weightwell.in_process import plans
 from weightwell.in_process.address import Address
-from weightwell.in_process.answers import spec_of
 from weightwell.in_process.engines import Engines
 from weightwell.in_process.plans import Plans
+from weightwell.in_process.specs import spec_of
 from weightwell.request import asking, asking_for_manifest
 from weightwell_engine.engine import Engine
 from weightwell_engine.exceptions import InvalidSpec
