@@ -43,7 +43,8 @@ def _torch(dtype: DType, device: object) -> View:
     def view(memory: Memory | memoryview, shape: tuple[int, ...]) -> Any:
         # torch.frombuffer refuses memory of no bytes.
         flat = torch.frombuffer(memory, dtype=element) if len(memory) else torch.empty(0, dtype=element)
-        return flat.reshape(dtype.of_torch(shape)).to(device)
+        tensor = flat.reshape(dtype.of_torch(shape))
+        return tensor if device is None else tensor.to(device)
 
     return view
 

@@ -18,6 +18,9 @@ from weightwell.cautions import RepeatedStreamWarning, caution
 # Schemes that draw nothing at random.
 FIXED = frozenset({"constant", "ones", "zeros", "eye", "identity", "dirac", "values"})
 
+# Fields of a tensor that are no parameters of its scheme.
+_NO_PARAMETERS = frozenset({"shape", "scheme", "dtype", "seed", "slice", "parts"})
+
 # The number of latest streams that a client remembers; they take a few megabytes.
 REMEMBERED = 2**14
 
@@ -104,8 +107,8 @@ class Streams:
 def _draws(spec: Mapping[str, Any], module: Any, layer: bool) -> Iterator[tuple[Stream, Draw]]:
     """Yield the streams of a file, each with its draw."""
     filled = None if module is None else ref(module)
-    drawn = {name: each for name, each in spec["tensors"].items() if _is_random(each)}
-    if spec["generator"] == "torch" and drawn:
+    of_torch = spec["generator"] == "torch"
+    if drawn := {name: each for name, each in spec["tensors"].items() if of_torch and _is_random(each)}:
         # All tensors come, one after another, from the single stream of the seed.
         laws = [(name, each["shape"], _law(each)) for name, each in drawn.items()]
         digest = hashlib.sha256(json.dumps(laws).encode()).hexdigest()
@@ -137,8 +140,7 @@ def _is_random(tensor: Mapping[str, Any]) -> bool:
 
 def _law(tensor: Mapping[str, Any]) -> str:
     """Return the scheme of a tensor with its parameters."""
-    others = {"shape", "scheme", "dtype", "seed", "slice", "parts"}
-    parameters = ", ".join(f"{key}={tensor[key]}" for key in sorted(tensor) if key not in others)
+    parameters = ", ".join([f"{key}={tensor[key]}" for key in sorted(tensor.keys() - _NO_PARAMETERS)])
     return f"{tensor['scheme']}({parameters})"
 
 

@@ -6,9 +6,10 @@ Planning finds every error in a request, so that drawing cannot fail because of 
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from math import frexp
+from operator import attrgetter
 
 from weightwell_engine.dtypes import DTYPES, INTEGERS, DType
 from weightwell_engine.exceptions import InvalidSpec, TooLarge
@@ -92,6 +93,11 @@ class PlannedTensor:
     def layers(self) -> tuple["PlannedTensor", ...]:
         """The tensor and those of its parts that have elements in the file, in the order in which they are drawn."""
         return (self, *(overlay.tensor for overlay in self.overlays))
+
+
+# The fields of a tensor's spec after name, shape, dtype and seed, and of a planned tensor after name and seed.
+_REST_OF_SPEC = attrgetter(*[each.name for each in fields(TensorSpec)[4:]])
+_REST_OF_TENSOR = attrgetter(*[each.name for each in fields(PlannedTensor)[2:]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,11 +216,10 @@ class Plan:
     def renamed(self, name: str, seed: int) -> "Plan":
         """Return the plan for another name and seed of the file's only tensor."""
         (spec,), (planned,) = self.spec.tensors, self.tensors
-        return replace(
-            self,
-            spec=replace(self.spec, tensors=(replace(spec, name=name, seed=seed),)),
-            tensors=(replace(planned, name=name, seed=seed),),
-        )
+        # Constructors take a third of the time of ``dataclasses.replace``, and this is a tenth of a small tensor's.
+        renamed = TensorSpec(name, spec.shape, spec.dtype, seed, *_REST_OF_SPEC(spec))
+        tensor = PlannedTensor(name, seed, *_REST_OF_TENSOR(planned))
+        return Plan(self.identity, Spec(self.spec.generator, (renamed,)), (tensor,), self.data_nbytes)
 
     @property
     def nbytes(self) -> int:

@@ -204,8 +204,10 @@ class VirtualFile:
         self._fill_pieces(tuple(self.plan.pieces(start, start + len(out))), out)
 
     def _fill_pieces(self, pieces: tuple[Piece, ...], out: memoryview) -> None:
-        with _memory_errors():
+        try:
             self._drawn().fill(pieces, out)
+        except MemoryError as error:
+            raise no_memory() from error
 
 
 @contextmanager

@@ -11,13 +11,14 @@ from weightwell.calls import Call, Caller
 from weightwell.exceptions import TimedOut
 from weightwell.files.remote import OpenFile
 from weightwell.in_process.address import Address
-from weightwell.in_process.drawing import CHUNK, Job
+from weightwell.in_process.drawing import CHUNK, SMALL, Job, draw_at_once
 from weightwell.in_process.engines import Engines
 from weightwell.in_process.plans import Plans
-from weightwell.in_process.refusals import refusals
+from weightwell.in_process.refusals import refusal, refusals
 from weightwell.spec import ManifestSpec, TensorSpec
 from weightwell.transfers.destinations import Destination, SafetensorsFile
 from weightwell.transfers.progress import Progress
+from weightwell_engine.exceptions import WeightwellError
 from weightwell_engine.plan import Plan
 
 
@@ -40,8 +41,11 @@ class Drawing:
 
     def run(self) -> str:
         """Bring the answer to its destination; return the rules that no tensor uses."""
-        with self._turn, refusals():
-            return self._run()
+        with self._turn:
+            try:
+                return self._run()
+            except WeightwellError as error:
+                raise refusal(error) from error
 
     def _run(self) -> str:
         request, destination = self._call.request, self._call.destination
@@ -55,11 +59,16 @@ class Drawing:
         plan = self._plans.of(request)
         self._progress.start(plan.data_nbytes)
         destination.begin(lambda: plan.header, plan.data_nbytes, spec=plan.spec.document())
-        self._job = Job(plan, destination, self._progress, self._engines, self._until)
-        if self._stopped:
-            raise Cancelled
-        self._job.run()
-        return ", ".join([f"rules.{place}" for place in plan.unused])
+        if plan.data_nbytes < SMALL:
+            self._go_on()
+            draw_at_once(plan, destination, self._engines)
+            self._progress.advance(plan.data_nbytes)
+        else:
+            self._job = Job(plan, destination, self._progress, self._engines, self._until)
+            if self._stopped:
+                raise Cancelled
+            self._job.run()
+        return ", ".join([f"rules.{place}" for place in plan.unused]) if plan.unused else ""
 
     def _go_on(self) -> None:
         """Raise if the call was stopped, or takes too long."""

@@ -23,6 +23,9 @@ DEVICE_CHUNK = 1 << 26
 # Bytes of a file for each thread; for less, waking a thread takes longer than drawing.
 SHARE = 1 << 17
 
+# Bytes of a file that the calling thread draws alone.
+SMALL = 2 * SHARE
+
 # Elements of one tensor, and whether they are drawn into the memory of a GPU.
 Task = tuple[Piece, bool]
 
@@ -37,8 +40,8 @@ class Job:
         self._engines = engines
         self._until = until
         self._lock = Lock()
-        self._tasks = self._divided()
-        self._files: dict[str | None, VirtualFile] = {}
+        self._tasks = divided(plan, destination)
+        self._files = Files(plan, engines)
         self._error: BaseException | None = None
 
     def run(self) -> None:
@@ -54,7 +57,7 @@ class Job:
             self.stop(error)
             _finish(helpers)
         finally:
-            self._close()
+            self._files.close()
         if self._error is not None:
             raise self._error
 
@@ -62,18 +65,14 @@ class Job:
         """Stop all threads; ``run`` raises the error, unless there was one before."""
         with self._lock:
             self._error = self._error or error
-        self._close()
-
-    def _close(self) -> None:
-        for file in list(self._files.values()):
-            file.close()
+        self._files.close()
 
     def _work(self) -> None:
         """Take one task after another until there are no more."""
         done = 0
         try:
             while (task := self._next(done)) is not None:
-                self._draw(*task)
+                draw(*task, self._destination, self._files)
                 done = task[0].nbytes
         except DrawingStopped:
             if self._error is None:
@@ -91,40 +90,65 @@ class Job:
                 raise TimedOut("the call took longer than its deadline= allows")
             return next(self._tasks, None)
 
-    def _divided(self) -> Iterator[Task]:
-        """Yield the tasks."""
-        for tensor in self._plan.tensors:
-            size, offset = tensor.dtype.itemsize, tensor.offset
-            is_there = (
-                tensor.size > 0
-                and self._plan.generator == "philox"
-                and self._destination.on_device(offset, offset + size) is not None
-            )
-            step = (DEVICE_CHUNK if is_there else CHUNK) // size
-            for first in range(0, tensor.size, step):
-                yield Piece(tensor, first, min(first + step, tensor.size)), is_there
 
-    def _draw(self, piece: Piece, is_there: bool) -> None:
-        size = piece.tensor.dtype.itemsize
-        start = piece.tensor.offset + piece.start * size
-        stop = start + piece.nbytes
-        if is_there and (memory := self._destination.on_device(start, stop)) is not None:
-            self._file(str(memory.device)).fill_on_device(piece, memory)
-            return
-        file, first = self._file(None), piece.start
-        for buffer in self._destination.buffers(start, stop):
-            last = first + len(buffer) // size
-            file.fill(piece if last - first == piece.stop - piece.start else Piece(piece.tensor, first, last), buffer)
-            first = last
+class Files:
+    """The files of one plan, each drawn by the engine of a device."""
 
-    def _file(self, device: str | None) -> VirtualFile:
-        """Return the file, drawn by the engine of a device."""
-        file = self._files.get(device)
+    def __init__(self, plan: Plan, engines: Engines):
+        self._plan = plan
+        self._engines = engines
+        self._lock = Lock()
+        self._opened: dict[str | None, VirtualFile] = {}
+
+    def of(self, device: str | None) -> VirtualFile:
+        """Return the file that is drawn by the engine of a device; None for that of the address."""
+        file = self._opened.get(device)
         if file is None:
             with self._lock:
-                file = self._files.get(device) or self._engines.of(device).open(self._plan)
-                self._files[device] = file
+                file = self._opened.get(device) or self._engines.of(device).open(self._plan)
+                self._opened[device] = file
         return file
+
+    def close(self) -> None:
+        """Stop drawing."""
+        for file in list(self._opened.values()):
+            file.close()
+
+
+def draw_at_once(plan: Plan, destination: Destination, engines: Engines) -> None:
+    """Draw the data of a small file in the calling thread, into a destination that has its head."""
+    files = Files(plan, engines)
+    try:
+        for task in divided(plan, destination):
+            draw(*task, destination, files)
+    finally:
+        files.close()
+
+
+def divided(plan: Plan, destination: Destination) -> Iterator[Task]:
+    """Yield the tasks that draw the data of a file."""
+    on_devices = plan.generator == "philox"
+    for tensor in plan.tensors:
+        size, offset, count = tensor.dtype.itemsize, tensor.offset, tensor.size
+        is_there = on_devices and count > 0 and destination.on_device(offset, offset + size) is not None
+        step = (DEVICE_CHUNK if is_there else CHUNK) // size
+        for first in range(0, count, step):
+            yield Piece(tensor, first, min(first + step, count)), is_there
+
+
+def draw(piece: Piece, is_there: bool, destination: Destination, files: Files) -> None:
+    """Draw elements into the memory of their destination."""
+    size, nbytes = piece.tensor.dtype.itemsize, piece.nbytes
+    start = piece.tensor.offset + piece.start * size
+    stop = start + nbytes
+    if is_there and (memory := destination.on_device(start, stop)) is not None:
+        files.of(str(memory.device)).fill_on_device(piece, memory)
+        return
+    file, first = files.of(None), piece.start
+    for buffer in destination.buffers(start, stop):
+        last = first + len(buffer) // size
+        file.fill(piece if len(buffer) == nbytes else Piece(piece.tensor, first, last), buffer)
+        first = last
 
 
 def _finish(helpers: list[Future[None]]) -> None:

@@ -26,10 +26,11 @@ def refusals() -> Iterator[None]:
     try:
         yield
     except engine.WeightwellError as error:
-        raise _refusal(error) from error
+        raise refusal(error) from error
 
 
-def _refusal(error: engine.WeightwellError) -> ServerProblem:
+def refusal(error: engine.WeightwellError) -> ServerProblem:
+    """Return the client's exception for an error of the engine."""
     status, kind, title = STATUS[type(error)]
     invalid = error.errors if isinstance(error, engine.InvalidSpec | engine.InvalidSpecs) else ()
     problem = Problem(

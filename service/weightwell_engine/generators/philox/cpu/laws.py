@@ -138,12 +138,19 @@ class Elements:
 @lru_cache(1024)  # cached: the result is immutable, and drawing a small file again spends most of its time here
 def prepare_elements(draw: Draw, seed: int, name: str, stream: Stream = Stream.DATA) -> Elements:
     """Return an object that draws a law of independent elements."""
-    data = derive_key(seed, name, stream)
+    data, numbers = derive_key(seed, name, stream), _numbers(draw)
+    if draw.carrier is DTYPES["float32"]:
+        return Elements(draw, Single._make((*numbers, data)))
+    return Elements(draw, Double._make((*numbers, data, derive_key(seed, name, Stream.LOW))))
+
+
+@lru_cache(1024)
+def _numbers(draw: Draw) -> tuple[Any, ...]:
+    """Return the fields of ``Single`` or ``Double`` before the keys, which tensors of one law share."""
     window = draw.window if isinstance(draw.window, Wide) else Wide(0, 0)
     numbers = draw.scale, draw.shift, draw.low, draw.high
     common = int(draw.variate), np.uint64(window.origin), np.uint64(window.width)
     if draw.carrier is DTYPES["float32"]:
-        return Elements(draw, Single(*common, Affine(*map(np.float32, numbers)), data))
+        return *common, Affine(*map(np.float32, numbers))
     narrow = draw.window if isinstance(draw.window, Narrow) else Narrow(0, 0.0, 0.0, 0)
-    strip = Strip(narrow.side, narrow.start, narrow.span, narrow.exponent)
-    return Elements(draw, Double(*common, strip, Affine(*numbers), data, derive_key(seed, name, Stream.LOW)))
+    return *common, Strip(narrow.side, narrow.start, narrow.span, narrow.exponent), Affine(*numbers)
