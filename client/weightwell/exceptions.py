@@ -7,7 +7,7 @@ WeightwellError
  |    +-- TruncatedBody      the connection broke in the middle of the body
  +-- ServerProblem           the server refused the request, and gave the reason (RFC 9457)
  |    +-- InvalidRequest     400, 422: a field has an invalid value
- |    +-- AccessDenied       401, 403: the credentials are missing or wrong
+ |    +-- AccessDenied       401, 403: the credentials are missing or wrong, or do not allow this
  |    +-- NotFound           404, 405: there is no such resource at this address
  |    +-- TooLarge           413: the result is larger than the server allows
  |    +-- Busy               429, 503: the server cannot answer now
@@ -77,7 +77,7 @@ class InvalidRequest(ServerProblem, ValueError):
 
 
 class AccessDenied(ServerProblem):
-    """The credentials are missing or wrong: see ``token``, ``auth`` and ``headers`` of the client."""
+    """The credentials are missing or wrong, or do not allow this: see ``token``, ``auth`` and ``headers`` of the client."""
 
 
 class NotFound(ServerProblem):
@@ -85,11 +85,14 @@ class NotFound(ServerProblem):
 
 
 class TooLarge(ServerProblem):
-    """The result is larger than the server allows: request slices, or raise the limit of the server."""
+    """The result is larger than the server or the token allows: request slices, or ask for a higher limit."""
 
 
 class Busy(ServerProblem):
-    """The server cannot answer now, and the client has tried again for ``wait`` seconds."""
+    """The server cannot answer now, or the client has reached a limit; it has tried again for ``wait`` seconds.
+
+    If ``retry_after`` is more than that, as for a limit of bytes a day, it has not tried again.
+    """
 
 
 # The exception for each status of a refusal; ``ServerProblem`` for others.

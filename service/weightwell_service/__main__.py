@@ -13,7 +13,7 @@ from pydantic_settings import CliApp
 from weightwell_engine.exceptions import DeviceUnavailable
 from weightwell_service import __version__
 from weightwell_service.access.tokens import InvalidTokens
-from weightwell_service.app import create_app, make_engine
+from weightwell_service.app import check, create_app, make_engine
 from weightwell_service.repositories.library import InvalidRepository
 from weightwell_service.server import make_server
 from weightwell_service.server.connections import allow_descriptors
@@ -45,7 +45,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     try:
         check_tls(settings)
-        app = create_app(settings, engine)
+        if settings.workers > 1:
+            check(settings)  # each process makes its own application
+        else:
+            app = create_app(settings, engine)
     except (InvalidRepository, InvalidTokens, InvalidTls) as error:
         print(f"weightwell-service: {error}", file=sys.stderr)
         return 2

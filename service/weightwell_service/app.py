@@ -19,12 +19,14 @@ from starlette.types import Scope
 from weightwell_engine.engine import Engine
 from weightwell_engine.generators.factory import find_device
 from weightwell_service import __version__, hub, openapi, problems, s3
-from weightwell_service.access.guard import Gate, Guard
+from weightwell_service.access.costs import Costs
+from weightwell_service.access.guard import Addresses, Clients, Gate, Guard
+from weightwell_service.access.tokens import Tokens
 from weightwell_service.access.usage import Usage
 from weightwell_service.budget import MemoryBudget
 from weightwell_service.dispatch import Dispatch
 from weightwell_service.file_response import DrawingResources
-from weightwell_service.gauges import state
+from weightwell_service.gauges import load, state
 from weightwell_service.observation.log import request_line
 from weightwell_service.observation.requests import Observed
 from weightwell_service.repositories.library import library
@@ -32,6 +34,7 @@ from weightwell_service.repositories.shared_cache import SharedCache
 from weightwell_service.repositories.twin import Twins
 from weightwell_service.repositories.upstream import Upstream
 from weightwell_service.routes import HEALTH, methods, router
+from weightwell_service.saturation import Saturation
 from weightwell_service.service import Service
 from weightwell_service.settings import Settings
 
@@ -78,7 +81,9 @@ def create_app(settings: Settings, engine: Engine | None = None, *, shared: Path
     Raises ``DeviceUnavailable`` if the configured device is not there, ``InvalidRepository`` for a repository that
     cannot be used, and ``InvalidTokens`` for a file of tokens that cannot.
     """
-    gate = Gate(settings.tokens_file, _usage(shared)) if settings.tokens_file else None
+    costs = _costs(settings)
+    gate = Gate(settings.tokens_file, _usage(shared), costs) if settings.tokens_file else None
+    clients = gate or _addresses(settings, shared, costs)
     engine = engine or make_engine(settings)
     for_bodies = max(settings.max_total_request_bytes, settings.max_request_bytes)
     budget = MemoryBudget(settings.max_resident_bytes, for_bodies=for_bodies, patience=settings.queue_timeout)
@@ -119,14 +124,23 @@ def create_app(settings: Settings, engine: Engine | None = None, *, shared: Path
     )
     repositories = library(settings.repositories, settings.max_shard_bytes)
     twins = _twins(settings, budget)
-    app.state.service = Service(settings, engine, resources, repositories=repositories, twins=twins, gate=gate)
+    app.state.service = Service(
+        settings,
+        engine,
+        resources,
+        repositories=repositories,
+        twins=twins,
+        gate=gate,
+        costs=None if costs == Costs() else costs,
+    )
     app.state.methods = methods()
     app.router.routes[:0] = [Dispatch(s3.owns, s3.ROUTES), Dispatch(hub.owns, hub.ROUTES), *router.routes]
     problems.install(app)
     service: Service = app.state.service
     service.metrics.show(lambda: state(service))
-    if gate is not None:
-        app.add_middleware(Guard, gate=gate, is_open=_is_open(settings), refusal=_refusal)
+    service.saturation = Saturation(settings.saturation, load(service), shared / "load" if shared else None)
+    if clients is not None:
+        app.add_middleware(Guard, clients=clients, is_open=_is_open(settings), refusal=_refusal)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -142,7 +156,7 @@ def create_app(settings: Settings, engine: Engine | None = None, *, shared: Path
 
 
 def _usage(shared: Path | None) -> Usage:
-    """Return the usage of tokens: of this process, or of all that share a folder."""
+    """Return the usage of clients: of this process, or of all that share a folder."""
     if shared is None:
         return Usage()
     from weightwell_service.access.shared_usage import SharedUsage  # not on Windows, which has no such locks
@@ -150,14 +164,39 @@ def _usage(shared: Path | None) -> Usage:
     return SharedUsage(shared / "usage")
 
 
+def check(settings: Settings) -> None:
+    """Raise the errors of ``create_app`` for the files that settings name, and make nothing."""
+    if settings.tokens_file:
+        Tokens.read(settings.tokens_file)
+    library(settings.repositories, settings.max_shard_bytes)
+
+
+def _costs(settings: Settings) -> Costs:
+    """Return the limits of each request, whoever sends it."""
+    limits = {"max_tensors": settings.max_tensors, "max_cpu_seconds": settings.max_cpu_seconds}
+    return Costs.of("this server allows", limits, prefix="WEIGHTWELL_")
+
+
+def _addresses(settings: Settings, shared: Path | None, costs: Costs) -> Clients | None:
+    """Return the clients of a server without tokens; None if addresses have no limits."""
+    responses, nbytes = settings.max_responses_per_address, settings.bytes_per_day_per_address
+    if responses is None and nbytes is None:
+        return None
+    return Addresses(_usage(shared), max_responses=responses, bytes_per_day=nbytes, costs=costs)
+
+
 def _is_open(settings: Settings) -> Callable[[str], bool]:
-    """Return whether a path needs no token, as a function of the path."""
-    paths = {*(HEALTH if settings.open_health else ()), *(["/metrics"] if settings.open_metrics else ())}
+    """Return whether a path is for everybody, without limits, as a function of the path."""
+    tokens = settings.tokens_file is not None
+    paths = {
+        *(HEALTH if settings.open_health or not tokens else ()),
+        *(["/metrics"] if settings.open_metrics or not tokens else ()),
+    }
     return lambda path: path in paths
 
 
 def _refusal(scope: Scope, status: int, detail: str, headers: Mapping[str, str]) -> Response:
-    """Return the answer to a request without access, in the form of its door."""
+    """Return the answer to a request without access, or beyond a limit, in the form of its door."""
     if scope["path"] == "/s3" or scope["path"].startswith("/s3/"):
         return s3.refusal(scope, status, detail, headers)
     return problems.refusal(status, detail, headers)

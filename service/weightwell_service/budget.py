@@ -55,6 +55,11 @@ class MemoryBudget:
         return sum(line.length for line in self._lines)
 
     @property
+    def waited(self) -> float:
+        """The seconds for which a request has waited for memory, of those that wait; 0 if none does."""
+        return max(line.waited for line in self._lines)
+
+    @property
     def used(self) -> int:
         """Bytes in use."""
         return self.chunks + self.rest
@@ -236,7 +241,7 @@ class _Line:
     def __init__(self, patience: float, clock: Callable[[], float]):
         self._patience = patience
         self._clock = clock
-        self._waiting: deque[tuple[Callable[[], bool], asyncio.Future[None]]] = deque()
+        self._waiting: deque[tuple[Callable[[], bool], asyncio.Future[None], float]] = deque()
         self._served = 0.0
         self._pace = 0.0
 
@@ -245,13 +250,21 @@ class _Line:
         """The number of requests in the queue."""
         return len(self._waiting)
 
+    @property
+    def waited(self) -> float:
+        """The seconds for which the first request in the queue has waited; 0 if there is none."""
+        try:
+            return self._clock() - self._waiting[0][2]
+        except IndexError:
+            return 0.0
+
     async def claim(self, take: Callable[[], bool], give: Callable[[], None]) -> None:
         """Wait in the queue until ``take`` returns True. ``give`` undoes this if the caller is cancelled."""
         if not self._waiting and take():
             return
         if not self._waiting:
             self._served = self._clock()
-        claim = take, asyncio.get_running_loop().create_future()
+        claim = take, asyncio.get_running_loop().create_future(), self._clock()
         self._waiting.append(claim)
         try:
             await asyncio.wait({claim[1]}, timeout=self._patience)
@@ -282,7 +295,7 @@ class _Line:
             self._served, self._pace = now, (self._pace + now - self._served) / 2
             self._waiting.popleft()[1].set_result(None)
 
-    def _leave(self, claim: tuple[Callable[[], bool], asyncio.Future[None]]) -> None:
+    def _leave(self, claim: tuple[Callable[[], bool], asyncio.Future[None], float]) -> None:
         self._waiting.remove(claim)
         self._serve()
 

@@ -11,6 +11,10 @@ class PreconditionFailed(WeightwellError):
         super().__init__(f"the file of this spec has the ETag {etag} on this server, which If-Match does not list")
 
 
+class NotAllowed(WeightwellError):
+    """The client may not use what the request asks for."""
+
+
 class UnsupportedEncoding(WeightwellError):
     """The body is compressed with ``encoding``; this server reads only plain JSON."""
 

@@ -7,16 +7,19 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from weightwell_engine.exceptions import Busy
 from weightwell_engine.virtual_file import UNIT, VirtualFile
+from weightwell_service.access.clients import requester
+from weightwell_service.access.costs import Costs
 from weightwell_service.budget import MemoryBudget
 from weightwell_service.exceptions import PreconditionFailed
 from weightwell_service.ranges import etag_in, range_applies, select_range
-from weightwell_service.scheduler import Requester, Scheduler
+from weightwell_service.scheduler import Scheduler
 from weightwell_service.stream import Share, Stream, Totals, smallest
 
 MEDIA_TYPE = "application/octet-stream"
@@ -37,6 +40,9 @@ _INSTANT = 1_000_000
 
 # Requests that take at most this many nanoseconds have priority over larger ones.
 _FEW_UNITS = 2 * UNIT
+
+# More nanoseconds than anything takes.
+_UNLIMITED = 2**63
 
 # Seconds between two checks of all streams.
 _LOOK = 1.0
@@ -126,12 +132,16 @@ def respond(
     file: VirtualFile,
     resources: DrawingResources,
     more: Mapping[str, str] | None = None,
+    costs: Costs | None = None,
 ) -> Response:
     """Answer a request for a file, given its method and headers; ``more`` are lower-case headers of the answer.
 
     Preconditions are evaluated in the order of RFC 9110, section 13.2.2. Only GET has ranges. Nothing is drawn for
-    HEAD, 304, 412 and 416. Raises ``PreconditionFailed``, ``RangeNotSatisfiable`` and ``TooLarge``.
+    HEAD, 304, 412 and 416. ``costs`` are the limits of the request; the CPU seconds are estimated when the answer is
+    sent. Raises ``PreconditionFailed``, ``RangeNotSatisfiable``, ``TooLarge`` and ``NotAllowed``.
     """
+    if costs is not None:
+        costs.check_plan(file.plan)
     resources.budget.check(file.footprint)
     headers = _headers(file) | dict(more or {})
     if "if-match" in request and not etag_in(_listed(request, "if-match"), file.etag, weak=False):
@@ -157,7 +167,7 @@ def respond(
         file.read_into(start, buffer)
         resources.totals.drew(len(buffer))
         return _Bytes(memoryview(buffer), status, headers)
-    return FileResponse(status, headers, Section(file, start, stop), resources)
+    return FileResponse(status, headers, Section(file, start, stop), resources, costs)
 
 
 class _Bytes(Response):
@@ -212,15 +222,22 @@ class FileResponse(Response):
     failure can only close the connection, and the client sees that bytes are missing.
     """
 
-    def __init__(self, status: int, headers: Mapping[str, str], section: Section, resources: DrawingResources):
+    def __init__(
+        self,
+        status: int,
+        headers: Mapping[str, str],
+        section: Section,
+        resources: DrawingResources,
+        costs: Costs | None = None,
+    ):
         super().__init__(status_code=status, headers=dict(headers))
         self._section = section
         self._resources = resources
+        self._costs = costs
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response, and watch for a disconnect."""
-        client = scope.get("client")
-        sending = asyncio.ensure_future(self._send(send, client[0] if client else ""))
+        sending = asyncio.ensure_future(self._send(scope, send))
         leaving = asyncio.ensure_future(disconnect(receive))
         try:
             await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -231,8 +248,8 @@ class FileResponse(Response):
             leaving.cancel()
             await asyncio.gather(sending, leaving, return_exceptions=True)
 
-    async def _send(self, send: Send, client: str) -> None:
-        async with self._stream(client) as stream, aclosing(stream.chunks()) as chunks:
+    async def _send(self, scope: Scope, send: Send) -> None:
+        async with self._stream(scope) as stream, aclosing(stream.chunks()) as chunks:
             chunk = await anext(chunks)
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
@@ -243,9 +260,12 @@ class FileResponse(Response):
         await send({"type": "http.response.body", "body": b""})
 
     @asynccontextmanager
-    async def _stream(self, client: str) -> AsyncIterator[Stream]:
-        """Wait for the least memory of the stream, and open it."""
+    async def _stream(self, scope: Scope) -> AsyncIterator[Stream]:
+        """Wait for the least memory of the stream, and open it; raise ``TooLarge`` if it needs too many CPU seconds."""
         resources, section, file = self._resources, self._section, self._section.file
+        if self._costs is not None and self._costs.max_cpu_seconds is not None:
+            # A file of thousands of tensors takes a moment to estimate, in which the event loop must not wait.
+            await run_in_threadpool(check_seconds, self._costs, file, section.start, section.stop)
         footprint, kept = section.footprint, file.kept if section.footprint else 0
         async with AsyncExitStack() as held:
             held.enter_context(resources.response())
@@ -257,7 +277,7 @@ class FileResponse(Response):
             cost = file.cost(section.start, section.stop, limit=_FEW_UNITS)
             share = Share(
                 turns=resources.lane(file, footprint),
-                requester=Requester(client, small=cost < _FEW_UNITS),
+                requester=requester(scope, small=cost < _FEW_UNITS, costs=self._costs),
                 account=account,
                 matrices=matrices,
                 streams=lambda: resources.responses,
@@ -267,6 +287,14 @@ class FileResponse(Response):
             stream = Stream(file, section.start, section.stop, share)
             held.enter_context(resources.looked_at(stream))
             yield stream
+
+
+def check_seconds(costs: Costs, file: VirtualFile, start: int, stop: int) -> None:
+    """Raise ``TooLarge`` if drawing the bytes ``start ... stop - 1`` of a file needs more CPU seconds than allowed."""
+    if costs.max_cpu_seconds is not None:
+        seconds = file.cost(start, stop, limit=_UNLIMITED) / 1e9
+        cure = "request a smaller range or slice, or fewer tensors at once"
+        costs.check_seconds(seconds, f"the answer of {stop - start} bytes", cure)
 
 
 async def disconnect(receive: Receive) -> None:

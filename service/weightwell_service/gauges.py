@@ -1,11 +1,12 @@
 """Gauges: the state of a service, as metrics that are read when they are asked for."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client.core import Metric
 
 from weightwell_service import __version__
 from weightwell_service.observation.metrics import counter, gauge
+from weightwell_service.saturation import Load
 from weightwell_service.service import Service
 
 
@@ -28,6 +29,7 @@ def state(service: Service) -> Iterator[Metric]:
     )
     yield gauge("memory_limit_bytes", "memory budget (WEIGHTWELL_MAX_RESIDENT_BYTES)", budget.limit)
     yield gauge("memory_queue", "requests that wait for memory", budget.waiting)
+    yield gauge("memory_wait_seconds", "longest time that a request waits for memory now, in seconds", budget.waited)
     yield gauge("jobs", "chunks that wait or are drawn", {name: each.jobs for name, each in lanes.items()}, "lane")
     yield counter("drawn_bytes", "bytes generated", totals.drawn)
     drawing = {name: each.worked for name, each in lanes.items()}
@@ -36,3 +38,9 @@ def state(service: Service) -> Iterator[Metric]:
     yield counter("stalls", "times that chunks of a stalled reader were dropped, to be drawn again", totals.stalls)
     yield counter("plans", "plans that queries asked for, by where they came from", plans, "source")
     yield gauge("plan_cache_bytes", "memory of the cache of plans, by estimate", recent.used)
+
+
+def load(service: Service) -> Callable[[], Load]:
+    """Return the load of a service, as a function."""
+    resources, patience = service.resources, service.settings.queue_timeout
+    return lambda: Load(resources.responses, resources.max_responses, resources.budget.waited, patience)

@@ -15,9 +15,9 @@ from fastapi.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from weightwell_engine.exceptions import InvalidSpec, InvalidSpecs, TooLarge
-from weightwell_service.access.guard import check_allowed
 from weightwell_service.answers import json_answer
 from weightwell_service.checkout import DATE, Checkout
+from weightwell_service.exceptions import NotAllowed
 from weightwell_service.file_response import respond
 from weightwell_service.links import address
 from weightwell_service.problems import PROBLEMS
@@ -100,7 +100,7 @@ def _answering(answer: Answer) -> Callable[[Request], Awaitable[Response]]:
             return _error(404 if error.code else 400, error.code, str(error))
         except UpstreamError as error:
             return _error(error.status, error.code, str(error))
-        except (TooLarge, InvalidSpec, InvalidSpecs) as error:
+        except (TooLarge, NotAllowed, InvalidSpec, InvalidSpecs) as error:
             return _error(PROBLEMS[type(error)][0], None, str(error))
 
     return endpoint
@@ -265,8 +265,8 @@ async def resolve(request: Request, place: Place) -> Response:
             return Response(status_code=302, headers={**place.headers, **linked, "location": elsewhere + url})
     name = quote(path.rpartition("/")[2])
     more = {**place.headers, "content-disposition": f'attachment; filename="{name}"'}
-    check_allowed(request, file)
-    return respond(request.method, request.headers, file, place.service.resources, more)
+    service = place.service
+    return respond(request.method, request.headers, file, service.resources, more, service.costs_of(request))
 
 
 def _no_file(place: Place, path: str) -> Refused:
@@ -281,7 +281,9 @@ async def plan(request: Request, place: Place) -> Response:
     draft = await place.draft(path)
     if draft is None:
         raise _no_file(place, path)
-    answer = await place.planned(request, draft, lambda: json_answer(place.service.describe(draft.read())))
+    service = place.service
+    costs = service.costs_of(request)
+    answer = await place.planned(request, draft, lambda: json_answer(service.describe(draft.read(), costs)))
     answer.headers.update(place.headers)
     return answer
 

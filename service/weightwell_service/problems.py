@@ -22,7 +22,7 @@ from weightwell_engine.exceptions import (
     WeightwellError,
 )
 from weightwell_engine.generators.devices import no_memory
-from weightwell_service.exceptions import PreconditionFailed, RangeNotSatisfiable, UnsupportedEncoding
+from weightwell_service.exceptions import NotAllowed, PreconditionFailed, RangeNotSatisfiable, UnsupportedEncoding
 from weightwell_service.observation.record import current
 
 MEDIA_TYPE = "application/problem+json"
@@ -35,6 +35,7 @@ PROBLEMS: dict[type[WeightwellError], tuple[int, str, str]] = {
     UnsupportedSpec: (422, "unsupported-spec", "Not supported by this generator"),
     UnsupportedEncoding: (415, "unsupported-encoding", "The body is compressed"),
     TooLarge: (413, "too-large", "Too large for this server"),
+    NotAllowed: (403, "not-allowed", "Not allowed for this client"),
     PreconditionFailed: (412, "precondition-failed", "The file has another ETag"),
     RangeNotSatisfiable: (416, "range-not-satisfiable", "The range holds no byte of the file"),
     Busy: (503, "busy", "The server is busy"),
@@ -131,7 +132,7 @@ async def _http(request: Request, error: Exception) -> Response:
 
 
 def refusal(status: int, detail: str, headers: Mapping[str, str]) -> Response:
-    """Return the answer to a request that is refused because of its token: 401, or 429."""
+    """Return the answer to a request that is refused because of its client: 401, or 429."""
     kind, title = _REFUSALS[status]
     # The clients of the Hub show this field.
     return problem(status, kind, title, detail, {"x-error-message": detail, **headers})
@@ -139,7 +140,7 @@ def refusal(status: int, detail: str, headers: Mapping[str, str]) -> Response:
 
 _REFUSALS = {
     401: ("unauthorized", "A token is needed"),
-    429: ("limit-of-token", "The token has reached a limit"),
+    429: ("limit-of-client", "The client has reached a limit"),
 }
 
 

@@ -28,7 +28,7 @@ from weightwell_engine.signal.answer import Signal
 from weightwell_engine.spec import Spec
 from weightwell_engine.virtual_file import VirtualFile
 from weightwell_service import openapi
-from weightwell_service.access.guard import check_allowed, token_of
+from weightwell_service.access.clients import known_client
 from weightwell_service.answers import Live, NotReady, PlanAnswer, Ready, json_answer
 from weightwell_service.exceptions import UnsupportedEncoding
 from weightwell_service.file_response import respond
@@ -106,7 +106,8 @@ async def gain(request: Request) -> Response:
 async def signal(request: Request) -> Response:
     """Send a signal and its gradient through a stack of equal layers, and compare it with theory."""
     stack = read_signal_query(split_query(request.scope["query_string"]))
-    return await service_of(request).signals.respond(request, stack)
+    service = service_of(request)
+    return await service.signals.respond(request, stack, service.costs_of(request))
 
 
 @router.post("/signal", response_model=Signal, **openapi.SIGNAL_POST)
@@ -114,7 +115,7 @@ async def signal_from_body(request: Request) -> Response:
     """Send a signal and its gradient through the layers of a JSON body, and compare it with theory."""
     service = service_of(request)
     stack = await _from_body(request, service, lambda stack: stack, read_signal_document)
-    return await service.signals.respond(request, stack)
+    return await service.signals.respond(request, stack, service.costs_of(request))
 
 
 # Files ---------------------------------------------------------------------------------------------------------------
@@ -124,18 +125,18 @@ async def signal_from_body(request: Request) -> Response:
 async def init(request: Request) -> Response:
     """Draw one tensor, or a manifest of many, as a safetensors file."""
     service = service_of(request)
-    query = request.scope["query_string"]
+    query, costs = request.scope["query_string"], service.costs_of(request)
     file = service.open_recent(query)
     if file is None:
         items = split_query(query)
         if _has_manifest(items):
             # While this request waited in the queue, another one may have planned the same file.
             file = await service.lanes.of(_PACKED * len(query)).run(
-                lambda: service.open_recent(query) or service.open_query(query, items), request.is_disconnected
+                lambda: service.open_recent(query) or service.open_query(query, items, costs), request.is_disconnected
             )
         else:
-            file = service.open_query(query, items)
-    return _answer(request, service, file)
+            file = service.open_query(query, items, costs)
+    return respond(request.method, request.headers, file, service.resources, costs=costs)
 
 
 def _has_manifest(items: Iterable[tuple[str, str]]) -> bool:
@@ -146,12 +147,9 @@ def _has_manifest(items: Iterable[tuple[str, str]]) -> bool:
 async def init_from_body(request: Request) -> Response:
     """Draw the tensor or tensors of a JSON body as a safetensors file."""
     service = service_of(request)
-    return _answer(request, service, await _from_body(request, service, service.open, read_document))
-
-
-def _answer(request: Request, service: Service, file: VirtualFile) -> Response:
-    check_allowed(request, file)
-    return respond(request.method, request.headers, file, service.resources)
+    costs = service.costs_of(request)
+    file = await _from_body(request, service, lambda spec: service.open(spec, costs), read_document)
+    return respond(request.method, request.headers, file, service.resources, costs=costs)
 
 
 @router.get("/plan", response_model=PlanAnswer, **openapi.PLAN_GET)
@@ -159,11 +157,11 @@ async def plan(request: Request) -> Response:
     """Describe the file that ``/init`` draws for the same query, without generating it."""
     service = service_of(request)
     query, limit = request.scope["query_string"], service.settings.max_request_bytes
-    items = split_query(query)
+    items, costs = split_query(query), service.costs_of(request)
     sign = _signer(request, items)
 
     def describe() -> Response:
-        return json_answer(sign(service.describe(read_query(items, max_manifest=limit))))
+        return json_answer(sign(service.describe(read_query(items, max_manifest=limit), costs)))
 
     if _has_manifest(items):
         return await service.lanes.of(_PACKED * len(query)).run(describe, request.is_disconnected)
@@ -174,8 +172,12 @@ async def plan(request: Request) -> Response:
 async def plan_from_body(request: Request) -> Response:
     """Describe the file that ``/init`` draws for the same body, without generating it."""
     service = service_of(request)
-    sign = _signer(request, split_query(request.scope["query_string"]))
-    return await _from_body(request, service, lambda spec: json_answer(sign(service.describe(spec))), read_document)
+    sign, costs = _signer(request, split_query(request.scope["query_string"])), service.costs_of(request)
+
+    def describe(spec: Spec) -> Response:
+        return json_answer(sign(service.describe(spec, costs)))
+
+    return await _from_body(request, service, describe, read_document)
 
 
 def _signer(request: Request, items: list[tuple[str, str]]) -> Callable[[PlanAnswer], PlanAnswer]:
@@ -184,7 +186,7 @@ def _signer(request: Request, items: list[tuple[str, str]]) -> Callable[[PlanAns
     if not asked:
         return lambda answer: answer
     items[:] = [item for item in items if item[0] != SIGN_FOR]
-    return service_of(request).signer(asked[-1], token_of(request))
+    return service_of(request).signer(asked[-1], known_client(request.scope))
 
 
 @router.get("/inspect", response_model=Inspection, **openapi.INSPECT_GET)
@@ -192,17 +194,16 @@ async def inspection(request: Request) -> Response:
     """Draw the tensor of a query as ``/init`` does, and return statistics of its elements, next to those of its law."""
     service = service_of(request)
     query, limit = request.scope["query_string"], service.settings.max_request_bytes
-    items = split_query(query)
+    items, costs = split_query(query), service.costs_of(request)
 
     def opened() -> tuple[Spec, VirtualFile]:
         spec = read_query(items, max_manifest=limit)
-        return spec, service.open(spec)
+        return spec, service.open(spec, costs)
 
     if _has_manifest(items):
         file = await service.lanes.of(_PACKED * len(query)).run(opened, request.is_disconnected)
     else:
         file = opened()
-    check_allowed(request, file[1])
     return json_answer(await inspect(service, request, *file))
 
 
@@ -210,8 +211,8 @@ async def inspection(request: Request) -> Response:
 async def inspection_of_body(request: Request) -> Response:
     """Do as GET for the tensor of a JSON body."""
     service = service_of(request)
-    file = await _from_body(request, service, lambda spec: (spec, service.open(spec)), read_document)
-    check_allowed(request, file[1])
+    costs = service.costs_of(request)
+    file = await _from_body(request, service, lambda spec: (spec, service.open(spec, costs)), read_document)
     return json_answer(await inspect(service, request, *file))
 
 

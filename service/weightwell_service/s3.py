@@ -21,7 +21,6 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from weightwell_engine.exceptions import WeightwellError
-from weightwell_service.access.guard import check_allowed
 from weightwell_service.checkout import DATE, Checkout
 from weightwell_service.exceptions import PreconditionFailed
 from weightwell_service.file_response import respond
@@ -164,8 +163,7 @@ async def _object(request: Request, service: Service, bucket: str, key: str) -> 
     if isinstance(file, bytes):
         response = respond_small(request.method, headers, file, path, more)
     else:
-        check_allowed(request, file)
-        response = respond(request.method, headers, file, service.resources, more)
+        response = respond(request.method, headers, file, service.resources, more, service.costs_of(request))
     response.headers["etag"] = marked(response.headers["etag"])
     return response
 
@@ -322,7 +320,7 @@ def _read_token(token: str) -> str:
 
 
 def refusal(scope: Scope, status: int, message: str, headers: Mapping[str, str]) -> Response:
-    """Return the answer to a request that is refused because of its token: 401, which S3 writes as 403, or 429."""
+    """Return the answer to a request that is refused because of its client: 401, which S3 writes as 403, or 429."""
     code, status = ("AccessDenied", 403) if status == 401 else ("SlowDown", 503)
     fields = [("Code", code), ("Message", message), ("Resource", scope["path"])]
     return _document("Error", fields, status, {"cache-control": "no-store", **headers}, namespace="")

@@ -16,17 +16,19 @@ from weightwell_engine.plan import Plan, check_size
 from weightwell_engine.spec import Spec
 from weightwell_engine.virtual_file import VirtualFile
 from weightwell_service import __version__
+from weightwell_service.access.clients import Client, known_client
+from weightwell_service.access.costs import Costs
 from weightwell_service.access.guard import Gate
 from weightwell_service.access.signatures import LONGEST, signed
-from weightwell_service.access.tokens import Token
 from weightwell_service.answers import NotReady, PlanAnswer, Ready
-from weightwell_service.file_response import DrawingResources
+from weightwell_service.file_response import DrawingResources, check_seconds
 from weightwell_service.observation.metrics import Metrics
 from weightwell_service.parse_queues import Lanes
 from weightwell_service.plan_cache import PlanCache, plan_nbytes
 from weightwell_service.queries import read_query
 from weightwell_service.repositories.repository import Repository
 from weightwell_service.repositories.twin import Twin, Twins
+from weightwell_service.saturation import Saturation
 from weightwell_service.settings import Settings
 from weightwell_service.signal_response import SignalResources
 
@@ -45,7 +47,8 @@ class Service:
     """The service. There is one for each application.
 
     ``lanes`` parse long specs. ``sizes`` are the bytes and entity tags of recent files of repositories. ``health`` is a
-    separate thread for readiness, which never waits for other work.
+    separate thread for readiness, which never waits for other work. ``costs`` are the limits of each request on a
+    server without tokens; None if there are none.
     """
 
     settings: Settings
@@ -56,6 +59,8 @@ class Service:
     recent: PlanCache = field(default_factory=PlanCache)
     repositories: Mapping[str, Repository] = field(default_factory=dict)
     gate: Gate | None = None
+    costs: Costs | None = None
+    saturation: Saturation | None = None
     metrics: Metrics = field(default_factory=Metrics)
     twins: Twins | None = None
     sizes: dict[bytes, tuple[int, str]] = field(default_factory=dict)
@@ -94,47 +99,60 @@ class Service:
             return await self.twins.find(name, wanted)
         return found
 
-    def open(self, spec: Spec) -> VirtualFile:
-        """Return the file of a spec; raise the errors of ``Engine.plan``, or ``TooLarge``."""
-        return self.engine.open(self._plan(spec))
+    def costs_of(self, request: Request) -> Costs | None:
+        """Return the limits of a request; None if it has none."""
+        client = known_client(request.scope)
+        return self.costs if client is None else client.costs
+
+    def open(self, spec: Spec, costs: Costs | None = None) -> VirtualFile:
+        """Return the file of a spec; raise the errors of ``Engine.plan``, ``TooLarge``, or ``NotAllowed``."""
+        return self.engine.open(self._plan(spec, costs))
 
     def open_recent(self, key: bytes) -> VirtualFile | None:
         """Return the file of a query, or of another key, if its plan is cached, or None."""
         plan = self.recent.get(key)
         return None if plan is None else self.engine.open(plan)
 
-    def open_query(self, query: bytes, items: list[tuple[str, str]]) -> VirtualFile:
+    def open_query(self, query: bytes, items: list[tuple[str, str]], costs: Costs | None = None) -> VirtualFile:
         """Return the file of a query, and cache its plan; ``items`` are its fields, in order. Raises as ``open``."""
-        return self.open_spec(query, lambda: read_query(items, max_manifest=self.settings.max_request_bytes))
+        return self.open_spec(query, lambda: read_query(items, max_manifest=self.settings.max_request_bytes), costs)
 
-    def open_spec(self, key: bytes, read: Callable[[], Spec]) -> VirtualFile:
+    def open_spec(self, key: bytes, read: Callable[[], Spec], costs: Costs | None = None) -> VirtualFile:
         """Return the file of a spec, and cache its plan under a key. Raises the errors of ``read``, and as ``open``."""
         plan = self.recent.get(key)
         if plan is None:
-            plan = self._plan(read())
+            plan = self._plan(read(), costs)
             self.recent.put(key, plan)
         return self.engine.open(plan)
 
-    def describe(self, spec: Spec) -> PlanAnswer:
-        """Describe a spec's file, even if it is too large for this deployment; raise all other errors."""
+    def describe(self, spec: Spec, costs: Costs | None = None) -> PlanAnswer:
+        """Describe a spec's file, even if it is too large for this deployment or the client; raise all other errors.
+
+        Raises ``TooLarge`` for more tensors than allowed, and ``NotAllowed``.
+        """
+        if costs is not None:
+            costs.check_spec(spec)
         plan, refusal = self._held(self.engine.plan(spec)), None
         try:
             check_size(plan.data_nbytes, self.settings.max_bytes)
             self.resources.budget.check(self.engine.footprint(plan))
+            if costs is not None:
+                costs.check_plan(plan)
+                check_seconds(costs, self.engine.open(plan), 0, plan.nbytes)
         except TooLarge as error:
             refusal = str(error)
         return PlanAnswer.of(spec, self.engine.describe(spec, plan), refusal)
 
-    def signer(self, seconds: str, token: Token | None) -> Callable[[PlanAnswer], PlanAnswer]:
+    def signer(self, seconds: str, client: Client | None) -> Callable[[PlanAnswer], PlanAnswer]:
         """Return the function that signs the address of an answer for a time; raise ``InvalidSpec``."""
         key = self.gate.tokens.signing_key if self.gate else None
-        if self.gate is None or key is None or token is None:
+        if self.gate is None or key is None or client is None:
             raise InvalidSpec(
                 "sign_for", got=seconds, expected="absent: this server has no signing_key (docs/access.md)"
             )
         if not (seconds.isascii() and seconds.isdecimal() and 0 < int(seconds[:9]) <= LONGEST):
             raise InvalidSpec("sign_for", got=seconds, expected=f"a number of seconds from 1 to {LONGEST}")
-        expires, name = int(self.gate.usage.clock()) + int(seconds), token.name
+        expires, name = int(self.gate.usage.clock()) + int(seconds), client.name
 
         def sign(answer: PlanAnswer) -> PlanAnswer:
             return answer if answer.url is None else replace(answer, url=signed(answer.url, name, key, expires))
@@ -145,6 +163,8 @@ class Service:
         """Return whether this server is ready. This queries the device, which may take a moment."""
         trouble = self.engine.device.trouble()
         reason = f"the device is lost: {trouble}" if trouble else self.failure or self.resources.stuck()
+        if reason is None and self.saturation is not None:
+            reason = self.saturation.reason()
         if not self.started or self.draining:
             reason = "starting or stopping"
         device = str(self.engine.device)
@@ -160,7 +180,9 @@ class Service:
         gc.unfreeze()
         gc.set_threshold(_USUAL)
 
-    def _plan(self, spec: Spec) -> Plan:
+    def _plan(self, spec: Spec, costs: Costs | None = None) -> Plan:
+        if costs is not None:
+            costs.check_spec(spec)
         return self._held(self.engine.plan(spec, max_bytes=self.settings.max_bytes))
 
     def _held(self, plan: Plan) -> Plan:

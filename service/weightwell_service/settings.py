@@ -46,6 +46,25 @@ class Settings(BaseSettings):
     max_signal_operations: PositiveInt = Field(
         default=2 * 10**11, description="largest estimated cost of a request to /signal, in operations"
     )
+    max_tensors: PositiveInt | None = Field(default=None, description="most tensors of a file; None for any number")
+    max_cpu_seconds: PositiveFloat | None = Field(
+        default=None,
+        allow_inf_nan=False,
+        description="most CPU seconds for drawing one answer, by estimate (docs/access.md); None for any number",
+    )
+    max_responses_per_address: PositiveInt | None = Field(
+        default=None, description="answers at once for an address, on a server without tokens; None for any number"
+    )
+    bytes_per_day_per_address: PositiveInt | None = Field(
+        default=None, description="bytes a day for an address, on a server without tokens; None for any number"
+    )
+    saturation: float = Field(
+        default=0.9,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="part of max_responses or queue_timeout in use at which /health/ready is 503; 0 turns this off",
+    )
     max_connections: PositiveInt = Field(
         default=4096, description="most connections at once; fewer if the limit of open files is lower"
     )

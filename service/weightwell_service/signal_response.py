@@ -11,12 +11,17 @@ from fastapi.responses import Response
 from weightwell_engine.engine import Engine
 from weightwell_engine.exceptions import Busy, TooLarge
 from weightwell_engine.stack import Stack
+from weightwell_service.access.clients import requester
+from weightwell_service.access.costs import Costs
 from weightwell_service.answers import json_answer
 from weightwell_service.file_response import DrawingResources, disconnect
-from weightwell_service.scheduler import Requester
+from weightwell_service.scheduler import checked
 
 # Stacks of at most this many estimated operations have priority over larger ones: some 0.2 s on two cores.
 _FEW = 2 * 10**9
+
+# Estimated operations of a stack in one CPU second.
+_RATE = 5 * 10**9
 
 
 class SignalResources:
@@ -27,19 +32,21 @@ class SignalResources:
         self._resources = resources
         self._max_operations = max_operations
 
-    async def respond(self, request: Request, stack: Stack) -> Response:
+    async def respond(self, request: Request, stack: Stack, costs: Costs | None = None) -> Response:
         """Measure a stack and answer it. Stops after the current layer when the client disconnects.
 
-        Raises ``InvalidSpec`` for tensors that cannot be drawn, ``TooLarge`` for a stack beyond the limits, and
-        ``Busy`` for one that gets no memory in time.
+        Raises ``InvalidSpec`` for tensors that cannot be drawn, ``TooLarge`` for a stack beyond the limits of the
+        server or of ``costs``, and ``Busy`` for one that gets no memory in time.
         """
         self._check(stack)
+        if costs is not None:
+            cure = "measure fewer or narrower layers, fewer examples or fewer seeds"
+            costs.check_seconds(stack.operations / _RATE, "this signal", cure)
         left = Event()
-        client = request.client.host if request.client else ""
-        requester = Requester(client, small=stack.operations <= _FEW)
+        asking = requester(request.scope, small=stack.operations <= _FEW, costs=costs)
         async with self._resources.budget.matrices(stack.nbytes, 0) as memory:
             memory.begin()  # so that the memory counts until the job ends, even if this request ends before
-            future = self._resources.lanes["signal"].submit(_job(stack, self._engine, left), requester)
+            future = self._resources.lanes["signal"].submit(checked(_job(stack, self._engine, left), asking), asking)
             future.add_done_callback(lambda _: memory.end())
             measuring = asyncio.wrap_future(future)
             leaving = asyncio.ensure_future(disconnect(request.receive))

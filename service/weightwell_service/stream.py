@@ -16,7 +16,7 @@ import numpy as np
 from weightwell_engine.exceptions import Busy
 from weightwell_engine.virtual_file import VirtualFile
 from weightwell_service.budget import Account, Matrices
-from weightwell_service.scheduler import Requester, Scheduler
+from weightwell_service.scheduler import Requester, Scheduler, checked
 
 # The first chunk of a stream is the smallest: this part of a generator's chunk. Each next one is twice as long.
 _SMALLEST = 16
@@ -233,7 +233,7 @@ def _drawn(file: VirtualFile, start: int, stop: int, share: Share) -> Generator[
     """Draw a chunk unit by unit. Its bytes return to the account when its last view is deleted."""
     account = share.account
     try:
-        memory = np.frombuffer((yield from file.draw(start, stop)), np.uint8)
+        memory = np.frombuffer((yield from checked(file.draw(start, stop), share.requester)), np.uint8)
     except BaseException:
         account.give(stop - start)
         raise

@@ -1,7 +1,7 @@
 """Workers: several processes that serve one port, under a supervisor which replaces those that die.
 
 The processes share the listening socket, so connections that no process has accepted yet outlive a process. Each has
-its part of the settings' limits. They share the metrics and the usage of tokens, in files of one folder.
+its part of the settings' limits. They share the metrics, the usage of clients and the load, in files of one folder.
 """
 
 import logging
@@ -60,11 +60,13 @@ class Worker(uvicorn.Config):
         """Make the application, and the limits of its connections."""
         app: Any = create_app(self._settings, shared=self._folder)
         options = connections_of(self._settings, time.monotonic)
-        sweep, mirror = options["callback_notify"], app.state.service.metrics.mirror
+        service = app.state.service
+        sweep = options["callback_notify"]
 
         async def notified() -> None:
             await sweep()
-            await mirror()
+            await service.metrics.mirror()
+            service.saturation.publish()
 
         self.app, self.http, self.callback_notify = app, options["http"], notified
         super().load()
@@ -74,7 +76,7 @@ def serve(settings: Settings) -> None:
     """Serve in several processes until stopped."""
     with TemporaryDirectory(prefix="weightwell-") as folder:
         os.environ[_METRICS] = str(Path(folder, "metrics"))
-        for name in ("metrics", "usage"):
+        for name in ("metrics", "usage", "load"):
             Path(folder, name).mkdir()
         config = Worker(settings, Path(folder))
         listener = _listener(settings)

@@ -33,8 +33,9 @@ from weightwell_engine.parsing import SINGLES
 from weightwell_engine.plan import Plan
 from weightwell_engine.presets import PRESETS
 from weightwell_engine.schemes import ALIASES
+from weightwell_service.access.costs import Costs
 from weightwell_service.app import create_app
-from weightwell_service.exceptions import PreconditionFailed, RangeNotSatisfiable, UnsupportedEncoding
+from weightwell_service.exceptions import NotAllowed, PreconditionFailed, RangeNotSatisfiable, UnsupportedEncoding
 from weightwell_service.problems import PROBLEMS
 from weightwell_service.settings import Settings
 
@@ -118,6 +119,15 @@ def _failing(error: WeightwellError) -> Callable[[FastAPI, httpx.Client], httpx.
     return ask
 
 
+def _not_allowed(app: FastAPI, http: httpx.Client) -> httpx.Response:
+    service = app.state.service
+    service.costs = Costs.of("this server allows", {"generators": frozenset({"philox"})})
+    try:
+        return http.get("/init", params=QUERY)
+    finally:
+        service.costs = None
+
+
 CAUSES: dict[type[WeightwellError], Callable[[FastAPI, httpx.Client], httpx.Response]] = {
     MalformedDocument: lambda _, http: http.post("/init", content=b"{"),
     InvalidSpec: lambda _, http: http.get("/init", params={**QUERY, "std": "-1"}),
@@ -125,6 +135,7 @@ CAUSES: dict[type[WeightwellError], Callable[[FastAPI, httpx.Client], httpx.Resp
     UnsupportedSpec: lambda _, http: http.get("/init", params={**QUERY, "dtype": "float8_e5m2"}),
     UnsupportedEncoding: lambda _, http: http.post("/init", content=b"{}", headers={"content-encoding": "gzip"}),
     TooLarge: lambda _, http: http.get("/init", params={**QUERY, "shape": "10000,10000"}),
+    NotAllowed: _not_allowed,
     PreconditionFailed: lambda _, http: http.get("/init", params=QUERY, headers={"if-match": '"another"'}),
     RangeNotSatisfiable: lambda _, http: http.get("/init", params=QUERY, headers={"range": "bytes=999999-"}),
     Busy: _busy,

@@ -1,19 +1,23 @@
-"""The guard: ASGI middleware that lets a request in if it has a token or a signed address, and counts its answer."""
+"""The guard: ASGI middleware that finds the client of a request, lets it in or not, and counts its answer.
+
+On a server with tokens, a request must have a token or a signed address (``Gate``). Without tokens, all are let in, and
+the client is the address (``Addresses``).
+"""
 
 import logging
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
-from fastapi import Request
 from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from weightwell_engine.exceptions import TooLarge
-from weightwell_engine.virtual_file import VirtualFile
+from weightwell_service.access.clients import Client, address_of
+from weightwell_service.access.costs import Costs
 from weightwell_service.access.signatures import InvalidSignature, is_signed, verified
-from weightwell_service.access.tokens import InvalidTokens, Token, Tokens
+from weightwell_service.access.tokens import InvalidTokens, Tokens
 from weightwell_service.access.usage import Exceeded, Usage
 
 log = logging.getLogger(__name__)
@@ -31,25 +35,63 @@ class Denied(Exception):
     """A request without access."""
 
 
-class Gate:
-    """The tokens of a server, which can be read again, and what they have used."""
+class Clients(Protocol):
+    """Finds the clients of requests. ``usage``: what they have used. ``private``: whether an answer is for one only."""
 
-    def __init__(self, path: Path, usage: Usage):
+    usage: Usage
+    private: bool
+
+    def client_of(self, scope: Scope) -> Client:
+        """Return the client of a request; raise ``Denied``."""
+
+
+class Addresses:
+    """The clients of a server without tokens: their addresses, which all have the same limits."""
+
+    private = False
+
+    def __init__(self, usage: Usage, *, max_responses: int | None, bytes_per_day: int | None, costs: Costs):
+        self.usage = usage
+        self._max_responses = max_responses
+        self._bytes_per_day = bytes_per_day
+        self._costs = costs
+
+    def client_of(self, scope: Scope) -> Client:
+        """Return the client of a request."""
+        return Client(
+            "address",
+            address_of(scope),
+            max_responses=self._max_responses,
+            bytes_per_day=self._bytes_per_day,
+            costs=self._costs,
+        )
+
+
+class Gate:
+    """The tokens of a server, which can be read again, and what they have used.
+
+    ``costs``: the limits of each request, besides those of its token.
+    """
+
+    private = True
+
+    def __init__(self, path: Path, usage: Usage, costs: Costs | None = None):
         self._path = path
-        self.tokens = Tokens.read(path)
+        self._costs = costs
+        self.tokens = Tokens.read(path, costs)
         self.usage = usage
 
     def read_again(self) -> None:
         """Read the file again. If it cannot be used, the tokens stay as they are, and the log has the reason."""
         try:
-            self.tokens = Tokens.read(self._path)
+            self.tokens = Tokens.read(self._path, self._costs)
         except InvalidTokens as error:
             log.warning("the tokens cannot be read again, so the former ones stay: %s", error)
         else:
             log.info("the tokens have been read again")
 
-    def token_of(self, scope: Scope) -> Token:
-        """Return the token of a request, and remove a signature from its query; raise ``Denied``."""
+    def client_of(self, scope: Scope) -> Client:
+        """Return the client with the token of a request, and remove a signature from its query; raise ``Denied``."""
         if is_signed(scope["query_string"]):
             return self._signer(scope)
         given = next((value for name, value in scope["headers"] if name == b"authorization"), None)
@@ -58,12 +100,12 @@ class Gate:
         sent = _BEARER.fullmatch(given) or _ACCESS_KEY.match(given)
         if sent is None:
             raise Denied("this server needs a token, got another kind of Authorization; send Bearer TOKEN")
-        token = self.tokens.find(sent["token"])
-        if token is None:
+        client = self.tokens.find(sent["token"])
+        if client is None:
             raise Denied("this server does not know the token; ask who runs it for one")
-        return token
+        return client
 
-    def _signer(self, scope: Scope) -> Token:
+    def _signer(self, scope: Scope) -> Client:
         if scope["method"] not in {"GET", "HEAD"}:
             raise Denied(f"a signed address is for GET and HEAD, got {scope['method']}")
         try:
@@ -72,19 +114,19 @@ class Gate:
             )
         except InvalidSignature as error:
             raise Denied(str(error)) from None
-        token = self.tokens.named(name)
-        if token is None:
+        client = self.tokens.named(name)
+        if client is None:
             raise Denied(f"the token {name} that signed this address is not valid any more")
         scope["query_string"] = query
-        return token
+        return client
 
 
 class Guard:
-    """The middleware. ``is_open`` tells whether a path needs no token; ``refusal`` makes the answer to a request."""
+    """The middleware. ``is_open``: whether a path is for everybody, without limits; ``refusal`` makes an answer."""
 
-    def __init__(self, app: ASGIApp, gate: Gate, is_open: Callable[[str], bool], refusal: Refusal):
+    def __init__(self, app: ASGIApp, clients: Clients, is_open: Callable[[str], bool], refusal: Refusal):
         self._app = app
-        self._gate = gate
+        self._clients = clients
         self._is_open = is_open
         self._refusal = refusal
 
@@ -94,19 +136,20 @@ class Guard:
             await self._app(scope, receive, send)
             return
         try:
-            token = self._gate.token_of(scope)
+            client = self._clients.client_of(scope)
         except Denied as error:
             headers = {"www-authenticate": 'Bearer realm="weightwell"'}
             await self._refusal(scope, 401, str(error), headers)(scope, receive, send)
             return
-        scope.setdefault("state", {})["token"] = token
-        counted = _Counted(self._gate.usage, token, send, is_head=scope["method"] == "HEAD")
+        scope.setdefault("state", {})["client"] = client
+        usage = self._clients.usage
+        counted = _Counted(usage, client, send, is_head=scope["method"] == "HEAD", private=self._clients.private)
         try:
-            self._gate.usage.begin(token)
+            usage.begin(client)
             try:
                 await self._app(scope, receive, counted.send)
             finally:
-                self._gate.usage.end(token)
+                usage.end(client)
                 counted.settle()
         except Exceeded as error:
             headers = {"retry-after": str(error.retry_after)}
@@ -114,13 +157,14 @@ class Guard:
 
 
 class _Counted:
-    """Counts the bytes of an answer. Caches that others share must not keep it."""
+    """Counts the bytes of an answer. If it is ``private``, caches that others share must not keep it."""
 
-    def __init__(self, usage: Usage, token: Token, send: Send, *, is_head: bool):
+    def __init__(self, usage: Usage, client: Client, send: Send, *, is_head: bool, private: bool):
         self._usage = usage
-        self._token = token
+        self._client = client
         self._send = send
         self._is_head = is_head
+        self._private = private
         self._unsent = 0
 
     async def send(self, message: Message) -> None:
@@ -128,36 +172,22 @@ class _Counted:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             length = 0 if self._is_head else int(headers.get("content-length", 0))
-            self._usage.take(self._token, length)
+            self._usage.take(self._client, length)
             self._unsent = length
-            headers["cache-control"] = _private(headers.get("cache-control", ""))
-            headers.add_vary_header("Authorization")
+            if self._private:
+                headers["cache-control"] = _private(headers.get("cache-control", ""))
+                headers.add_vary_header("Authorization")
         else:
             self._unsent -= min(len(message.get("body", b"")), self._unsent)
         await self._send(message)
 
     def settle(self) -> None:
         """Give back what was not sent."""
-        self._usage.give(self._token, self._unsent)
+        if self._unsent:
+            self._usage.give(self._client, self._unsent)
 
 
 def _private(cache_control: str) -> str:
     """Return a value of Cache-Control, changed so that no cache keeps the answer for others."""
     kept = [each for each in cache_control.split(", ") if each and each != "public"]
     return ", ".join(kept if {"private", "no-store"} & set(kept) else ["private", *kept])
-
-
-def token_of(request: Request) -> Token | None:
-    """Return the token of a request; None if the server has no tokens, or needs none for this path."""
-    token: Token | None = request.scope.get("state", {}).get("token")
-    return token
-
-
-def check_allowed(request: Request, file: VirtualFile) -> None:
-    """Raise ``TooLarge`` for a file that the token of a request may not have."""
-    token = token_of(request)
-    if token is not None and token.max_bytes is not None and file.plan.data_nbytes > token.max_bytes:
-        raise TooLarge(
-            f"the file would hold {file.plan.data_nbytes} bytes of tensors, and the token {token.name} may have "
-            f"{token.max_bytes} (max_bytes); request a slice, or fewer tensors at once"
-        )

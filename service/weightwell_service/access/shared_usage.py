@@ -1,4 +1,4 @@
-"""Usage of several processes: what each token has used, in files that they share."""
+"""Usage of several processes: what each client has used, in files that they share."""
 
 import fcntl
 import os
@@ -6,47 +6,87 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 
-from weightwell_service.access.usage import Usage, Used
+from weightwell_service.access.usage import MOST_CLIENTS, Usage, Used
 from weightwell_service.processes import is_alive
+
+# The number of files. Each client has its place in one of them.
+_FILES = 64
+
+# A row: the client, by a part of the SHA-256 of its key, a process, and two numbers. If the process is 0, they are a
+# day and the bytes of that day, else the open answers of the process, and 0.
+_ROW = struct.Struct("<16sqqq")
 
 
 class SharedUsage(Usage):
-    """What every token has used in all processes of a server, in a file for each token.
+    """What every client has used in all processes of a server, in files of a folder.
 
-    A file has the day and its bytes, and then for each process its number and its open answers. A process that has died
-    has no open answers. Changing a file takes some microseconds, in which it is locked.
+    A process that has died has no open answers. Changing a file takes some microseconds, in which it is locked.
     """
-
-    _HEAD = struct.Struct("<qq")
-    _ROW = struct.Struct("<qq")
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time):
         super().__init__(clock)
         self._folder = folder
-        self._files: dict[str, int] = {}
+        self._files: dict[int, int] = {}
 
     @contextmanager
-    def _changing(self, name: str) -> Iterator[Used]:
-        file = self._file(name)
+    def _changing(self, key: str) -> Iterator[Used]:
+        client = sha256(key.encode()).digest()[:16]
+        file = self._file(client[0] % _FILES)
         fcntl.flock(file, fcntl.LOCK_EX)
         try:
-            data = os.pread(file, 1 << 16, 0)
-            day, nbytes = self._HEAD.unpack_from(data) if data else (0, 0)
-            rows = dict(self._ROW.iter_unpack(data[self._HEAD.size :]))
-            own = rows.pop(os.getpid(), 0)
-            rows = {process: count for process, count in rows.items() if count and is_alive(process)}
-            used = Used(own, sum(rows.values()), day, nbytes)
+            table = _Table(os.pread(file, os.fstat(file).st_size, 0))
+            used = table.used(client)
             yield used
-            rows[os.getpid()] = used.responses
-            changed = self._HEAD.pack(used.day, used.nbytes) + b"".join(self._ROW.pack(*row) for row in rows.items())
-            os.pwrite(file, changed, 0)
-            os.ftruncate(file, len(changed))
+            table.change(client, used)
+            data = table.data()
+            os.pwrite(file, data, 0)
+            os.ftruncate(file, len(data))
         finally:
             fcntl.flock(file, fcntl.LOCK_UN)
 
-    def _file(self, name: str) -> int:
-        if name not in self._files:
-            self._files[name] = os.open(self._folder / name, os.O_RDWR | os.O_CREAT, 0o600)
-        return self._files[name]
+    def _file(self, number: int) -> int:
+        if number not in self._files:
+            self._files[number] = os.open(self._folder / str(number), os.O_RDWR | os.O_CREAT, 0o600)
+        return self._files[number]
+
+
+class _Table:
+    """The rows of one file, the client that was changed last at the end."""
+
+    def __init__(self, data: bytes):
+        self._days: dict[bytes, tuple[int, int]] = {}
+        self._open: dict[bytes, dict[int, int]] = {}
+        for client, process, first, second in _ROW.iter_unpack(data):
+            if process:
+                self._open.setdefault(client, {})[process] = first
+            else:
+                self._days[client] = first, second
+
+    def used(self, client: bytes) -> Used:
+        """Return what a client has used."""
+        counts = self._open.get(client, {})
+        others = sum(count for process, count in counts.items() if process != os.getpid() and is_alive(process))
+        return Used(counts.get(os.getpid(), 0), others, *self._days.get(client, (0, 0)))
+
+    def change(self, client: bytes, used: Used) -> None:
+        """Replace what a client has used, and forget another one if there are too many."""
+        self._days.pop(client, None)
+        self._days[client] = used.day, used.nbytes
+        counts = {process: count for process, count in self._open.get(client, {}).items() if is_alive(process)}
+        counts[os.getpid()] = used.responses
+        self._open[client] = {process: count for process, count in counts.items() if count}
+        if len(self._days) > MOST_CLIENTS // _FILES:
+            idle = next((each for each in self._days if not self._open.get(each)), None)
+            if idle is not None:
+                del self._days[idle]
+
+    def data(self) -> bytes:
+        """Return the rows."""
+        days = [_ROW.pack(client, 0, *day) for client, day in self._days.items()]
+        counts = [
+            _ROW.pack(client, process, count, 0) for client, row in self._open.items() for process, count in row.items()
+        ]
+        return b"".join([*days, *counts])

@@ -8,16 +8,29 @@ sha256 = "64 hexadecimal digits"
 max_bytes = 100_000_000_000            # optional: the largest file
 max_responses = 64                     # optional: answers at once
 bytes_per_day = 10_000_000_000_000     # optional
+max_tensors = 10_000                   # optional: tensors of a file
+max_cpu_seconds = 60                   # optional: for drawing one answer, by estimate
+generators = ["philox"]                # optional: those that it may use
+share = 3                              # optional: turns in a round of the scheduler, 1 to 100
+priority = "batch"                     # optional: its requests wait while those of others wait
 """
 
 import tomllib
 from collections import Counter
 from collections.abc import Iterable
 from hashlib import sha256
+from hmac import compare_digest
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+
+from weightwell_engine.spec import GENERATORS
+from weightwell_service.access.clients import Client
+from weightwell_service.access.costs import Costs
+
+# The most turns in a round: some 0.3 s of a thread, in which the others wait.
+MAX_SHARE = 100
 
 
 class InvalidTokens(ValueError):
@@ -32,8 +45,8 @@ class _Model(BaseModel):
 class Token(_Model):
     """One token: its name and digest, and the limits of those who use it; None is no limit of its own.
 
-    ``max_bytes``: bytes of a file. ``max_responses``: answers at once. ``bytes_per_day``: bytes of all answers in a day
-    of UTC.
+    ``max_responses``: answers at once. ``bytes_per_day``: bytes of all answers in a day of UTC. ``share`` and
+    ``priority``: its turns in the scheduler. The other limits are those of ``Costs``, for each request.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -41,6 +54,29 @@ class Token(_Model):
     max_bytes: PositiveInt | None = None
     max_responses: PositiveInt | None = None
     bytes_per_day: PositiveInt | None = None
+    max_tensors: PositiveInt | None = None
+    max_cpu_seconds: Annotated[PositiveFloat | None, Field(allow_inf_nan=False)] = None
+    generators: Annotated[list[Literal[*GENERATORS]] | None, Field(min_length=1)] = None  # type: ignore[valid-type]
+    share: Annotated[int, Field(ge=1, le=MAX_SHARE)] = 1
+    priority: Literal["normal", "batch"] = "normal"
+
+    def client(self, general: Costs) -> Client:
+        """Return the client that has this token, on a server with ``general`` limits of every request."""
+        own = {
+            "max_bytes": self.max_bytes,
+            "max_tensors": self.max_tensors,
+            "max_cpu_seconds": self.max_cpu_seconds,
+            "generators": frozenset(self.generators) if self.generators else None,
+        }
+        return Client(
+            "token",
+            self.name,
+            max_responses=self.max_responses,
+            bytes_per_day=self.bytes_per_day,
+            share=self.share,
+            batch=self.priority == "batch",
+            costs=Costs.of(f"the token {self.name} may have", own).and_those_of(general),
+        )
 
 
 class _File(_Model):
@@ -57,6 +93,11 @@ _EXPECTED = {
     "max_bytes": "a positive integer",
     "max_responses": "a positive integer",
     "bytes_per_day": "a positive integer",
+    "max_tensors": "a positive integer",
+    "max_cpu_seconds": "a positive number",
+    "generators": f"a list of at least one of {', '.join(GENERATORS)}",
+    "share": f"an integer from 1 to {MAX_SHARE}",
+    "priority": "normal or batch",
 }
 
 # Where a field belongs that is in the wrong table.
@@ -66,14 +107,15 @@ _PLACES = {"signing_key": "before the first [[tokens]]"} | dict.fromkeys(Token.m
 class Tokens:
     """All tokens of a file. ``signing_key``: the secret of signed addresses; None if there are none."""
 
-    def __init__(self, tokens: Iterable[Token], signing_key: bytes | None = None):
+    def __init__(self, tokens: Iterable[Token], signing_key: bytes | None = None, general: Costs | None = None):
         self.signing_key = signing_key
-        self._by_name = {token.name: token for token in tokens}
-        self._by_digest = {token.sha256: token for token in self._by_name.values()}
+        clients = [(bytes.fromhex(token.sha256), token.client(general or Costs())) for token in tokens]
+        self._clients = tuple(clients)
+        self._by_name = {client.name: client for _, client in clients}
 
     @classmethod
-    def read(cls, path: Path) -> "Tokens":
-        """Read a file; raise ``InvalidTokens``."""
+    def read(cls, path: Path, general: Costs | None = None) -> "Tokens":
+        """Read a file; raise ``InvalidTokens``. ``general``: the limits of every request, without a token too."""
         try:
             file = _File.model_validate(tomllib.loads(path.read_text("utf-8")))
         except OSError as error:
@@ -85,8 +127,9 @@ class Tokens:
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             field = ".".join(map(str, first["loc"]))
+            names = [str(each) for each in first["loc"] if not isinstance(each, int)]
             expected = (_PLACES if first["type"] == "extra_forbidden" else _EXPECTED).get(
-                str(first["loc"][-1]), "absent: there is no such field"
+                names[-1], "absent: there is no such field"
             )
             raise InvalidTokens(f"{path}: {field} must be {expected}") from None
         for field in ("name", "sha256"):
@@ -94,15 +137,20 @@ class Tokens:
             if count > 1:
                 named = f" {value!r}" if field == "name" else ""
                 raise InvalidTokens(f"{path}: {count} tokens have the same {field}{named}; each needs its own")
-        return cls(file.tokens, file.signing_key.encode() if file.signing_key else None)
+        return cls(file.tokens, file.signing_key.encode() if file.signing_key else None, general)
 
-    def find(self, token: bytes) -> Token | None:
-        """Return the entry of a token, or None.
+    def find(self, token: bytes) -> Client | None:
+        """Return the client that has a token, or None.
 
-        Its digest is looked up, so the time does not depend on how much of a wrong token is right.
+        Its digest is compared with every digest, each time in constant time. So the time does not depend on the token:
+        not on how much of it is right, and not on which of the tokens it is.
         """
-        return self._by_digest.get(sha256(token).hexdigest())
+        digest, found = sha256(token).digest(), None
+        for each, client in self._clients:
+            if compare_digest(each, digest):
+                found = client
+        return found
 
-    def named(self, name: str) -> Token | None:
-        """Return the entry with a name, or None."""
+    def named(self, name: str) -> Client | None:
+        """Return the client of the token with a name, or None."""
         return self._by_name.get(name)

@@ -19,6 +19,9 @@ _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
+# The states whose value is the highest of all processes; others are sums.
+_HIGHEST = {"weightwell_info", "weightwell_memory_wait_seconds"}
+
 # The methods that have their own label.
 _METHODS = {"GET", "HEAD", "POST", "OPTIONS"}
 
@@ -117,7 +120,7 @@ class Metrics:
             for sample in family.samples:
                 total = family.type == "counter"
                 if sample.name not in self._mirrored:
-                    mode: Any = "sum" if total else "livesum"
+                    mode: Any = "sum" if total else "livemax" if sample.name in _HIGHEST else "livesum"
                     self._mirrored[sample.name] = Gauge(
                         sample.name, family.documentation, [*sample.labels], registry=None, multiprocess_mode=mode
                     )

@@ -84,11 +84,11 @@ class Observed:
 
 
 def _log(scope: Scope, ended: Ended, line: str) -> None:
-    token = scope.get("state", {}).get("token")
+    found = scope.get("state", {}).get("client")
     client = scope.get("client")
     fields = {
         "client": f"{client[0]}:{client[1]}" if client else None,
-        "token": token.name if token else None,
+        "token": found.name if found and found.kind == "token" else None,
         "status": ended.status or None,
         "nbytes": ended.sent,
         "seconds": round(ended.seconds, 6),

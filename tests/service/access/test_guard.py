@@ -19,10 +19,12 @@ import safetensors.numpy
 from fastapi import FastAPI
 
 import weightwell
-from weightwell_service.access.guard import Gate
+from weightwell_service.access.clients import Client, address_of
+from weightwell_service.access.guard import Addresses, Gate
 from weightwell_service.access.signatures import signed
 from weightwell_service.access.usage import Usage
 from weightwell_service.app import create_app
+from weightwell_service.scheduler import Requester, Scheduler
 from weightwell_service.settings import Settings
 
 Serve = Callable[[FastAPI], AbstractContextManager[str]]
@@ -33,11 +35,11 @@ WEIGHTS = "/tiny/gpt2/resolve/main/model.safetensors"
 OBJECT = "/s3/tiny/gpt2/config.json"
 
 
-def entry(name: str, **limits: int) -> str:
+def entry(name: str, **limits: float | str | list[str]) -> str:
     """The entry of a token, which is its name."""
     digest = sha256(name.encode()).hexdigest()
     return f'[[tokens]]\nname = "{name}"\nsha256 = "{digest}"\n' + "".join(
-        f"{field} = {value}\n" for field, value in limits.items()
+        f"{field} = {value!r}\n" for field, value in limits.items()
     )
 
 
@@ -45,6 +47,8 @@ def entry(name: str, **limits: int) -> str:
 def app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
     file = tmp_path_factory.mktemp("tokens") / "tokens.toml"
     limited = entry("small", max_bytes=400) + entry("narrow", max_responses=1) + entry("daily", bytes_per_day=1000)
+    limited += entry("simple", max_tensors=2, max_cpu_seconds=0.01, generators=["philox"])
+    limited += entry("bulk", share=5, priority="batch")
     file.write_text(f'signing_key = "{KEY}"\n{entry("right")}{limited}')
     return create_app(Settings(threads=2, tokens_file=file))
 
@@ -179,10 +183,7 @@ def test_a_token_has_a_number_of_answers_at_once(url: str, http: httpx.Client, g
         assert refused.headers["retry-after"] == "1"
         assert "max_responses" in refused.json()["detail"]
         assert http.get(INIT, headers=bearing("right")).status_code == 200
-    for _ in range(300):
-        if not gate.usage.of(gate.tokens.named("narrow")).responses:  # type: ignore[arg-type]
-            break
-        time.sleep(0.1)
+    eventually(lambda: not gate.usage.of(gate.tokens.named("narrow")).responses)  # type: ignore[arg-type]
     assert http.get(INIT, headers=bearing("narrow")).status_code == 200
 
 
@@ -206,6 +207,216 @@ def test_a_limit_of_s3_is_told_in_its_own_form(http: httpx.Client, gate: Gate) -
     answer = http.get(OBJECT, headers=key)
     assert answer.status_code == 503
     assert "<Code>SlowDown</Code>" in answer.text
+
+
+# Limits at every door ------------------------------------------------------------------------------------------------
+
+
+MANIFEST: dict[str, Any] = {"tensors": {name: {"shape": [2], "scheme": "normal"} for name in "abc"}}
+MATRIX = "shape=1000,1000&scheme=normal"  # some 4 ms
+LARGE = "shape=4000,4000&scheme=normal"  # some 0.06 s
+TORCH = "shape=4&scheme=normal&generator=torch"
+FOLDER = OBJECT.removesuffix("config.json")
+
+# Requests that no door lets a token do, with the number, the limit and the cure that the refusal must have.
+TENSORS = (413, ["3 tensors", "the token simple may have 2 (max_tensors)", "split the manifest"])
+SECONDS = (413, ["0.0", "CPU seconds", "the token simple may have 0.01 (max_cpu_seconds)", "fewer"])
+GENERATOR = (403, ["generator=torch", "the token simple may have philox (generators)", "use one of these"])
+BEYOND: dict[str, tuple[str, str, Any, tuple[int, list[str]]]] = {
+    "init, tensors": ("POST", "/init", MANIFEST, TENSORS),
+    "init, seconds": ("GET", f"/init?{LARGE}", None, SECONDS),
+    "init, generator": ("GET", f"/init?{TORCH}", None, GENERATOR),
+    "plan, tensors": ("POST", "/plan", MANIFEST, TENSORS),
+    "plan, generator": ("GET", f"/plan?{TORCH}", None, GENERATOR),
+    "inspect, seconds": ("GET", f"/inspect?{LARGE}", None, SECONDS),
+    "inspect, generator": ("GET", f"/inspect?{TORCH}", None, GENERATOR),
+    "signal, seconds": ("GET", "/signal?depth=50&width=512&activation=tanh&scheme=xavier_normal", None, SECONDS),
+    "hub, tensors": ("GET", WEIGHTS, None, (413, ["tensors", "may have 2 (max_tensors)"])),
+    "s3, tensors": ("GET", f"{FOLDER}model.safetensors", None, (413, ["tensors", "may have 2 (max_tensors)"])),
+}
+
+
+@pytest.mark.parametrize("case", BEYOND)
+def test_a_request_may_not_cost_more_than_its_token_allows(http: httpx.Client, case: str) -> None:
+    method, path, body, (status, words) = BEYOND[case]
+    answer = http.request(method, path, json=body, headers=bearing("simple"))
+    assert answer.status_code == status, answer.text
+    text = answer.headers.get("x-error-message") or answer.text
+    assert [word for word in words if word not in text] == []
+
+
+@pytest.mark.parametrize("case", ["init, seconds", "init, generator", "s3, tensors"])
+def test_the_costs_of_a_token_hold_for_its_signed_addresses(http: httpx.Client, case: str) -> None:
+    _, path, _, (status, words) = BEYOND[case]
+    answer = http.get(signed(path, "simple", KEY.encode(), int(time.time()) + 60))
+    assert answer.status_code == status
+    assert [word for word in words if word not in answer.text] == []
+
+
+def test_a_part_of_a_file_that_needs_few_seconds_is_sent(http: httpx.Client) -> None:
+    assert http.head(f"/init?{LARGE}", headers=bearing("simple")).status_code == 200
+    part = http.get(f"/init?{LARGE}", headers=bearing("simple") | {"Range": "bytes=0-999999"})
+    assert part.status_code == 206
+    assert http.get(f"/init?{LARGE}", headers=bearing("right") | {"Range": "bytes=0-999999"}).content == part.content
+
+
+def test_a_plan_says_what_the_token_would_be_refused(http: httpx.Client) -> None:
+    assert http.get(f"/plan?{MATRIX}", headers=bearing("simple")).json()["refusal"] is None
+    refusal = http.get(f"/plan?{LARGE}", headers=bearing("simple")).json()["refusal"]
+    assert "may have 0.01 (max_cpu_seconds)" in refusal
+    assert http.get(f"/plan?{LARGE}", headers=bearing("right")).json()["refusal"] is None
+    assert "(max_bytes)" in http.get(f"/plan?{MATRIX}", headers=bearing("small")).json()["refusal"]
+
+
+def test_a_client_raises_its_own_exceptions_with_the_advice(url: str) -> None:
+    with weightwell.Client(url, token="simple", wait=0) as client:
+        with pytest.raises(weightwell.AccessDenied, match=r"philox \(generators\); use one of these"):
+            client.init(4, "normal", generator="torch", framework="numpy")
+        with pytest.raises(weightwell.TooLarge, match=r"\(max_cpu_seconds\); request a smaller range"):
+            client.init((4000, 4000), "normal", framework="numpy")
+    with weightwell.Client(url, token="daily", wait=0) as client:
+        with pytest.raises(weightwell.Busy, match=r"\(bytes_per_day\), .* try again after midnight") as caught:
+            client.init(1000, "normal", framework="numpy")
+        assert caught.value.retry_after is not None
+        assert caught.value.retry_after > 0
+
+
+PATHS = [INIT, "/plan?shape=4&scheme=normal", "/inspect?shape=8&scheme=normal", WEIGHTS, OBJECT, "/gain", "/schemes"]
+
+
+@pytest.mark.parametrize("path", [*PATHS, "/signal?depth=2&width=8&activation=tanh&scheme=xavier_normal"])
+def test_answers_at_once_and_bytes_a_day_are_limited_at_every_door(http: httpx.Client, gate: Gate, path: str) -> None:
+    status = 503 if path.startswith("/s3") else 429
+    gate.usage.clock = lambda: 86400 * 300.0
+    narrow, daily = gate.tokens.named("narrow"), gate.tokens.named("daily")
+    assert narrow is not None
+    assert daily is not None
+    address = signed(path, "narrow", KEY.encode(), 86400 * 300 + 60)
+    eventually(lambda: gate.usage.of(narrow).responses == 0)
+    gate.usage.begin(narrow)
+    for refused in (http.get(path, headers=bearing("narrow")), http.get(address)):
+        assert (refused.status_code, refused.headers["retry-after"]) == (status, "1")
+        assert "max_responses" in refused.text
+    gate.usage.end(narrow)
+    assert http.get(address).status_code == 200
+    gate.usage.take(daily, 1000 - gate.usage.of(daily).nbytes)
+    for headers in (bearing("daily"), {"Authorization": "AWS4-HMAC-SHA256 Credential=daily/1/r/s3/aws4_request"}):
+        refused = http.get(path, headers=headers)
+        assert (refused.status_code, refused.headers["retry-after"]) == (status, "86400")
+        assert "bytes_per_day" in refused.text
+    gate.usage.give(daily, 1000)
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait until the server has counted the end of an answer, which is after its client has it."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+# Turns ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_client_of_the_scheduler_is_the_token_with_its_share_and_priority(
+    http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Requester] = []
+    submit = Scheduler.submit
+
+    def seen(lane: Scheduler, job: Any, requester: Requester) -> Any:
+        asked.append(requester)
+        return submit(lane, job, requester)
+
+    monkeypatch.setattr(Scheduler, "submit", seen)
+    for path in (f"/init?{MATRIX}", "/inspect?shape=8&scheme=normal", "/signal?depth=2&width=8&scheme=normal"):
+        for token in ("right", "bulk"):
+            asked.clear()
+            assert http.get(path, headers=bearing(token)).status_code == 200
+            turns = (1, False) if token == "right" else (5, True)
+            assert {(each.client, each.share, each.batch) for each in asked} == {(f"token {token}", *turns)}
+
+
+# Addresses -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def open_app() -> FastAPI:
+    return create_app(Settings(threads=2, max_responses_per_address=2, bytes_per_day_per_address=3000, max_tensors=2))
+
+
+@pytest.fixture(scope="module")
+def open_url(serve: Serve, open_app: FastAPI) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FORWARDED_ALLOW_IPS", "127.0.0.1")
+        with serve(open_app) as url:
+            yield url
+
+
+def test_without_tokens_an_address_has_limits_and_a_trusted_proxy_says_it(open_url: str) -> None:
+    with httpx.Client(base_url=open_url, trust_env=False, timeout=30) as http:
+
+        def status(address: str, path: str = "/init?shape=500&scheme=normal") -> int:
+            return http.get(path, headers={"X-Forwarded-For": address}).status_code
+
+        length = len(http.get("/init?shape=500&scheme=normal", headers={"X-Forwarded-For": "10.0.0.1"}).content)
+        assert 2000 < length < 3000
+        refused = http.get("/init?shape=500&scheme=normal", headers={"X-Forwarded-For": "10.0.0.1"})
+        assert refused.status_code == 429
+        assert refused.json()["type"] == "urn:weightwell:problem:limit-of-client"
+        assert "the address 10.0.0.1 may have 3000 bytes a day" in refused.json()["detail"]
+        assert "(WEIGHTWELL_BYTES_PER_DAY_PER_ADDRESS)" in refused.json()["detail"]
+        assert 0 < int(refused.headers["retry-after"]) <= 86400
+        # Each address has its own count, what a proxy should not send has one together, and of IPv6 a network has one.
+        assert status("10.0.0.2") == 200
+        assert [status("nonsense"), status("10.0.0.3:80x")] == [200, 429]
+        assert [status("2001:db8::1"), status("2001:db8::2"), status("2001:db8:0:1::1")] == [200, 429, 200]
+        # A client cannot choose its address: the proxy adds the last one.
+        assert status("10.9.9.9, 10.0.0.2") == 429
+        # Health checks and metrics have no limit, and their bytes are not counted.
+        assert {status("10.0.0.1", path) for path in ("/health/ready", "/health/live", "/metrics")} == {200}
+
+
+def test_without_tokens_an_address_has_a_number_of_answers_at_once(open_url: str, open_app: FastAPI) -> None:
+    usage = clients_of(open_app).usage
+    client = Client("address", "10.1.0.1")
+    usage.begin(client)
+    usage.begin(client)
+    headers = {"X-Forwarded-For": "10.1.0.1"}
+    refused = httpx.get(f"{open_url}/gain", trust_env=False, headers=headers)
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+    assert "has 2 answers under way, and may have 2 (WEIGHTWELL_MAX_RESPONSES_PER_ADDRESS)" in refused.json()["detail"]
+    usage.end(client)
+    answer = httpx.get(f"{open_url}/init?shape=4&scheme=normal", trust_env=False, headers=headers)
+    assert answer.status_code == 200
+    assert answer.headers["cache-control"].startswith("public")  # it is the same for everybody
+
+
+def test_a_limit_of_the_server_is_for_everybody(open_url: str) -> None:
+    answer = httpx.post(f"{open_url}/plan", trust_env=False, json=MANIFEST, headers={"X-Forwarded-For": "10.2.0.1"})
+    assert answer.status_code == 413
+    assert "3 tensors, and this server allows 2 (WEIGHTWELL_MAX_TENSORS); split" in answer.json()["detail"]
+
+
+def clients_of(app: FastAPI) -> Addresses:
+    [clients] = [each.kwargs["clients"] for each in app.user_middleware if "clients" in each.kwargs]
+    assert isinstance(clients, Addresses)
+    return clients
+
+
+@pytest.mark.parametrize(
+    ("client", "address"),
+    [
+        (("10.0.0.7", 80), "10.0.0.7"),
+        (("::ffff:10.0.0.7", 80), "10.0.0.7"),
+        (("2001:db8:1:2:3:4:5:6", 80), "2001:db8:1:2::/64"),
+        (("::1", 0), "::/64"),
+        (("a client", 0), "unknown"),
+        (None, "unknown"),
+    ],
+)
+def test_an_address_is_that_of_ipv4_or_a_network_of_ipv6(client: tuple[str, int] | None, address: str) -> None:
+    assert address_of({"client": client}) == address
 
 
 # Signed addresses ----------------------------------------------------------------------------------------------------

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from weightwell_service.access import shared_usage
+from weightwell_service.access.clients import Client
 from weightwell_service.access.shared_usage import SharedUsage
-from weightwell_service.access.tokens import Token
 from weightwell_service.access.usage import Exceeded
 
-TOKEN = Token(name="bound", sha256="0" * 64, max_responses=3, bytes_per_day=1000)
-FREE = Token(name="free", sha256="1" * 64)
+TOKEN = Client("token", "bound", max_responses=3, bytes_per_day=1000)
+FREE = Client("token", "free")
 PROCESSES = 4
 spawn = multiprocessing.get_context("spawn")
 
@@ -89,3 +90,31 @@ def test_a_day_begins_for_all_processes(tmp_path: Path) -> None:
     second.take(TOKEN, 1000)
     with pytest.raises(Exceeded):
         first.take(TOKEN, 1)
+
+
+def test_clients_share_files_and_not_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_usage, "_FILES", 2)
+    first, second = SharedUsage(tmp_path, lambda: 0.0), SharedUsage(tmp_path, lambda: 0.0)
+    clients = [Client("address", f"10.0.0.{number}") for number in range(20)]
+    for number, client in enumerate(clients):
+        first.begin(client)
+        first.take(client, number)
+    assert [second.of(client).nbytes for client in clients] == list(range(20))
+    assert [second.of(client).responses for client in clients] == [1] * 20  # of the same process
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_of_too_many_clients_one_without_an_answer_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_usage, "_FILES", 1)
+    monkeypatch.setattr(shared_usage, "MOST_CLIENTS", 3)
+    usage = SharedUsage(tmp_path, lambda: 0.0)
+    clients = [Client("address", str(number)) for number in range(5)]
+    usage.begin(clients[0])
+    for client in clients[1:]:
+        usage.take(client, 7)
+    usage.take(clients[0], 7)
+    assert usage.of(clients[0]).responses == 1
+    assert usage.of(clients[4]).nbytes == 7
+    assert (tmp_path / "0").stat().st_size == 4 * 40

@@ -1,11 +1,15 @@
 """The file of tokens: what is read, and messages that show no secret."""
 
+import hmac
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from weightwell_service.access.tokens import InvalidTokens, Token, Tokens
+from weightwell_service.access import tokens as reading
+from weightwell_service.access.clients import Client
+from weightwell_service.access.costs import Costs, Limit
+from weightwell_service.access.tokens import InvalidTokens, Tokens
 
 DIGEST = sha256(b"right").hexdigest()
 ONE = f'[[tokens]]\nname = "training"\nsha256 = "{DIGEST}"\n'
@@ -17,9 +21,19 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_a_token_is_found_by_itself_and_by_its_name(file: Path) -> None:
-    file.write_text(f"signing_key = '{'k' * 32}'\n{ONE}max_bytes = 1_000\nmax_responses = 2\nbytes_per_day = 5000\n")
+    file.write_text(
+        f"signing_key = '{'k' * 32}'\n{ONE}max_bytes = 1_000\nmax_responses = 2\nbytes_per_day = 5000\n"
+        "max_tensors = 30\nmax_cpu_seconds = 2\ngenerators = ['philox']\nshare = 3\npriority = 'batch'\n"
+    )
     tokens = Tokens.read(file)
-    expected = Token(name="training", sha256=DIGEST, max_bytes=1000, max_responses=2, bytes_per_day=5000)
+    owner = "the token training may have"
+    costs = Costs(
+        max_bytes=Limit(1000, owner, "max_bytes"),
+        max_tensors=Limit(30, owner, "max_tensors"),
+        max_cpu_seconds=Limit(2.0, owner, "max_cpu_seconds"),
+        generators=Limit(frozenset({"philox"}), owner, "generators"),
+    )
+    expected = Client("token", "training", max_responses=2, bytes_per_day=5000, share=3, batch=True, costs=costs)
     assert tokens.find(b"right") == tokens.named("training") == expected
     assert tokens.signing_key == b"k" * 32
 
@@ -27,8 +41,40 @@ def test_a_token_is_found_by_itself_and_by_its_name(file: Path) -> None:
 def test_limits_and_the_signing_key_may_be_absent(file: Path) -> None:
     file.write_text(ONE)
     tokens = Tokens.read(file)
-    assert tokens.find(b"right") == Token(name="training", sha256=DIGEST)
+    assert tokens.find(b"right") == Client("token", "training")
     assert tokens.signing_key is None
+
+
+def test_of_a_limit_of_the_server_and_one_of_the_token_the_lower_one_holds(file: Path) -> None:
+    file.write_text(ONE + "max_tensors = 30\nmax_cpu_seconds = 5\n")
+    server = Costs.of("this server allows", {"max_tensors": 40, "max_cpu_seconds": 4.5}, prefix="WEIGHTWELL_")
+    client = Tokens.read(file, server).named("training")
+    assert client is not None
+    assert str(client.costs.max_tensors) == "the token training may have 30 (max_tensors)"
+    assert str(client.costs.max_cpu_seconds) == "this server allows 4.5 (WEIGHTWELL_MAX_CPU_SECONDS)"
+
+
+@pytest.mark.parametrize("sent", [b"token 0", b"token 49", b"wrong", b""])
+def test_a_token_is_compared_with_all_in_constant_time(
+    file: Path, sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"token {number}" for number in range(50)]
+    file.write_text(
+        "".join(
+            f'[[tokens]]\nname = "{n}"\nsha256 = "{sha256(name.encode()).hexdigest()}"\n'
+            for n, name in enumerate(names)
+        )
+    )
+    tokens, compared = Tokens.read(file), []
+
+    def counted(left: bytes, right: bytes) -> bool:
+        compared.append((len(left), len(right)))
+        return hmac.compare_digest(left, right)
+
+    monkeypatch.setattr(reading, "compare_digest", counted)
+    found = tokens.find(sent)
+    assert (found is not None) == (sent.decode() in names)
+    assert compared == [(32, 32)] * 50
 
 
 @pytest.mark.parametrize("wrong", [b"", b"righ", b"right ", b"Right", DIGEST.encode(), b"\xff"])
@@ -56,6 +102,12 @@ SECRET = "hunter2hunter2"
         (ONE + "max_bytes = 0", "tokens.0.max_bytes must be a positive integer"),
         (ONE + "max_responses = '2'", "tokens.0.max_responses must be a positive integer"),
         (ONE + "bytes_per_day = 1.5", "tokens.0.bytes_per_day must be a positive integer"),
+        (ONE + "max_tensors = 0", "tokens.0.max_tensors must be a positive integer"),
+        (ONE + "max_cpu_seconds = inf", "tokens.0.max_cpu_seconds must be a positive number"),
+        (ONE + "generators = []", "tokens.0.generators must be a list of at least one of philox, torch"),
+        (ONE + f"generators = ['{SECRET}']", "tokens.0.generators.0 must be a list of at least one of philox, torch"),
+        (ONE + "share = 101", "tokens.0.share must be an integer from 1 to 100"),
+        (ONE + f"priority = '{SECRET}'", "tokens.0.priority must be normal or batch"),
         (ONE + f"token = '{SECRET}'", "tokens.0.token must be absent: there is no such field"),
         (ONE + f"signing_key = '{SECRET * 3}'", "tokens.0.signing_key must be before the first [[tokens]]"),
         ("max_bytes = 1\n" + ONE, "max_bytes must be below a line [[tokens]]"),

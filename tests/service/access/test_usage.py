@@ -2,12 +2,12 @@
 
 import pytest
 
-from weightwell_service.access.tokens import Token
+from weightwell_service.access import usage as usages
+from weightwell_service.access.clients import Client
 from weightwell_service.access.usage import Exceeded, Usage
 
-DIGEST = "0" * 64
-FREE = Token(name="free", sha256=DIGEST)
-TOKEN = Token(name="bound", sha256=DIGEST, max_responses=2, bytes_per_day=100)
+FREE = Client("token", "free")
+TOKEN = Client("token", "bound", max_responses=2, bytes_per_day=100)
 
 
 def test_a_token_has_a_number_of_answers_at_once() -> None:
@@ -58,3 +58,26 @@ def test_a_token_without_limits_has_none_and_is_counted() -> None:
         usage.begin(FREE)
         usage.take(FREE, 10**12)
     assert (usage.of(FREE).responses, usage.of(FREE).nbytes) == (100, 10**14)
+
+
+def test_an_address_and_a_token_of_the_same_name_are_two_clients() -> None:
+    usage = Usage(lambda: 0)
+    usage.begin(Client("address", "bound", max_responses=1))
+    usage.begin(TOKEN)
+    assert usage.of(TOKEN).responses == 1
+    with pytest.raises(Exceeded, match=r"the address bound has 1 .* \(WEIGHTWELL_MAX_RESPONSES_PER_ADDRESS\)"):
+        usage.begin(Client("address", "bound", max_responses=1))
+
+
+def test_of_too_many_clients_the_longest_absent_without_an_answer_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usages, "MOST_CLIENTS", 3)
+    usage = Usage(lambda: 0)
+    clients = [Client("address", str(number)) for number in range(5)]
+    usage.begin(clients[0])
+    for client in clients[1:4]:
+        usage.take(client, 7)
+    usage.take(clients[2], 7)
+    usage.take(clients[4], 7)
+    assert [usage.of(client).nbytes for client in (clients[2], clients[4])] == [14, 7]
+    assert usage.of(clients[0]).responses == 1
+    assert usage.of(clients[3]).nbytes == 0
