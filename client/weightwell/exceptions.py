@@ -77,7 +77,7 @@ class InvalidRequest(ServerProblem, ValueError):
 
 
 class AccessDenied(ServerProblem):
-    """The credentials are missing or wrong, or do not allow this: see ``token``, ``auth`` and ``headers`` of the client."""
+    """The credentials are missing or wrong, or do not allow this: see ``token``, ``auth`` and ``headers``."""
 
 
 class NotFound(ServerProblem):

@@ -3,14 +3,14 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,13 +18,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import weightwell
+from weightwell_service import __version__
 from weightwell_service.settings import Settings
 from weightwell_service.workers import part_of
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals for this")
 
 PATIENCE = 60.0
-TOKENS = Path(__file__).parent / "access" / "tokens.toml"
 
 
 class Running:
@@ -82,8 +82,17 @@ def running(*flags: str) -> Iterator[Running]:
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[Running]:
-    with running("--workers", "2", "--threads", "2", "--tokens-file", str(TOKENS), "--open-metrics") as service:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    tokens = tmp_path_factory.mktemp("tokens") / "tokens.toml"
+    limits = {"right": "", "narrow": "max_responses = 5", "daily": "bytes_per_day = 10_000"}
+    tokens.write_text(
+        "".join(
+            f'[[tokens]]\nname = "{name}"\nsha256 = "{sha256(name.encode()).hexdigest()}"\n{limit}\n'
+            for name, limit in limits.items()
+        )
+    )
+    flags = ["--workers", "2", "--threads", "2", "--tokens-file", str(tokens), "--open-metrics"]
+    with running(*flags, "--max-responses", "10", "--saturation", "0.5") as service:
         service.wait_for("Application startup complete", 2)
         yield service
 
@@ -102,6 +111,21 @@ def value(http: httpx.Client, name: str, **labels: str) -> float:
         for sample in family.samples:
             found[sample.name, frozenset(sample.labels.items())] = sample.value
     return found.get((f"weightwell_{name}", frozenset(labels.items())), 0.0)
+
+
+def bearing(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+SMALL, LARGE = "/init?shape=64&scheme=normal", "/init?shape=10000,10000&scheme=normal"
+
+
+def reading(service: Running, path: str, token: str) -> socket.socket:
+    """Ask for a file, and read nothing of it."""
+    host, port = service.url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), PATIENCE)
+    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
+    return connection
 
 
 def eventually(condition: Callable[[], bool]) -> None:
@@ -133,6 +157,35 @@ def test_the_metrics_are_those_of_all_processes(http: httpx.Client) -> None:
         assert http.get("/gain?nonlinearity=relu").status_code == 200
     assert {value(http, "requests_total", **labels) for _ in range(10)} == {before + 30}
     eventually(lambda: value(http, "memory_limit_bytes") == 4 * 2**30)  # two halves, mirrored once a second
+    assert value(http, "info", version=__version__, device="cpu") == 1
+
+
+def test_the_limits_of_a_token_hold_for_all_processes_together(service: Running, http: httpx.Client) -> None:
+    length = len(http.get(SMALL).content)
+    answers = [http.get(SMALL, headers=bearing("daily")) for _ in range(40)]
+    assert [each.status_code for each in answers].count(200) == 10_000 // length
+    assert {each.headers.get("retry-after") is None for each in answers if each.status_code == 429} == {False}
+    with ExitStack() as readers:
+        # As many connections as it takes until each process has some: all are answered or refused together.
+        heads = [readers.enter_context(reading(service, LARGE, "narrow")).recv(12) for _ in range(20)]
+        assert heads.count(b"HTTP/1.1 200") == 5
+        assert heads.count(b"HTTP/1.1 429") == 15
+    eventually(lambda: http.get(SMALL, headers=bearing("narrow")).status_code == 200)
+
+
+def test_the_load_of_a_server_is_that_of_all_processes(service: Running, http: httpx.Client) -> None:
+    eventually(lambda: {http.get("/health/ready").status_code for _ in range(10)} == {200})
+    with ExitStack() as readers:
+        for _ in range(6):  # of 10: at least one process is below a half of its own limit
+            assert readers.enter_context(reading(service, LARGE, "right")).recv(12) in {
+                b"HTTP/1.1 200",
+                b"HTTP/1.1 503",
+            }
+        # The loads are written once a second.
+        eventually(lambda: {http.get("/health/ready").status_code for _ in range(10)} == {503})
+        assert http.get("/health/ready").json()["reason"].startswith("saturated: ")
+        assert http.get("/gain").status_code == 200
+    eventually(lambda: {http.get("/health/ready").status_code for _ in range(10)} == {200})
 
 
 def test_a_process_that_dies_is_replaced_and_a_transfer_is_continued(service: Running) -> None:
