@@ -8,6 +8,8 @@ A turn is one unit of work. Who gets the next turn:
 4. Inside a client, its requests take turns.
 """
 
+import os
+import sys
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator
@@ -25,6 +27,10 @@ Job = Generator[None, None, T]
 # While other requests wait, one in this many turns still goes to a large request, and to a batch request.
 _LARGE_EVERY = 8
 _BATCH_EVERY = 32
+
+# The niceness that is added to the threads. They are busy all the time. With the same niceness as the event loop, they
+# and many readers on few processors let it wait for a processor for 50 ms and more, before each of its passes.
+_NICENESS = 5
 
 
 @dataclass(slots=True, eq=False)
@@ -63,8 +69,9 @@ def checked(job: Job[T], requester: Requester) -> Job[T]:
 class Scheduler:
     """Threads that do jobs unit by unit: small requests first, then round robin over clients and over their requests.
 
-    Jobs of one request start in the order of submission. Any thread may call the methods. ``clock`` returns seconds,
-    and ``cpu`` the CPU seconds of the calling thread.
+    Jobs of one request start in the order of submission. Any thread may call the methods. On Linux, the threads have a
+    lower priority than the others of the process. ``clock`` returns seconds, and ``cpu`` the CPU seconds of the calling
+    thread.
     """
 
     def __init__(
@@ -78,7 +85,7 @@ class Scheduler:
         self.name = name
         self._clock = clock
         self._cpu = cpu
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name, initializer=_give_way)
         self._lock = Lock()
         self._small, self._large, self._batch = _Round(), _Round(), _Round()
         self._turns = 0
@@ -142,6 +149,12 @@ class Scheduler:
         if requester.batch:
             return self._batch
         return self._small if requester.small else self._large
+
+
+def _give_way() -> None:
+    """Lower the priority of this thread. Only on Linux does it belong to the thread and not to the process."""
+    if sys.platform == "linux":
+        os.nice(_NICENESS)
 
 
 class _Work:

@@ -1,3 +1,5 @@
+import os
+import sys
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -247,3 +249,14 @@ def test_threads_that_are_stuck_are_seen_by_the_clock() -> None:
         assert turns.waited() == 30
     queued.result(PATIENCE)
     turns.shutdown()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only on Linux has a thread a niceness of its own")
+def test_the_threads_give_way_to_the_event_loop(turns: Scheduler) -> None:
+    def niceness() -> Generator[None, None, int]:
+        yield
+        return os.getpriority(os.PRIO_PROCESS, 0)
+
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    assert turns.submit(niceness(), Requester("client", small=True)).result(PATIENCE) == min(before + 5, 19)
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before

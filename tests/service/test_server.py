@@ -290,6 +290,23 @@ async def test_a_reader_is_judged_by_its_rate(caplog: pytest.LogCaptureFixture) 
 
 
 @on_a_loop
+async def test_a_pass_of_the_loop_writes_to_few_readers_and_a_small_request_does_not_wait_for_the_others() -> None:
+    bench = Bench()
+    readers = [bench.connect(GET.replace(b"echo", b"stream")) for _ in range(16)]
+    small, passes, answered = bench.connect(GET), list[int](), 0
+    for number in range(100):
+        await asyncio.sleep(0)
+        passes.append(sum(len(wire.written) for wire in readers))
+        for wire in readers:
+            wire.written.clear()
+        answered = answered or number * bool(small.written)
+    assert small.statuses() == [200]
+    assert sum(passes) > 16 * 10**7
+    assert max(passes) < 2**22 + 10**6 + 16 * 200  # the limit, a part, and the heads
+    assert answered < 10 < len([nbytes for nbytes in passes if nbytes]) - 20
+
+
+@on_a_loop
 async def test_no_connection_is_closed_while_the_server_works_on_the_answer() -> None:
     bench = Bench(head_timeout=20, stall_timeout=60)
     wire = await bench.ask(GET.replace(b"echo", b"wait"), GET[:9])  # the next head waits as well

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from weightwell_service.server.deadlines import Deadlines, Phase
+from weightwell_service.server.write_limit import WriteLimit
 from weightwell_service.settings import Settings
 
 if sys.platform != "win32":
@@ -54,6 +55,7 @@ class Connections:
                 descriptors(),
             )
         self.quiet: dict[Connection, None] = {}
+        self.writes = WriteLimit()
         self.open: Callable[[], Iterable[Connection]] = tuple
         self._clock = clock
         self._closed_quiet = 0

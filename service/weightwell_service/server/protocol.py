@@ -24,6 +24,7 @@ from weightwell_service.observation.log import address, request_line
 from weightwell_service.server.connections import Connections
 from weightwell_service.server.deadlines import Phase, Watch
 from weightwell_service.server.refusal import Refusal, refusal_of
+from weightwell_service.server.write_limit import SMALL
 
 if sys.platform != "win32":
     import fcntl
@@ -278,8 +279,11 @@ class LimitedProtocol(HttpToolsProtocol):
 
         async def send_counted(message: Any) -> None:
             if message["type"] != "http.response.start":
+                nbytes = len(message.get("body", b""))
+                if nbytes > SMALL:
+                    await self._shared.writes.claim(nbytes)
                 await send(message)
-                self._sent += len(message.get("body", b""))
+                self._sent += nbytes
                 return
             if scope["client"] is not self.client:
                 self._client_of(scope)
