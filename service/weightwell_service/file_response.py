@@ -1,6 +1,7 @@
 """File responses: serve a virtual file with ranges and preconditions, like a file on a disk."""
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -12,15 +13,18 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from weightwell_engine.exceptions import Busy
+from weightwell_engine.exceptions import Busy, WeightwellError
 from weightwell_engine.virtual_file import UNIT, VirtualFile
 from weightwell_service.access.clients import requester
 from weightwell_service.access.costs import Costs
 from weightwell_service.budget import MemoryBudget
 from weightwell_service.exceptions import PreconditionFailed
+from weightwell_service.observation.log import request_line
 from weightwell_service.ranges import etag_in, range_applies, select_range
 from weightwell_service.scheduler import Scheduler
 from weightwell_service.stream import Share, Stream, Totals, smallest
+
+log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/octet-stream"
 
@@ -254,9 +258,13 @@ class FileResponse(Response):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
             del chunk  # its memory is free when the server has sent it
-            async for chunk in chunks:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                del chunk
+            try:
+                async for chunk in chunks:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                    del chunk
+            except WeightwellError as error:
+                log.warning("the response to %s was cut off: %s", request_line(scope), error)
+                return  # the server closes the connection
         await send({"type": "http.response.body", "body": b""})
 
     @asynccontextmanager

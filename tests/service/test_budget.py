@@ -148,6 +148,7 @@ def test_the_time_to_come_again_is_that_of_the_queue() -> None:
         holders = [Holder(budget.response(100)) for _ in range(4)]
         await settled()
         clock.now = 20.0
+        assert budget.waited == 20.0  # the first of those that wait
         await holders[0].leave()
         await settled()
         assert budget._for_responses.retry_after() == 20  # two wait, and those before them took 10 s each on average

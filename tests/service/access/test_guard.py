@@ -1,5 +1,6 @@
 """A server with tokens: who is let in, at every door, and what the others are told."""
 
+import itertools
 import logging
 import os
 import signal
@@ -48,6 +49,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
     file = tmp_path_factory.mktemp("tokens") / "tokens.toml"
     limited = entry("small", max_bytes=400) + entry("narrow", max_responses=1) + entry("daily", bytes_per_day=1000)
     limited += entry("simple", max_tensors=2, max_cpu_seconds=0.01, generators=["philox"])
+    limited += entry("timed", max_cpu_seconds=0.05)
     limited += entry("bulk", share=5, priority="batch")
     file.write_text(f'signing_key = "{KEY}"\n{entry("right")}{limited}')
     return create_app(Settings(threads=2, tokens_file=file))
@@ -313,6 +315,29 @@ def eventually(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_a_request_that_uses_more_cpu_time_than_estimated_is_ended(
+    http: httpx.Client, app: FastAPI, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    seconds = itertools.count()  # each unit takes a second of CPU time
+    for lane in app.state.service.resources.lanes.values():
+        monkeypatch.setattr(lane, "_cpu", lambda: float(next(seconds)))
+    # Before the first byte it is a problem, and after it the connection is closed.
+    late = http.get(
+        "/init?shape=2000000&scheme=normal&generator=torch", headers=bearing("timed") | {"Range": "bytes=-4"}
+    )
+    assert late.status_code == 413
+    assert "was ended after" in late.json()["detail"]
+    assert "2 times the limit: the token timed may have 0.05 (max_cpu_seconds)" in late.json()["detail"]
+    with http.stream("GET", f"/init?{MATRIX}", headers=bearing("timed")) as cut:
+        assert cut.status_code == 200
+        with pytest.raises(httpx.RemoteProtocolError):
+            cut.read()
+    assert http.get(f"/init?{MATRIX}", headers=bearing("right")).status_code == 200
+    lines = [each for each in caplog.messages if "was cut off" in each]
+    assert [f"GET /init?{MATRIX} was cut off: the request was ended after" in each for each in lines] == [True]
+    assert "Traceback" not in caplog.text
 
 
 # Turns ---------------------------------------------------------------------------------------------------------------
