@@ -24,6 +24,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks import soak_access as access
 from benchmarks import soak_drawing as drawing
 from benchmarks import soak_specs as specs
 from benchmarks.http import free_port, running
@@ -44,6 +45,7 @@ class Service:
     port: int
     pid: int
     log: Path
+    token: str = ""
 
     def connect(self, data: bytes = b"") -> socket.socket:
         """Open a connection and send something."""
@@ -55,7 +57,9 @@ class Service:
     def get(self, target: str = SMALL) -> float:
         """Return the seconds of one small request on a new connection."""
         begin = time.perf_counter()
-        with self.connect(f"GET {target} HTTP/1.1\r\nHost: soak\r\nConnection: close\r\n\r\n".encode()) as connection:
+        token = f"Authorization: Bearer {self.token}\r\n" if self.token else ""
+        head = f"GET {target} HTTP/1.1\r\nHost: soak\r\n{token}Connection: close\r\n\r\n"
+        with self.connect(head.encode()) as connection:
             received = b"".join(iter(lambda: connection.recv(2**16), b""))
         if not received.startswith(b"HTTP/1.1 200"):
             raise RuntimeError(f"{target} gave {received[:80]!r}")
@@ -84,6 +88,7 @@ class Line:
     measure: Callable[[Service], Measured]
     settings: Mapping[str, object] = field(default_factory=dict)
     files: int | None = None  # the limit of open files of the service
+    tokens: bool = False  # whether the service has the tokens of soak_access
 
 
 @contextmanager
@@ -91,22 +96,24 @@ def serving(line: Line) -> Iterator[Service]:
     """Run a service for a line until the context ends."""
     port = free_port()
     settings = {"PORT": port, "HEAD_TIMEOUT": HEAD_SECONDS, "STALL_TIMEOUT": STALL_SECONDS, **line.settings}
-    environment = os.environ | {f"WEIGHTWELL_{name}": str(value) for name, value in settings.items()}
     command = [sys.executable, "-m", "weightwell_service"]
     if line.files:
         command = ["sh", "-c", f'ulimit -n {line.files}; exec "$@"', "sh", *command]
     with tempfile.TemporaryDirectory() as folder:
+        if line.tokens:
+            settings["TOKENS_FILE"] = access.tokens_file(Path(folder))
+        environment = os.environ | {f"WEIGHTWELL_{name}": str(value) for name, value in settings.items()}
         log = Path(folder) / "log"
         with log.open("wb") as out:
             process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
         try:
-            service = Service(port, process.pid, log)
+            service = Service(port, process.pid, log, access.RIGHT if line.tokens else "")
             wait(lambda: process.poll() is not None or answers(service), 180)
             if process.poll() is not None:
                 raise RuntimeError(log.read_text())
             yield service
         finally:
-            process.kill()
+            process.terminate() if line.settings.get("WORKERS") else process.kill()  # which ends the workers too
             process.wait()
 
 
@@ -346,6 +353,10 @@ LINES = [
     Line("a manifest behind five whose senders left", "144 s", "5 s", specs.behind_departed),
     Line("40 HEADs of manifest URLs, /health/ready", "16 s", "p99 500 ms", specs.heads),
     Line("55 kB of unknown parameters", "58 ms", "20 ms", specs.fields),
+    Line(
+        "the limits of a token, 8 processes", "-", "neither more nor less", access.shared, {"WORKERS": 8}, tokens=True
+    ),
+    Line("a wrong token among 1,000, medians", "-", "two wrong ones within 5%", access.wrong, tokens=True),
     Line("our client and a torch file, CPU", "4 to 6 times a plain GET", "1.5 times", specs.torch_file),
     Line("our client and bad servers, memory", "2,700 MB, or a hang", "+64 MiB, 40 s", specs.bad_servers),
     Line("4 KiB of a .part overwritten, resumed", "saved as good", "found", specs.damaged_part),

@@ -199,14 +199,21 @@ def test_a_wrong_device_is_reported_even_if_the_port_is_in_use(capsys: pytest.Ca
         (["--repositories", "{}"], "{}/acme/model: "),
     ],
 )
+@pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_file_that_cannot_be_used_is_one_line_and_status_2(
-    flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    flags: list[str], message: str, workers: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "acme" / "model").mkdir(parents=True)
     (tmp_path / "acme" / "model" / "manifest.json").write_text("{")
-    assert main(["--port", "0", *(flag.format(tmp_path) for flag in flags)]) == 2
+    assert main(["--port", "0", "--workers", workers, *(flag.format(tmp_path) for flag in flags)]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"weightwell-service: {message.format(tmp_path, tmp_path)}")
+
+
+@pytest.mark.usefixtures("served")
+def test_the_parent_of_several_processes_makes_no_application(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "create_app", None)
+    assert main(["--workers", "2"]) == 0
 
 
 def test_an_unknown_flag_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
