@@ -330,10 +330,10 @@ class Client:
         ``seed``, ``name``, ``generator``, ``stream``: as in ``init``; ``dtype``, ``slice``, ``framework`` and
         ``device`` too, for a new tensor.
 
-        The noise is added in blocks of 1 MiB, without a second copy of the tensor, and each element once, even if the
-        connection breaks. Each rank adds to its shard of a DTensor. The product with ``alpha`` and the sum are computed
-        in float32, or in float64 for float64, and rounded to the dtype. So to subtract what was added gives the old
-        values only up to rounding: keep a copy if you need them exactly.
+        The noise is added in blocks of 1 MiB (16 MiB on a GPU), without a second copy of the tensor, and each element
+        once, even if the connection breaks. Each rank adds to its shard of a DTensor. The product with ``alpha`` and
+        the sum are computed in float32, or in float64 for float64, and rounded to the dtype. So to subtract what was
+        added gives the old values only up to rounding: keep a copy if you need them exactly.
 
         Raises the errors of ``init_``, and ``InvalidFile`` if the server's file changed after a part of it was added.
         An error after a part was added has a note with the number of elements that have been changed.

@@ -267,8 +267,9 @@ def test_memory_of_a_gpu_is_offered_as_bytes(monkeypatch: pytest.MonkeyPatch) ->
     pieces = Pieces([Piece(0, 12, first), Piece(12, 44, second)])
     assert pieces.on_device(20, 44) is None
     monkeypatch.setattr("weightwell.models.pieces.GPU", "meta")
-    found = pieces.on_device(20, 44)
-    assert found is not None
+    memories = pieces.on_device(20, 44)
+    assert memories is not None
+    [found] = memories
     assert (found.dtype, found.shape, found.storage_offset()) == (torch.uint8, (24,), 8)
     assert pieces.on_device(0, 0) is None
 

@@ -141,10 +141,14 @@ def draw(piece: Piece, is_there: bool, destination: Destination, files: Files) -
     size, nbytes = piece.tensor.dtype.itemsize, piece.nbytes
     start = piece.tensor.offset + piece.start * size
     stop = start + nbytes
-    if is_there and (memory := destination.on_device(start, stop)) is not None:
-        files.of(str(memory.device)).fill_on_device(piece, memory)
+    first = piece.start
+    if is_there and (memories := destination.on_device(start, stop)) is not None:
+        for memory in memories:
+            last = first + len(memory) // size
+            files.of(str(memory.device)).fill_on_device(Piece(piece.tensor, first, last), memory)
+            first = last
         return
-    file, first = files.of(None), piece.start
+    file = files.of(None)
     for buffer in destination.buffers(start, stop):
         last = first + len(buffer) // size
         file.fill(piece if len(buffer) == nbytes else Piece(piece.tensor, first, last), buffer)

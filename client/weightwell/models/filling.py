@@ -67,7 +67,7 @@ class Filling(DataDestination, Generic[M]):
         """Yield writable memory for the data bytes ``[start, stop)``, in order."""
         return self._pieces.buffers(start, stop)
 
-    def on_device(self, start: int, stop: int) -> "torch.Tensor | None":
+    def on_device(self, start: int, stop: int) -> "Iterator[torch.Tensor] | None":
         """Return the memory of a GPU for the data bytes ``[start, stop)`` of one tensor, or None."""
         return self._pieces.on_device(start, stop)
 

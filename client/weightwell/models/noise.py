@@ -1,12 +1,13 @@
 """Noise: the data of a file is added to a tensor that exists, one block at a time, without a second copy of it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from weightwell.exceptions import InvalidFile
+from weightwell.models import pieces
 from weightwell.models.tensors import InPlace, TorchInPlace
 from weightwell.transfers.destinations import DataDestination, blocks
 from weightwell.transfers.spans import Span, missing
@@ -14,6 +15,8 @@ from weightwell.transfers.spans import Span, missing
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+DEVICE_BLOCK = 16 << 20  # bytes of noise on a GPU for each thread that draws
 
 Index = tuple[int | slice, ...]
 
@@ -32,7 +35,7 @@ class Addition(DataDestination):
         self._place = place
         self._alpha = alpha
         self._flat: Any = place.flat()
-        self._add = _add_torch if isinstance(place, TorchInPlace) else _add_numpy
+        self._add: Callable[[Any, Any, float], None] = _add_torch if isinstance(place, TorchInPlace) else _add_numpy
         self._head = b""
         self._lock = Lock()
         self._stops: dict[int, int] = {}  # by their starts: the ranges of elements that have been changed
@@ -53,6 +56,21 @@ class Addition(DataDestination):
             self._take(start, buffer)
             start += len(buffer)
 
+    def on_device(self, start: int, stop: int) -> "Iterator[torch.Tensor] | None":
+        """Return memory of the tensor's GPU, which is added when it is full; None for memory of the host."""
+        if start == stop or not isinstance(self._place, TorchInPlace) or self._flat.device.type != pieces.GPU:
+            return None
+        return self._added_on_device(start, stop)
+
+    def _added_on_device(self, start: int, stop: int) -> "Iterator[torch.Tensor]":
+        import torch
+
+        block = torch.empty(min(DEVICE_BLOCK, stop - start), dtype=torch.uint8, device=self._flat.device)
+        for begin in range(start, stop, DEVICE_BLOCK):
+            memory = block[: stop - begin]
+            yield memory
+            self._take(begin, memory)
+
     def commit(self) -> Any:
         """Return the tensor."""
         return self._place.commit()
@@ -71,8 +89,8 @@ class Addition(DataDestination):
                 )
             raise
 
-    def _take(self, start: int, buffer: memoryview) -> None:
-        """Add the bytes of a buffer that begins at ``start``, except those that have been added before."""
+    def _take(self, start: int, buffer: "memoryview | torch.Tensor") -> None:
+        """Add the bytes of a buffer, or of a GPU's memory, from ``start`` on, except those that were added before."""
         size = self._place.dtype.itemsize
         first = start // size
         with self._lock:
@@ -82,7 +100,7 @@ class Addition(DataDestination):
             for place in range(begin, end, step):
                 self._change(place, min(place + step, end), buffer[(place - first) * size :])
 
-    def _change(self, start: int, stop: int, data: memoryview) -> None:
+    def _change(self, start: int, stop: int, data: "memoryview | torch.Tensor") -> None:
         """Add the first bytes of ``data`` to the elements ``[start, stop)``."""
         for index in boxes(self._flat.shape, start, stop):
             here = self._flat[index]
@@ -124,11 +142,13 @@ def _in_row(shape: Sequence[int], index: int, start: int, stop: int) -> Iterator
             yield (index, *box)
 
 
-def _add_torch(here: "torch.Tensor", data: memoryview, alpha: float) -> None:
+def _add_torch(here: "torch.Tensor", data: "memoryview | torch.Tensor", alpha: float) -> None:
     """Add ``alpha`` times the elements in ``data`` to a torch tensor."""
     import torch
 
-    noise = torch.frombuffer(data, dtype=here.dtype).view(here.shape).to(here.device)
+    if isinstance(data, memoryview):
+        data = torch.frombuffer(data, dtype=torch.uint8).to(here.device)
+    noise = data.view(here.dtype).view(here.shape)
     with torch.no_grad():
         if abs(alpha) == 1 and here.dtype.itemsize > 1:
             here.add_(noise, alpha=alpha)  # the product is exact, and torch adds 16-bit numbers in float32

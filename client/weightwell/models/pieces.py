@@ -65,12 +65,12 @@ class Pieces:
             yield from piece.buffers(start - piece.start, end - piece.start)
             start, index = end, index + 1
 
-    def on_device(self, start: int, stop: int) -> "torch.Tensor | None":
+    def on_device(self, start: int, stop: int) -> "Iterator[torch.Tensor] | None":
         """Return the memory (n, uint8) of a GPU for the bytes ``[start, stop)`` of one tensor; else None."""
         index = bisect_right(self._pieces, start, key=lambda piece: piece.stop)
         if start == stop or (piece := self._pieces[index]).tensor.device.type != GPU:
             return None
-        return piece.bytes()[start - piece.start : stop - piece.start]
+        return iter((piece.bytes()[start - piece.start : stop - piece.start],))
 
 
 def host_memory(tensor: "torch.Tensor") -> memoryview:

@@ -70,7 +70,7 @@ class TorchInPlace(InPlace):
         """Yield the memory of the range, or host memory that is copied to the device."""
         return self._pieces.buffers(start, stop)
 
-    def on_device(self, start: int, stop: int) -> "torch.Tensor | None":
+    def on_device(self, start: int, stop: int) -> "Iterator[torch.Tensor] | None":
         """Return the memory of a GPU for the range, or None."""
         return self._pieces.on_device(start, stop)
 
@@ -166,7 +166,7 @@ class InTensors(DataDestination):
         """Yield host memory, which is copied to the device when it is full."""
         return self._pieces.buffers(start, stop)
 
-    def on_device(self, start: int, stop: int) -> "torch.Tensor | None":
+    def on_device(self, start: int, stop: int) -> "Iterator[torch.Tensor] | None":
         """Return the memory of a GPU for the range, or None."""
         return self._pieces.on_device(start, stop)
 
@@ -208,7 +208,7 @@ class InTargets(DataDestination):
         """Yield the memory of the range, or host memory that is copied to the device."""
         return self._pieces.buffers(start, stop)
 
-    def on_device(self, start: int, stop: int) -> "torch.Tensor | None":
+    def on_device(self, start: int, stop: int) -> "Iterator[torch.Tensor] | None":
         """Return the memory of a GPU for the range, or None."""
         return self._pieces.on_device(start, stop)
 

@@ -51,8 +51,11 @@ class Destination(ABC):
         """Yield the buffers of the bytes ``[start, stop)`` after the head; their lengths add up."""
         return iter(())
 
-    def on_device(self, start: int, stop: int) -> "torch.Tensor | None":  # noqa: ARG002 - for those with data
-        """Return the memory (n, uint8) of a GPU for some bytes of one tensor; None for memory of the host."""
+    def on_device(self, start: int, stop: int) -> "Iterator[torch.Tensor] | None":  # noqa: ARG002 - for those with data
+        """Return the memories (n, uint8) of a GPU for some bytes of one tensor, in order; None for memory of the host.
+
+        They are like buffers: a request for the next one means that the last one is full.
+        """
         return None
 
 
@@ -78,8 +81,8 @@ class DataDestination(ABC):
     def buffers(self, start: int, stop: int) -> Iterator[memoryview]:
         """Yield the buffers of the bytes ``[start, stop)``; their lengths add up."""
 
-    def on_device(self, start: int, stop: int) -> "torch.Tensor | None":  # noqa: ARG002 - for those on a device
-        """Return the memory (n, uint8) of a GPU for the bytes ``[start, stop)`` of one tensor; else None."""
+    def on_device(self, start: int, stop: int) -> "Iterator[torch.Tensor] | None":  # noqa: ARG002 - for a device
+        """Return the memories (n, uint8) of a GPU for the bytes ``[start, stop)`` of one tensor; else None."""
         return None
 
 
@@ -188,8 +191,8 @@ class SafetensorsFile(Destination):
         """Yield the buffers of a range of the data."""
         return self._data.buffers(start - self._offset, stop - self._offset)
 
-    def on_device(self, start: int, stop: int) -> "torch.Tensor | None":
-        """Return the memory of a GPU for some bytes of one tensor; None for memory of the host."""
+    def on_device(self, start: int, stop: int) -> "Iterator[torch.Tensor] | None":
+        """Return the memories of a GPU for some bytes of one tensor; None for memory of the host."""
         return self._data.on_device(start - self._offset, stop - self._offset)
 
 
