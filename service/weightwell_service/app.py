@@ -24,7 +24,7 @@ from weightwell_service.access.guard import Addresses, Clients, Gate, Guard
 from weightwell_service.access.tokens import Tokens
 from weightwell_service.access.usage import Usage
 from weightwell_service.budget import MemoryBudget
-from weightwell_service.dispatch import Dispatch
+from weightwell_service.dispatch import Dispatch, Fixed
 from weightwell_service.file_response import DrawingResources
 from weightwell_service.gauges import load, state
 from weightwell_service.observation.log import request_line
@@ -134,7 +134,8 @@ def create_app(settings: Settings, engine: Engine | None = None, *, shared: Path
         costs=None if costs == Costs() else costs,
     )
     app.state.methods = methods()
-    app.router.routes[:0] = [Dispatch(s3.owns, s3.ROUTES), Dispatch(hub.owns, hub.ROUTES), *router.routes]
+    doors = [Dispatch(s3.owns, s3.ROUTES), Dispatch(hub.owns, hub.ROUTES)]
+    app.router.routes[:0] = [Fixed(router.routes), *doors, *router.routes]
     problems.install(app)
     service: Service = app.state.service
     service.metrics.show(lambda: state(service))

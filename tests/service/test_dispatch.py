@@ -7,7 +7,8 @@ import pytest
 from starlette.routing import Match, NoMatchFound, Route
 
 from weightwell_service import hub, s3
-from weightwell_service.dispatch import Dispatch
+from weightwell_service.dispatch import Dispatch, Fixed
+from weightwell_service.routes import router
 
 
 def scope(path: str, method: str = "GET") -> dict[str, Any]:
@@ -48,3 +49,26 @@ def test_the_first_route_that_answers_the_method_is_called() -> None:
     assert dispatch.matches(scope("/a/b", "PUT"))[0] is Match.PARTIAL
     with pytest.raises(NoMatchFound):
         dispatch.url_path_for("b")
+
+
+def test_a_fixed_path_gets_the_route_that_starlette_would_try_first() -> None:
+    fixed = Fixed(router.routes)
+    for route in router.routes:
+        assert isinstance(route, Route)
+        for method in route.methods or ():
+            match, child = fixed.matches(scope(route.path, method))
+            assert (match is Match.FULL) == ("{" not in route.path)
+            if match is Match.FULL:
+                first = next(each for each in router.routes if each.matches(scope(route.path, method))[0] is Match.FULL)
+                assert child["route"] is first
+                assert child["endpoint"] is route.endpoint
+    for other in (
+        scope("/init", "PUT"),
+        scope("/init/"),
+        scope("/guide/init.md"),
+        scope("/init") | {"type": "lifespan"},
+    ):
+        assert fixed.matches(other) == (Match.NONE, {})
+    assert fixed.matches(scope("/init") | {"root_path": "/mounted"}) == (Match.NONE, {})
+    with pytest.raises(NoMatchFound):
+        fixed.url_path_for("init")

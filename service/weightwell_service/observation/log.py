@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from uvicorn.logging import DefaultFormatter
+
 from weightwell_service.observation.record import current
 
 # The most characters of a URL in a log line.
@@ -28,13 +30,37 @@ class WithRequest(logging.Filter):
         return True
 
 
+class Lines(DefaultFormatter):
+    """Writes lines as uvicorn does. Without colours, it takes two thirds of the time.
+
+    The times of lines in the same second are formatted once.
+    """
+
+    _second: tuple[int, str] = (-1, "")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - the name in logging
+        """Return the time of a line."""
+        second, text = self._second
+        if second != int(record.created):
+            text = super().formatTime(record, datefmt)
+            self._second = int(record.created), text
+        return text
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        """Return the line of a record. uvicorn copies the record, to change it."""
+        if self.use_colors:
+            return super().formatMessage(record)
+        record.levelprefix = f"{record.levelname}:".ljust(9)
+        return logging.Formatter.formatMessage(self, record)
+
+
 def logging_config(form: Literal["text", "json"] = "text") -> dict[str, Any]:
     """Return the configuration of Python's logging for a server, in lines of text or of JSON.
 
     Lines about requests go to standard output, and all others to standard error.
     """
     text = {
-        "()": "uvicorn.logging.DefaultFormatter",
+        "()": f"{__name__}.Lines",
         "fmt": "%(asctime)s %(levelprefix)s %(message)s%(shown_id)s",
         "datefmt": _TIME,
         "use_colors": None,

@@ -1,6 +1,7 @@
 """The log: its lines, as text and as JSON."""
 
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+from weightwell_service.observation.log import Lines
 
 _LOG = """
 import logging.config, sys
@@ -67,3 +70,20 @@ def test_no_other_format_can_be_set() -> None:
     unknown: Any = "xml"
     with pytest.raises(ValueError, match="'text' or 'json'"):
         Settings(log_format=unknown)
+
+
+def test_the_time_of_a_line_is_its_own_second() -> None:
+    lines = Lines("%(asctime)s %(levelprefix)s %(message)s", "%S", use_colors=False)
+
+    def line(created: float, level: int) -> str:
+        record = logging.LogRecord("name", level, "path", 1, "message", None, None)
+        record.created = created
+        return lines.format(record)
+
+    written = [line(0.1, logging.INFO), line(0.9, logging.CRITICAL), line(1.0, logging.INFO), line(0.1, logging.INFO)]
+    assert written == [
+        "00 INFO:     message",
+        "00 CRITICAL: message",
+        "01 INFO:     message",
+        "00 INFO:     message",
+    ]

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Executor, ThreadPoolExecutor
 from dataclasses import replace
+from functools import cache
+from types import ModuleType
 
 import numpy as np
 
@@ -84,12 +86,7 @@ class CpuDrawing:
         executor = self._workers() if isinstance(tensor.law, Orthogonal | OrthogonalStack) else None
         law = tensor.law, tensor.dtype, tensor.seed, tensor.stream_name
 
-        def kernels() -> Prepared:
-            with loading:
-                from weightwell_engine.generators.philox.cpu import checked
-            return checked.prepare(*law, executor)
-
-        return prepare(*law, kernels)
+        return prepare(*law, lambda: _kernels().prepare(*law, executor))
 
     def _workers(self) -> Executor:
         """Return the threads that compute the matrices of this file. They are not the threads that draw chunks."""
@@ -98,6 +95,14 @@ class CpuDrawing:
         if self._stopped:
             self._executor.shutdown(wait=False)
         return self._executor
+
+
+@cache  # an import statement and its lock take as long as drawing ten elements
+def _kernels() -> ModuleType:
+    """Return the module that prepares the kernels. Its import takes a moment, so it comes with the first use."""
+    with loading:
+        from weightwell_engine.generators.philox.cpu import checked
+    return checked
 
 
 def _place(drawn: Patterns, at: Part, elements: Patterns, start: int) -> None:
