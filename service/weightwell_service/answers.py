@@ -71,8 +71,13 @@ def json_answer(answer: object, status: int = 200, headers: dict[str, str] | Non
     It is a ``Response``, so FastAPI does not validate the answer again. For a plan of thousands of tensors, this would
     take longer than the plan.
     """
+    return Response(json_bytes(answer), status, headers, media_type="application/json")
+
+
+def json_bytes(answer: object) -> bytes:
+    """Return an answer in JSON."""
     kind: Any = type(answer)
-    return Response(_adapter(kind).dump_json(answer), status, headers, media_type="application/json")
+    return _adapter(kind).dump_json(answer)
 
 
 @cache

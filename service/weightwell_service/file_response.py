@@ -42,6 +42,10 @@ MAX_UNUSED = 100
 _SMALL = 2**16
 _INSTANT = 1_000_000
 
+# The small files that are kept after they have been drawn: their number, and the most bytes of one. All processes of a
+# job ask for the same small tensors.
+_KEPT, _KEPT_NBYTES = 1024, 2**12
+
 # Requests that take at most this many nanoseconds have priority over larger ones.
 _FEW_UNITS = 2 * UNIT
 
@@ -58,7 +62,7 @@ class DrawingResources:
 
     There are separate lanes for chunks, for matrices that must be generated whole, for each of these with torch, and
     for inspections and for signals. No lane waits for another. ``timeout``: seconds in which a chunk must be drawn.
-    ``responses`` is the number of active responses.
+    ``responses`` is the number of active responses, and ``kept`` has the latest small files.
     """
 
     budget: MemoryBudget
@@ -78,6 +82,7 @@ class DrawingResources:
             "signal": 1,
         }
         self.totals = Totals()
+        self.kept: dict[str, bytes] = {}  # by entity tag
         self.lanes = {name: Scheduler(number, name) for name, number in threads.items()}
         self._streams: set[Stream] = set()
         self._next_look: asyncio.TimerHandle | None = None
@@ -162,16 +167,25 @@ def respond(
     if wanted:
         headers["content-range"] = f"bytes {start}-{stop - 1}/{file.nbytes}"
     status = 206 if wanted else 200
-    if (
-        file.nbytes <= _SMALL
-        and file.generator.instant(file.plan)
-        and file.cost(start, stop, limit=_INSTANT) < _INSTANT
-    ):
-        buffer = bytearray(stop - start)
-        file.read_into(start, buffer)
-        resources.totals.drew(len(buffer))
-        return _Bytes(memoryview(buffer), status, headers)
+    if file.nbytes <= _SMALL and (small := _small(file, start, stop, resources)) is not None:
+        return _Bytes(small, status, headers)
     return FileResponse(status, headers, Section(file, start, stop), resources, costs)
+
+
+def _small(file: VirtualFile, start: int, stop: int, resources: DrawingResources) -> memoryview | None:
+    """Return the bytes ``start ... stop - 1`` of a small file; None if the event loop should not draw them."""
+    if (kept := resources.kept.get(file.etag)) is not None:
+        return memoryview(kept)[start:stop]
+    if not file.generator.instant(file.plan) or file.cost(start, stop, limit=_INSTANT) >= _INSTANT:
+        return None
+    buffer = bytearray(stop - start)
+    file.read_into(start, buffer)
+    resources.totals.drew(len(buffer))
+    if len(buffer) == file.nbytes <= _KEPT_NBYTES:
+        if len(resources.kept) >= _KEPT:
+            resources.kept.clear()
+        resources.kept[file.etag] = bytes(buffer)
+    return memoryview(buffer)
 
 
 class _Bytes(Response):

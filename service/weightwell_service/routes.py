@@ -2,6 +2,7 @@
 
 from asyncio import get_running_loop
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
@@ -29,7 +30,7 @@ from weightwell_engine.spec import Spec
 from weightwell_engine.virtual_file import VirtualFile
 from weightwell_service import openapi
 from weightwell_service.access.clients import known_client
-from weightwell_service.answers import Live, NotReady, PlanAnswer, Ready, json_answer
+from weightwell_service.answers import Live, NotReady, PlanAnswer, Ready, json_answer, json_bytes
 from weightwell_service.exceptions import UnsupportedEncoding
 from weightwell_service.file_response import respond
 from weightwell_service.guide import respond_guide
@@ -43,6 +44,9 @@ T = TypeVar("T")
 
 # The most bytes of a request body that is parsed on the event loop, if it describes one tensor.
 _SHORT = 2**12
+
+# The most bytes of a query to ``/gain`` whose answer is kept. Each of its few fields is short.
+_LONGEST_RECENT = 256
 
 # The approximate compression ratio of a manifest in a URL.
 _PACKED = 16
@@ -95,8 +99,18 @@ router = APIRouter(route_class=DirectRoute)
 @router.get("/gain", response_model=Gain, **openapi.GAIN)
 async def gain(request: Request) -> Response:
     """Return the gain of a nonlinearity, or the table of all."""
-    query = read_gain_query(split_query(request.scope["query_string"]))
-    return json_answer(gains(query.nonlinearity, query.param, query.source, query.bias_variance))
+    query = request.scope["query_string"]
+    answer = _recent_gain if len(query) <= _LONGEST_RECENT else _gain
+    return Response(answer(query), media_type="application/json")
+
+
+def _gain(query: bytes) -> bytes:
+    """Return the answer to a query, in JSON."""
+    asked = read_gain_query(split_query(query))
+    return json_bytes(gains(asked.nonlinearity, asked.param, asked.source, asked.bias_variance))
+
+
+_recent_gain = lru_cache(1024)(_gain)
 
 
 # Signals -----------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from weightwell_engine.engine import Engine
 from weightwell_engine.generators import Drawing
 from weightwell_engine.generators.devices import Cpu
 from weightwell_engine.plan import Piece, Plan
+from weightwell_service import file_response
 from weightwell_service.app import create_app
 from weightwell_service.settings import Settings
 
@@ -459,6 +460,30 @@ def test_a_small_file_takes_no_thread(probing: Probing, monkeypatch: pytest.Monk
         assert client.get("/init", params=QUERY, headers={"range": "bytes=1000-1099"}).status_code == 206
     small_in_a_thread, small, *large = [name.partition("_")[0] for name in threads]
     assert (small_in_a_thread, small, set(large)) == ("draw-torch", "uvicorn", {"draw-torch"})
+
+
+def test_a_small_file_is_drawn_once_and_kept(probing: Probing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_response, "_KEPT", 2)
+
+    def get(client: httpx.Client, name: str, **headers: str) -> bytes:
+        return client.get("/init", params={**QUERY, "shape": "16,16", "name": name}, headers=headers).content
+
+    with probing() as (client, probe):
+        monkeypatch.setattr(probe, "instant", lambda _: True)
+        part = get(client, "a", range="bytes=8-99")
+        assert probe.drawn == 0  # bytes of the header
+        whole = get(client, "a")
+        assert (get(client, "a"), get(client, "a", range="bytes=8-99"), whole[8:100]) == (whole, part, part)
+        assert probe.drawn == 1
+        get(client, "b")
+        get(client, "b", range="bytes=-8")
+        assert probe.drawn == 2
+        get(client, "c")  # one too many
+        assert [get(client, name) for name in "cba"][-1] == whole
+        assert probe.drawn == 5
+        for _ in range(2):
+            client.get("/init", params={**QUERY, "shape": "1024"})  # too large to be kept
+        assert probe.drawn == 7
 
 
 def test_what_is_there_at_the_start_is_not_looked_through_for_garbage(probing: Probing) -> None:
