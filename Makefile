@@ -23,7 +23,7 @@ GPU_NEEDS := $(if $(AMBIENT),,$(INSTALLED))
 ON_GPU = PYTHONPATH=$(CURDIR)/client:$(CURDIR)/service$${PYTHONPATH:+:$$PYTHONPATH} $(or $(AMBIENT),$(BIN)/python)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-page test-cuda test-clients check lint format notebooks bench bench-cuda soak verify build clean
+.PHONY: help run test test-fast test-all test-page test-cuda test-clients check lint format notebooks bench bench-cuda soak verify build clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,8 +37,11 @@ test: $(INSTALLED)  ## all tests
 test-fast: $(INSTALLED)  ## the tests for the inner loop: all but the slow files (tests/conftest.py)
 	$(BIN)/python -m pytest $(IN_PARALLEL) -m 'not slow'
 
+test-all: $(INSTALLED)  ## all tests with every case of them: `make test` leaves out cases that differ little
+	$(BIN)/python -m pytest $(IN_PARALLEL) --exhaustive
+
 test-page: tool-chromium $(INSTALLED)  ## the page, driven in a headless Chromium; `make test` skips it without one
-	$(BIN)/python -m pytest tests/page --every-route
+	$(BIN)/python -m pytest tests/page --exhaustive
 
 test-cuda: $(GPU_NEEDS)  ## what only a GPU can show; docs/cuda.md
 	$(ON_GPU) -m pytest tests/cuda --gpu $(GPU) $(if $(AMBIENT),-W default)
@@ -87,7 +90,11 @@ clean:  ## forget all of it
 	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-PIP = $(BIN)/python -m pip install --quiet --constraint constraints.txt
+PIP = $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
+
+# pip compiles the 17,000 source files of the packages in one process, which takes more than a minute; compileall uses
+# all CPUs. Some packages have files for other versions of Python, which do not compile and are not imported.
+COMPILED = $(BIN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib || true
 
 # --group needs pip 25.1.
 $(VENV)/.pip:
@@ -106,11 +113,13 @@ $(VENV)/.torch: $(VENV)/.pip constraints.txt
 $(SERVICE): pyproject.toml constraints.txt | $(VENV)/.torch
 	@echo "Installing what the service needs into $(VENV); the first time takes minutes."
 	@$(PIP) --editable '.[service]'
+	@$(COMPILED)
 	@touch $@
 
 $(INSTALLED): pyproject.toml constraints.txt | $(VENV)/.torch
 	@echo "Installing what the service and its tests need into $(VENV); the first time takes minutes."
 	@$(PIP) --editable '.[service,numpy,torch,plots]' --group dev
+	@$(COMPILED)
 	@touch $(SERVICE) $@
 
 tool-%:

@@ -26,30 +26,33 @@ PATIENCE = 30.0
 
 # Files, and folders, whose tests take most of the suite's time, those that take the longest first.
 SLOW = (
-    "engine/generators/philox/cuda/",
+    "engine/generators/philox/cuda/test_machine_code.py",
+    "page/test_browser.py",
     "engine/generators/philox/cpu/test_machine_code.py",
-    "client/test_pools.py",
-    "contract/test_recorded_models.py",
+    "engine/generators/philox/cuda/",
     "contract/test_torch.py",
     "contract/test_torchrun.py",
-    "contract/test_shards_example.py",
-    "service/test_pytest_plugin.py",
-    "client/torch/",
     "contract/test_notebooks.py",
+    "client/test_pools.py",
     "contract/test_openapi.py",
-    "engine/generators/philox/cpu/test_simd.py",
+    "service/test_pytest_plugin.py",
+    "contract/test_recorded_models.py",
     "client/test_interruptions.py",
-    "second_implementation/",
+    "service/test_workers.py",
+    "engine/generators/philox/cpu/test_simd.py",
     "engine/test_quadrature.py",
-    "engine/generators/philox/cpu/test_orthogonal_stack.py",
-    "contract/test_models.py",
-    "page/",
-    "contract/test_javascript.py",
     "service/test_main.py",
+    "client/torch/",
+    "contract/test_javascript.py",
+    "contract/test_models.py",
+    "contract/test_shards_example.py",
     "contract/test_problems.py",
+    "engine/generators/philox/cpu/test_orthogonal_stack.py",
+    "second_implementation/",
+    "contract/test_virtual_file.py",
     "service/test_server.py",
     "contract/test_manifests.py",
-    "contract/test_virtual_file.py",
+    "page/",
     "client/test_docs.py",
     "client/test_cautions.py",
     "client/recorder/test_sharded.py",
@@ -96,8 +99,23 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return None if apart is None or any(apart in (path, *path.parents) for path in told) else True
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the slow tests, and run them first."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option of ``make test-all`` and ``make test-page``."""
+    parser.addoption("--exhaustive", action="store_true", help="run every case, not only a part of those of one kind")
+
+
+@pytest.fixture(scope="session")
+def exhaustive(pytestconfig: pytest.Config) -> bool:
+    """Whether a test goes through all cases, and not only a part of those that take the same way through the code."""
+    return bool(pytestconfig.getoption("--exhaustive"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the exhaustive cases, mark the slow tests, and run them first."""
+    if not config.getoption("--exhaustive"):
+        left_out = [item for item in items if item.get_closest_marker("exhaustive")]
+        items[:] = [item for item in items if not item.get_closest_marker("exhaustive")]
+        config.hook.pytest_deselected(items=left_out)
     root = Path(__file__).parent
     places: dict[Path, int] = {}
     for item in items:
@@ -107,6 +125,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if place < len(SLOW):
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: places[item.path])
+
+
+def pytest_collection() -> None:
+    """Collect no garbage while ten thousand tests are made and kept."""
+    gc.disable()
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist starts its workers later in this hook
@@ -130,6 +153,7 @@ def pytest_collection_finish() -> None:
 
     To look through it takes 0.4 s, and every service that starts does so.
     """
+    gc.enable()
     gc.collect()
     gc.freeze()
 

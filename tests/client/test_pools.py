@@ -41,9 +41,9 @@ def bits(tensor: Any) -> bytes:
 
 # Processes -----------------------------------------------------------------------------------------------------------
 
-# Draws 240 tensors in four processes and their parent, which have one client, and compares the files with those that
+# Draws 120 tensors in two processes and their parent, which have one client, and compares the files with those that
 # it drew alone.
-FIVE = """
+THREE = """
 import asyncio, io, multiprocessing, sys
 import weightwell
 
@@ -70,11 +70,11 @@ if __name__ == "__main__":
     client = getattr(weightwell, kind)(url)
     processes = multiprocessing.get_context(method)
     queue = processes.Queue()
-    alone = asyncio.run(gathered(client, range(240)))
-    children = [processes.Process(target=draw, args=(client, range(n, 240, 5), queue)) for n in range(4)]
+    alone = asyncio.run(gathered(client, range(120)))
+    children = [processes.Process(target=draw, args=(client, range(n, 120, 3), queue)) for n in range(2)]
     for child in children:
         child.start()
-    together = asyncio.run(gathered(client, range(4, 240, 5)))
+    together = asyncio.run(gathered(client, range(2, 120, 3)))
     for child in children:
         together |= queue.get()
     for child in children:
@@ -99,7 +99,7 @@ def run(tmp_path: Path, program: str, *arguments: str) -> str:
 def test_processes_that_share_a_client_get_the_same_tensors_as_one(
     server: str, tmp_path: Path, kind: str, method: str
 ) -> None:
-    assert run(tmp_path, FIVE, server, kind, method) == "True 240\n"
+    assert run(tmp_path, THREE, server, kind, method) == "True 120\n"
 
 
 LOADER = """

@@ -15,9 +15,12 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "torchrun" / "train.py"
 
 
 def run(world_size: int) -> dict[str, str]:
-    """What the script prints when that many ranks run it."""
-    program = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world_size}"]
+    """What the script prints when that many ranks run it. One rank needs no launcher, which would import torch, too."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world_size}"]
+    program = [sys.executable, *(launcher if world_size > 1 else [])]
     quiet = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    if world_size == 1:
+        quiet |= {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     done = subprocess.run([*program, SCRIPT], capture_output=True, text=True, env=os.environ | quiet, check=False)
     assert done.returncode == 0, done.stderr
     return dict(line.split() for line in done.stdout.splitlines())

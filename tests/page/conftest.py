@@ -16,11 +16,6 @@ HERE = Path(__file__).parent
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option of ``make test-page``."""
-    parser.addoption("--every-route", action="store_true", help="try out every route in Swagger UI, not only two")
-
-
 @pytest.fixture(scope="module")  # playwright has an event loop in this thread until its end
 def browser() -> Iterator["Browser"]:
     """A headless browser."""

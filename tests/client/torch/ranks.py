@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from weightwell.models.tensors import InTargets
 from weightwell.torch.dcp import WeightwellReader
 
 RANKS = 4
+LATER = "torch._dynamo", "weightwell.in_process.door", "weightwell_engine.engine", "weightwell_engine.parsing.manifest"
 MANIFEST: dict[str, dict[str, Any]] = {
     "0.weight": {"shape": [13, 6], "scheme": "normal"},
     "1.weight": {"shape": [7, 6], "scheme": "orthogonal"},
@@ -106,6 +108,8 @@ def main(url: str) -> int:
     """Run all ranks and print their results as a list."""
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    for name in LATER:  # which every rank would import
+        import_module(name)
     context = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

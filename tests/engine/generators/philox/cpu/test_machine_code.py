@@ -32,7 +32,7 @@ from weightwell_engine.generators.philox.specification.known_answers import KNOW
 from weightwell_engine.laws import Law, Normal, Orthogonal, TruncatedNormal, Uniform
 from weightwell_engine.regions import Runs
 
-# Compiles the kernels of float32 and float64 for the processor that NUMBA_CPU_NAME and NUMBA_CPU_FEATURES describe.
+# Compiles the kernels of some dtypes for the processor that NUMBA_CPU_NAME and NUMBA_CPU_FEATURES describe.
 # Prints what is in their machine code and, if this machine can run it, the digests of their known answers.
 _REPORT = """
 import json, re, sys
@@ -40,12 +40,14 @@ from numba import typeof
 from weightwell_engine.dtypes import FLOATS
 from weightwell_engine.generators.philox.cpu import checked, precompile
 from weightwell_engine.generators.philox.specification.known_answers import KNOWN_ANSWERS
-code = ""
-for kernel, arguments in precompile.versions([FLOATS["float32"], FLOATS["float64"]]):
+code, dtypes = "", sys.argv[1].split(",")
+for kernel, arguments in precompile.versions([FLOATS[name] for name in dtypes]):
+    if "float64" not in dtypes and any(getattr(each, "dtype", None) == "float64" for each in arguments):
+        continue
     signature = tuple(map(typeof, arguments))
     kernel.compile(signature)
     code += kernel.inspect_asm(signature)
-answers = [answer for answer in KNOWN_ANSWERS if answer.dtype in ("float32", "float64")]
+answers = [answer for answer in KNOWN_ANSWERS if answer.dtype in dtypes]
 print(json.dumps({
     "digests": [answer.digest_by(checked.draw) for answer in answers] if "run" in sys.argv else None,
     "fused": sorted(set(re.findall(r"\\b(?:v?fn?m(?:add|sub)\\w*|fmla|fmls)\\b", code))),
@@ -54,6 +56,8 @@ print(json.dumps({
 """
 
 _PROCESSORS = {"generic": "", **LEVELS}
+_DTYPES = {processor: ["float32"] for processor in _PROCESSORS} | {"x86-64-v3": ["float32", "float64"]}
+_ALL_DTYPES = {processor: ["float32", "float64"] for processor in _PROCESSORS}
 
 Report = dict[str, list[str]]
 
@@ -63,49 +67,59 @@ def _can_run(processor: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def reports(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Report]:
-    """The reports of every processor. They take a minute of CPU time, so pytest keeps them until a source changes."""
+def dtypes(*, exhaustive: bool) -> dict[str, list[str]]:
+    """The dtypes whose kernels are compiled for each processor."""
+    return _ALL_DTYPES if exhaustive else _DTYPES
+
+
+@pytest.fixture(scope="module")
+def reports(
+    dtypes: dict[str, list[str]], pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Report]:
+    """The reports of every processor. They take half a minute, so pytest keeps them until a source changes."""
     if platform.machine() not in ("x86_64", "AMD64"):
         pytest.skip("these are processors of the x86-64 family")
     assert pytestconfig.cache is not None
     kept: dict[str, Any] = pytestconfig.cache.get("weightwell/machine_code", {})
-    if kept.get("version") != _version():
-        kept = {"version": _version(), "reports": _compiled(tmp_path_factory)}
+    if kept.get("version") != _version(dtypes):
+        kept = {"version": _version(dtypes), "reports": _compiled(dtypes, tmp_path_factory)}
         pytestconfig.cache.set("weightwell/machine_code", kept)
     found: dict[str, Report] = kept["reports"]
     return found
 
 
-def _version() -> str:
+def _version(dtypes: dict[str, list[str]]) -> str:
     """Return a digest of all that the reports depend on."""
     digest = sha256(
-        repr((_REPORT, _PROCESSORS, PROCESSOR, sys.version, numba.__version__, llvmlite.__version__)).encode()
+        repr((_REPORT, _PROCESSORS, dtypes, PROCESSOR, sys.version, numba.__version__, llvmlite.__version__)).encode()
     )
     for file in sorted(Path(str(files("weightwell_engine"))).rglob("*.py")):
         digest.update(sha256(file.read_bytes()).digest())
     return digest.hexdigest()
 
 
-def _compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Report]:
+def _compiled(dtypes: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Report]:
     caches = {processor: tmp_path_factory.mktemp("cache") for processor in _PROCESSORS}
-    processes = {processor: _start(processor, caches[processor]) for processor in _PROCESSORS}
+    processes = {processor: _start(processor, dtypes[processor], caches[processor]) for processor in _PROCESSORS}
     answers = {processor: process.communicate()[0] for processor, process in processes.items()}
     assert all(list(cache.rglob("*.kernel")) for cache in caches.values()), "the cache is not where it is wanted"
     return {processor: json.loads(answer) for processor, answer in answers.items()}
 
 
-def _start(processor: str, cache: Path) -> "subprocess.Popen[str]":
+def _start(processor: str, dtypes: list[str], cache: Path) -> "subprocess.Popen[str]":
     target = {"NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": _PROCESSORS[processor], "NUMBA_CACHE_DIR": str(cache)}
     environment = os.environ | target | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", _REPORT, *(["run"] if _can_run(processor) else [])]
+    command = [sys.executable, "-c", _REPORT, ",".join(dtypes), *(["run"] if _can_run(processor) else [])]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize("processor", _PROCESSORS)
-def test_every_processor_draws_the_known_answers(processor: str, reports: dict[str, Report]) -> None:
+def test_every_processor_draws_the_known_answers(
+    processor: str, dtypes: dict[str, list[str]], reports: dict[str, Report]
+) -> None:
     if not _can_run(processor):
         pytest.skip(f"this machine cannot run code for {processor}")
-    expected = [answer.digest for answer in KNOWN_ANSWERS if answer.dtype in ("float32", "float64")]
+    expected = [answer.digest for answer in KNOWN_ANSWERS if answer.dtype in dtypes[processor]]
     assert reports[processor]["digests"] == expected
 
 

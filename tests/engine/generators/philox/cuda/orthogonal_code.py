@@ -1,7 +1,7 @@
 """Compile the kernels of orthogonal matrices for a GPU (none is needed) and print their code as JSON.
 
-``python orthogonal_code.py 90`` is for compute capability 9.0. It is a program, and not a test, because Triton cannot
-compile in the process where it interprets.
+``python orthogonal_code.py 90`` is for compute capability 9.0, and ``python orthogonal_code.py 80 few`` for some of
+the kernels. It is a program, and not a test, because Triton cannot compile in the process where it interprets.
 """
 
 import json
@@ -26,6 +26,7 @@ SIGNATURES = {
     "multiply_tiles": ("F", "F", "F"),
     "subtract_product": ("F", "i32", "F", "F", "i32"),
 }
+PRODUCTS = "multiply_chunks", "multiply_tiles", "subtract_product"
 
 
 def compiled(name: str, dtype: str, capability: int) -> dict[str, str]:
@@ -40,4 +41,6 @@ def compiled(name: str, dtype: str, capability: int) -> dict[str, str]:
 
 if __name__ == "__main__":
     names = [(name, dtype) for name in SIGNATURES for dtype in ("fp32", "fp64")]
+    if "few" in sys.argv:
+        names = [(name, "fp32") for name in ("complete", "invert", *PRODUCTS)]
     print(json.dumps({f"{name} {dtype}": compiled(name, dtype, int(sys.argv[1])) for name, dtype in names}))

@@ -144,6 +144,7 @@ PARTS: dict[str, Any] = {
 }
 
 
+@pytest.mark.usefixtures("haar_of_reference")
 @pytest.mark.parametrize("cuts", [[], [1, 6001, 9000, 12345]], ids=["whole", "cut"])
 def test_tensors_with_parts_have_the_bytes_of_the_cpu(generator: CudaPhiloxGenerator, cuts: list[int]) -> None:
     plan = planned(PARTS)
@@ -304,7 +305,8 @@ BODIES = {
 }
 
 
-@pytest.mark.parametrize("offset", [0, 1, 4, 16])
+@pytest.mark.usefixtures("haar_of_reference")
+@pytest.mark.parametrize("offset", [0, 1, pytest.param(4, marks=pytest.mark.exhaustive), 16])
 @pytest.mark.parametrize("name", BODIES)
 def test_pieces_drawn_into_memory_of_the_device_have_the_bytes_of_the_cpu(
     generator: CudaPhiloxGenerator, driver: Any, name: str, offset: int

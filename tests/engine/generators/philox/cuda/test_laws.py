@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from weightwell_engine.dtypes import DTYPES, FLOATS, DType
 from weightwell_engine.exceptions import InvalidSpec
 from weightwell_engine.generators.philox.cpu import laws as cpu
-from weightwell_engine.generators.philox.cuda import Prepared, fill, kernels, laws, orthogonal, prepare
+from weightwell_engine.generators.philox.cuda import Prepared, fill, kernels, laws, prepare
 from weightwell_engine.generators.philox.cuda.laws import Elements
 from weightwell_engine.generators.philox.cuda.segments import law_row
-from weightwell_engine.generators.philox.specification import orthogonal as orthogonal_reference
 from weightwell_engine.generators.philox.specification import reference
 from weightwell_engine.generators.philox.specification.draws import carrier_of, settle
 from weightwell_engine.generators.philox.specification.formats import UNSIGNED, encode
@@ -135,6 +134,7 @@ def test_packed_elements_have_the_bits_of_the_cpu() -> None:
     assert _drawn(parts, seed=7) == _expected(parts, seed=7)
 
 
+@pytest.mark.usefixtures("haar_of_reference")
 @pytest.mark.parametrize("name", ["float64", "bfloat16"])
 def test_an_orthogonal_kernel_has_the_bits_of_the_cpu(name: str) -> None:
     law, dtype = Orthogonal(8, 13, -0.5, taps=5, centre=2), DTYPES[name]
@@ -153,19 +153,13 @@ STACKS = {
 
 
 def test_a_stack_of_matrices_has_the_bits_of_the_cpu() -> None:
-    _compare_stack(STACKS["stacked experts"], DTYPES["float32"])
+    _compare_stack(OrthogonalStack(9, 6, 1.25, 1, 0, 2, (108,), (1,)), DTYPES["float32"])
 
 
+@pytest.mark.usefixtures("haar_of_reference")
 @pytest.mark.parametrize("law", STACKS.values(), ids=STACKS)
 @pytest.mark.parametrize("name", ["float64", "float32", "float8_e5m2"])
-def test_the_matrices_of_a_stack_are_where_those_of_the_cpu_are(
-    law: OrthogonalStack, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def haar_(gaussian: torch.Tensor) -> torch.Tensor:
-        """Do without the kernels, which take seconds here for each matrix, and which test_orthogonal.py tests."""
-        return gaussian.copy_(torch.from_numpy(orthogonal_reference.haar(gaussian.numpy())))
-
-    monkeypatch.setattr(orthogonal, "haar_", haar_)
+def test_the_matrices_of_a_stack_are_where_those_of_the_cpu_are(law: OrthogonalStack, name: str) -> None:
     _compare_stack(law, DTYPES[name])
 
 

@@ -10,25 +10,31 @@ from pathlib import Path
 
 import pytest
 
+from tests.engine.generators.philox.cuda import orthogonal_code
 from weightwell_engine.generators.philox.cuda import orthogonal, orthogonal_kernels
 
 CAPABILITIES = "80", "90"  # A100, H100
-PRODUCTS = [f"{name} fp32" for name in ("multiply_chunks", "multiply_tiles", "subtract_product")]
+PRODUCTS = [f"{name} fp32" for name in orthogonal_code.PRODUCTS]
 
 Codes = dict[str, dict[str, dict[str, str]]]
 
 
 @pytest.fixture(scope="module")
-def codes(pytestconfig: pytest.Config) -> Codes:
-    """The PTX and the machine code of every kernel, for each GPU."""
+def codes(pytestconfig: pytest.Config, *, exhaustive: bool) -> Codes:
+    """The PTX and the machine code of the kernels: of all for an H100, of some for an A100."""
     assert pytestconfig.cache is not None
     cache = pytestconfig.cache.mkdir("triton")  # kept, so the next run compiles only the kernels that have changed
-    processes = {capability: _start(capability, cache) for capability in CAPABILITIES}
+    processes = {capability: _start(capability, cache, exhaustive or capability == "90") for capability in CAPABILITIES}
     return {capability: json.loads(process.communicate()[0]) for capability, process in processes.items()}
 
 
-def _start(capability: str, cache: Path) -> "subprocess.Popen[str]":
-    program = [sys.executable, str(Path(__file__).with_name("orthogonal_code.py")), capability]
+def _start(capability: str, cache: Path, all_: bool) -> "subprocess.Popen[str]":
+    program = [
+        sys.executable,
+        str(Path(__file__).with_name("orthogonal_code.py")),
+        capability,
+        "all" if all_ else "few",
+    ]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TRITON_CACHE_DIR": str(cache)}
     return subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, text=True)
 
