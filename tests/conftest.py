@@ -93,10 +93,18 @@ hypothesis.settings.load_profile("suite")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Skip the folders that are tested apart, unless pytest was called with them."""
+    """Skip the folders that are tested apart, unless pytest was called with them, and in test-fast the slow files."""
+    if config.option.markexpr == "not slow" and _place(collection_path) < len(SLOW):
+        return True
     told = [Path(config.invocation_params.dir, argument.partition("::")[0]).resolve() for argument in config.args]
     apart = next((folder for folder in APART if folder in (collection_path, *collection_path.parents)), None)
     return None if apart is None or any(apart in (path, *path.parents) for path in told) else True
+
+
+def _place(path: Path) -> int:
+    """Return the place of a file among the slow ones; their number if it is not one of them."""
+    file = path.relative_to(Path(__file__).parent).as_posix()
+    return next((place for place, slow in enumerate(SLOW) if file.startswith(slow)), len(SLOW))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -114,15 +122,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave out the exhaustive cases, mark the slow tests, and run them first."""
     if not config.getoption("--exhaustive"):
         left_out = [item for item in items if item.get_closest_marker("exhaustive")]
-        items[:] = [item for item in items if not item.get_closest_marker("exhaustive")]
+        items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=left_out)
-    root = Path(__file__).parent
-    places: dict[Path, int] = {}
+    places = {path: _place(path) for path in {item.path for item in items}}
     for item in items:
-        file = item.path.relative_to(root).as_posix()
-        place = next((place for place, slow in enumerate(SLOW) if file.startswith(slow)), len(SLOW))
-        places[item.path] = place
-        if place < len(SLOW):
+        if places[item.path] < len(SLOW):
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: places[item.path])
 

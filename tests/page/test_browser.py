@@ -202,7 +202,7 @@ def test_axe_finds_nothing(show: Open, axe: str, place: str) -> None:
         )
     page.evaluate(axe)
     for colours in ("light", "dark"):
-        page.emulate_media(color_scheme=colours)  # type: ignore[arg-type]
+        page.emulate_media(color_scheme=colours)
         found = page.evaluate("axe.run()")
         assert found["passes"]
         told = [
