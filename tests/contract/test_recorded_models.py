@@ -37,7 +37,7 @@ _IMPROBABLE = 1e-7
 _SAMPLE = 20_000
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES + EXHAUSTIVE)
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, *EXHAUSTIVE])
 def test_recorded_laws_are_those_of_the_models_own_code(architecture: str) -> None:
     config = small_config(architecture)
     with without_warnings():

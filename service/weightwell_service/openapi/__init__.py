@@ -62,7 +62,7 @@ INIT_POST: dict[str, Any] = {
     "responses": {200: FILE, **REFUSALS, **_BAD_BODY},
     "openapi_extra": {"requestBody": body(), "parameters": CONDITIONS[3:]},
 }
-_PLAN_REFUSALS: dict[int | str, Schema] = {status: REFUSALS[status] for status in (413, 422, 500, 503)}
+_PLAN_REFUSALS: dict[int | str, Schema] = {status: REFUSALS[status] for status in (401, 403, 413, 422, 429, 500, 503)}
 PLAN_GET: dict[str, Any] = {
     "tags": ["weights"],
     "operation_id": "plan",

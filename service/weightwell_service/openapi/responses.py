@@ -38,9 +38,12 @@ def problem(description: str, **headers: Schema) -> Schema:
 _RETRY = {"Retry-After": _header("seconds to wait")}
 FILE = {"description": "the safetensors file", "content": _BINARY, "headers": FILE_HEADERS}
 REFUSALS: dict[int | str, Schema] = {
+    401: problem("a server with tokens needs one", **{"WWW-Authenticate": _header("Bearer")}),
+    403: problem("not allowed for this client, such as a generator"),
     412: problem("If-Match names another file", ETag=FILE_HEADERS["ETag"]),
     413: problem("larger than this server allows"),
     422: problem("a field has an invalid value; `errors` lists every such field"),
+    429: problem("the client has reached a limit", **_RETRY),
     500: problem("the self-check of the generator fails on this machine"),
     503: problem("busy, or the device is lost", **_RETRY),
 }
