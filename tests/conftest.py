@@ -88,8 +88,8 @@ APART = [Path(__file__).parent / name for name in ("cuda", "clients")]
 Serve = Callable[["FastAPI"], AbstractContextManager[str]]
 
 # The time of a request is no property of it, on a machine that others use as well.
-hypothesis.settings.register_profile("suite", deadline=None)
-hypothesis.settings.load_profile("suite")
+hypothesis.settings.register_profile("suite", deadline=None, max_examples=40)
+hypothesis.settings.register_profile("exhaustive", deadline=None)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -110,6 +110,11 @@ def _place(path: Path) -> int:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option of ``make test-all`` and ``make test-page``."""
     parser.addoption("--exhaustive", action="store_true", help="run every case, not only a part of those of one kind")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose how many examples of a property are tried. They are others in each run."""
+    hypothesis.settings.load_profile("exhaustive" if config.getoption("--exhaustive") else "suite")
 
 
 @pytest.fixture(scope="session")

@@ -170,7 +170,9 @@ CHECKS = [
 def described(serve: Serve) -> Iterator[Any]:
     """The document of a service with low limits, whose answers are small."""
     settings = Settings(threads=2, max_bytes=2**20, max_resident_bytes=2**20, max_signal_operations=10**8)
-    with serve(create_app(settings)) as url:
+    app = create_app(settings)
+    app.openapi()  # it takes a second, and schemathesis waits ten, which a busy machine may need
+    with serve(app) as url:
         yield schemathesis.openapi.from_url(f"{url}/openapi.json")
 
 

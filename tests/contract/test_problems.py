@@ -361,7 +361,7 @@ def settled(response: httpx.Response) -> None:
         problem(response, response.status_code)
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(spec=specs())
 def test_no_body_is_the_servers_fault(small: httpx.Client, spec: dict[str, Any]) -> None:
     for path in ("/init", "/plan"):
@@ -382,7 +382,7 @@ def in_query(value: object) -> str:
     return text.encode(errors="replace").decode()
 
 
-@settings(max_examples=200)
+@settings(max_examples=70)
 @given(spec=specs())
 def test_no_query_is_the_servers_fault(small: httpx.Client, spec: dict[str, Any]) -> None:
     settled(small.get("/init", params={in_query(name): in_query(value) for name, value in spec.items()}))
