@@ -169,6 +169,13 @@ class Memory:
         return self.builder.bitcast(self.builder.gep(elements, [index]), _type(dtype, count).as_pointer())
 
 
+def either(condition: Lanes, yes: Memory, no: Memory) -> Memory:
+    """Return ``yes`` if a scalar condition is true, else the bytes of ``no`` as elements of the type of ``yes``."""
+    builder, byte = yes.builder, ir.IntType(8).as_pointer()
+    data = builder.select(condition.value, builder.bitcast(yes.data, byte), builder.bitcast(no.data, byte))
+    return Memory(builder, data, yes.dtype)
+
+
 def where(condition: Lanes, yes: Any, no: Any) -> Lanes:
     """Return lanes of ``yes`` where the condition is true, and of ``no`` elsewhere; one of them may be a scalar."""
     if isinstance(yes, Lanes):

@@ -1,7 +1,8 @@
 """float32: from words to the bits of float32 and of the narrower dtypes.
 
-The processor waits in a long chain of dependent operations, so several vectors (lanes) are computed at once. The words
-of contiguous elements stay in registers. The words of other runs are first written to memory. If one lane is in a tail
+The processor waits in a long chain of dependent operations, so several vectors (lanes) are computed at once. Words are
+written to memory first, a block that stays in the first-level cache at a time. Only the words of contiguous uniform
+elements, which take few operations, stay in registers. If one lane is in a tail
 of the normal distribution, both polynomials are computed for all its lanes. Operations and their order are those of the
 reference: without fastmath, LLVM keeps both and fuses nothing. Scaling by a power of two is exact, so it is done once
 and not for each element.
@@ -16,7 +17,7 @@ import numpy as np
 from weightwell_engine.dtypes import DTYPES
 from weightwell_engine.generators.philox.cpu.compiling import entry, uncounted, widest_vectors
 from weightwell_engine.generators.philox.cpu.narrow import narrowed
-from weightwell_engine.generators.philox.cpu.simd import Lanes, operation, rarely, where
+from weightwell_engine.generators.philox.cpu.simd import Lanes, either, operation, rarely, where
 from weightwell_engine.generators.philox.cpu.words import (
     LANES,
     Run,
@@ -132,20 +133,16 @@ def filler(dtype: str) -> Callable[[Single, Run, Any, Scratch], None]:
 
     def of_words(draw: Draw) -> Callable[..., None]:
         @operation
-        def write(law: Any, words: Any, begin: Any, out: Any, at: Any) -> None:
-            out.store(at, element(words.load(begin, LANES), draw, law))
+        def write(law: Any, words: Any, begin: Any, whole: Any, out: Any, spare: Any, at: Any) -> None:
+            either(whole, out, spare).store(at, element(words.load(begin, LANES), draw, law))
 
         return write
 
-    def of_run(draw: Draw) -> Callable[..., None]:
-        @operation
-        def write(law: Any, first: Any, keys: Any, out: Any, at: Any) -> None:
-            out.store(at, element(words_from(first, keys), draw, law))
-
-        return write
-
-    uniforms_of_run, normals_of_run, windowed_of_run = map(of_run, (uniform, normal, _windowed))
     uniforms_of_words, normals_of_words, windowed_of_words = map(of_words, (uniform, normal, _windowed))
+
+    @operation
+    def uniforms_of_run(law: Any, first: Any, keys: Any, out: Any, at: Any) -> None:
+        out.store(at, element(words_from(first, keys), uniform, law))
 
     def fill(law: Single, run: Run, out: Any, scratch: Scratch) -> None:
         widest_vectors()
@@ -154,32 +151,27 @@ def filler(dtype: str) -> Callable[[Single, Run, Any, Scratch], None]:
         while done < elements.size:
             planned = plan(run, done, work)
             n = planned.elements
-            if planned.pieces == 1 and n == 4 * planned.blocks and n % LANES == 0:
+            if law.variate == _UNIFORM and planned.pieces == 1 and n == 4 * planned.blocks and n % LANES == 0:
                 first = u64(work.starts[0] >> 2)
                 share(first, work.keys)
-                if law.variate == _UNIFORM:
-                    for e in range(0, n, LANES):
-                        uniforms_of_run(law, first + u64(e >> 2), work.keys, elements, done + e)
-                elif law.variate == _NORMAL:
-                    for e in range(0, n, LANES):
-                        normals_of_run(law, first + u64(e >> 2), work.keys, elements, done + e)
-                else:
-                    for e in range(0, n, LANES):
-                        windowed_of_run(law, first + u64(e >> 2), work.keys, elements, done + e)
+                for e in range(0, n, LANES):
+                    uniforms_of_run(law, first + u64(e >> 2), work.keys, elements, done + e)
             else:
                 begin = write_words(work, planned, work.keys, work.raw, work.words)
-                if (
-                    law.variate == _UNIFORM
-                ):  # the values after the last element, up to a whole group of lanes, are garbage
+                # The values after the last element, up to a whole group of lanes, are garbage.
+                whole, spare = n % LANES == 0, work.raw
+                at = done if whole else i64(0)
+                if law.variate == _UNIFORM:
                     for e in range(0, n, LANES):
-                        uniforms_of_words(law, work.words, begin + e, work.raw, e)
+                        uniforms_of_words(law, work.words, begin + e, whole, elements, spare, at + e)
                 elif law.variate == _NORMAL:
                     for e in range(0, n, LANES):
-                        normals_of_words(law, work.words, begin + e, work.raw, e)
+                        normals_of_words(law, work.words, begin + e, whole, elements, spare, at + e)
                 else:
                     for e in range(0, n, LANES):
-                        windowed_of_words(law, work.words, begin + e, work.raw, e)
-                copy(work.raw, 0, n, elements, done)
+                        windowed_of_words(law, work.words, begin + e, whole, elements, spare, at + e)
+                if not whole:
+                    copy(spare, 0, n, elements, done)
             done += n
 
     return entry(fill, f"singles-{dtype}")

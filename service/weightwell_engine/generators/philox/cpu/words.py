@@ -39,9 +39,8 @@ _KEYS = _SHARED + 4
 _HIGH_HALF = 1 << 34  # elements from one change of the counter's high half to the next
 _CACHE_LINE = 64
 
-_LOW, _HALF = u64(0xFFFFFFFF), u64(32)
+_LOW = 0xFFFFFFFF
 _WEYL_0, _WEYL_1 = (u64(weyl) for weyl in WEYL)
-_MULTIPLIER_0, _MULTIPLIER_1 = (u64(multiplier) for multiplier in MULTIPLIERS)
 
 
 class Run(NamedTuple):
@@ -155,17 +154,19 @@ def expand(key: Key, keys: Indices) -> None:
     keys[_HIGH_WORDS], keys[_HIGH_WORDS + 1] = u64(key[2]), u64(key[3])
 
 
-@kernel
-def share(first: np.uint64, keys: Indices) -> None:
+@operation
+def share(first: Any, keys: Any) -> None:
     """Write the numbers that blocks from ``first`` on share, as long as only the low half of their number changes.
 
     In the first two rounds, one of the two products is the same for all of them.
     """
-    product = keys[_HIGH_WORDS] * _MULTIPLIER_1
-    x0, x1 = (product >> _HALF) ^ (first >> _HALF) ^ keys[0], product & _LOW
-    product = x0 * _MULTIPLIER_0
-    keys[_SHARED], keys[_SHARED + 1] = keys[_HIGH_WORDS + 1] ^ keys[1], x1 ^ keys[2]
-    keys[_SHARED + 2], keys[_SHARED + 3] = (product >> _HALF) ^ keys[3], (product & _LOW) ^ keys[5]
+    product = keys.load(_HIGH_WORDS) * MULTIPLIERS[1]
+    x0, x1 = (product >> 32) ^ (first >> 32) ^ keys.load(0), product & _LOW
+    product = x0 * MULTIPLIERS[0]
+    keys.store(_SHARED, keys.load(_HIGH_WORDS + 1) ^ keys.load(1))
+    keys.store(_SHARED + 1, x1 ^ keys.load(2))
+    keys.store(_SHARED + 2, (product >> 32) ^ keys.load(3))
+    keys.store(_SHARED + 3, (product & _LOW) ^ keys.load(5))
 
 
 def words_from(first: Lanes, keys: Memory) -> Lanes:

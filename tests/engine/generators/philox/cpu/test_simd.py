@@ -16,6 +16,7 @@ from weightwell_engine.generators.philox.cpu.simd import (
     Lanes,
     Memory,
     count_from,
+    either,
     interleave,
     join,
     operation,
@@ -187,6 +188,25 @@ def test_counting_wraps_around() -> None:
     out = np.empty(COUNT, np.uint64)
     _counted(np.uint64(2**64 - 3), out)
     np.testing.assert_array_equal(out, np.arange(COUNT, dtype=np.uint64) - np.uint64(3))
+
+
+@operation
+def _store_in_one(first: Any, numbers: Any, left: Any, right: Any) -> None:
+    either(first, left, right).store(0, numbers.load(0, COUNT))
+
+
+@njit(error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
+def _stored_in_one(first: Any, numbers: Any, left: Any, right: Any) -> None:
+    _store_in_one(first, numbers, left, right)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_condition_chooses_between_two_arrays_of_different_types(first: bool) -> None:
+    numbers, left, right = np.arange(COUNT, dtype=np.uint16), np.zeros(COUNT, np.uint16), np.zeros(COUNT, np.uint32)
+    _stored_in_one(first, numbers, left, right)
+    written, other = (left, right) if first else (right.view(np.uint16)[:COUNT], left)
+    assert written.tolist() == numbers.tolist()
+    assert not other.any()
 
 
 _CLEARED = _compiled(lambda a, b: [rarely(a < 0, lambda: a - a, b)])
