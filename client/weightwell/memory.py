@@ -1,6 +1,9 @@
-"""Memory for received tensors."""
+"""Memory for tensors."""
 
+import ctypes
 import mmap
+import sys
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -8,6 +11,8 @@ from pathlib import Path
 Memory = bytearray | mmap.mmap
 
 MAPPED = 1 << 20  # bytes; below this the zeros of a bytearray cost less than a system call
+
+POPULATE_WRITE = 23  # MADV_POPULATE_WRITE of madvise(2); Python's mmap does not have it
 
 # The order of the free pages that a virtual machine reports to its host; out of range if it reports none.
 REPORTED = Path("/sys/module/page_reporting/parameters/page_reporting_order")
@@ -30,6 +35,29 @@ def allocate(size: int) -> Memory:
         with suppress(OSError):  # a kernel without huge pages
             memory.madvise(mmap.MADV_HUGEPAGE)
     return memory
+
+
+def make_present(memory: memoryview) -> None:
+    """Take the pages of writable memory in one system call, before its first bytes are written.
+
+    A page that a kernel finds missing while it draws costs half as much again (docs/performance.md). Without Linux
+    5.14 this does nothing. For 1 MiB of memory that is there it takes 3 us.
+    """
+    if len(memory) >= MAPPED and (madvise := _madvise()) is not None:
+        start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        first = start - start % mmap.PAGESIZE
+        madvise(first, start + len(memory) - first, POPULATE_WRITE)
+
+
+@cache
+def _madvise() -> Callable[[int, int, int], int] | None:
+    """Return madvise(2) of the C library, or None on other systems than Linux."""
+    if sys.platform != "linux":
+        return None
+    function = ctypes.CDLL(None).madvise
+    function.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    call: Callable[[int, int, int], int] = function
+    return call
 
 
 @cache

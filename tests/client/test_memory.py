@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from weightwell import memory
-from weightwell.memory import MAPPED, allocate, free_pages_are_reported
+from weightwell.memory import MAPPED, POPULATE_WRITE, allocate, free_pages_are_reported, make_present
 
 
 @pytest.mark.parametrize("size", [8, MAPPED - 8, MAPPED, MAPPED + 8])
@@ -22,6 +22,24 @@ def test_memory_is_writable_and_aligned(size: int) -> None:
 def test_memory_that_is_not_there_is_a_memory_error() -> None:
     with pytest.raises(MemoryError, match=str(1 << 60)):
         allocate(1 << 60)
+
+
+def test_the_pages_of_large_memory_are_taken_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[int, ...]] = []
+    monkeypatch.setattr(memory, "_madvise", lambda: lambda *call: calls.append(call))
+    array = np.ones(4 * MAPPED, np.uint8)
+    make_present(array.data[5 : MAPPED + 7])
+    make_present(array.data[: MAPPED - 1])  # too little
+    [(first, size, advice)] = calls
+    assert (first % mmap.PAGESIZE, advice) == (0, POPULATE_WRITE)
+    assert first <= array.ctypes.data + 5 < first + mmap.PAGESIZE
+    assert first + size == array.ctypes.data + MAPPED + 7
+
+
+def test_memory_keeps_its_bytes_when_its_pages_are_taken() -> None:
+    array = np.arange(MAPPED, dtype=np.uint32)
+    make_present(array.data.cast("B")[12:])
+    assert (array == np.arange(MAPPED)).all()
 
 
 def test_what_a_forked_process_writes_stays_its_own() -> None:

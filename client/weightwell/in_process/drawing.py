@@ -7,6 +7,7 @@ from threading import Lock
 
 from weightwell.exceptions import TimedOut
 from weightwell.in_process.engines import Engines
+from weightwell.memory import make_present
 from weightwell.transfers.destinations import Destination
 from weightwell.transfers.progress import Progress
 from weightwell_engine.generators import DrawingStopped
@@ -151,6 +152,7 @@ def draw(piece: Piece, is_there: bool, destination: Destination, files: Files) -
     file = files.of(None)
     for buffer in destination.buffers(start, stop):
         last = first + len(buffer) // size
+        make_present(buffer)
         file.fill(piece if len(buffer) == nbytes else Piece(piece.tensor, first, last), buffer)
         first = last
 
