@@ -24,10 +24,10 @@ from torch import nn
 from transformers.models.auto import configuration_auto, modeling_auto
 
 from weightwell import Manifest
-from weightwell.in_process.address import cpus
 from weightwell.models.recorded import built
 from weightwell.recorder.initializers import initialize_by_library
 from weightwell.recorder.numbers import MAX_VALUES
+from weightwell_engine.processors import cpus
 
 # Fields of configurations, by many names, that make a model small.
 _SMALL = {

@@ -23,11 +23,11 @@ from torch import nn
 
 import weightwell
 from benchmarks.measure import interleave, seconds, table
-from weightwell.in_process.address import cpus
 from weightwell.models.pieces import host_memory
 from weightwell_engine.engine import Engine
 from weightwell_engine.generators.devices import Cpu
 from weightwell_engine.parsing import read_fields
+from weightwell_engine.processors import cpus
 
 # A law, its scheme and parameters, and torch's way to draw it.
 LAWS: list[tuple[str, dict[str, Any], torch.dtype, Callable[[torch.Tensor], object]]] = [

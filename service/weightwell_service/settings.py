@@ -1,18 +1,14 @@
 """Settings of a deployment, from flags and from ``WEIGHTWELL_*`` environment variables."""
 
-import os
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from weightwell_engine.processors import cpus
+
 GIB = 2**30
-
-
-def _cpus() -> int:
-    """Return the number of CPUs that this process may use, or of all CPUs if the system does not report it."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Settings(BaseSettings):
@@ -32,7 +28,7 @@ class Settings(BaseSettings):
     workers: PositiveInt = Field(
         default=1, description="processes that serve the port; the limits below are those of all together"
     )
-    threads: PositiveInt = Field(default_factory=_cpus, description="threads that generate numbers")
+    threads: PositiveInt = Field(default_factory=cpus, description="threads that generate numbers")
     max_bytes: PositiveInt = Field(default=16 * GIB, description="largest file, in bytes")
     max_resident_bytes: PositiveInt = Field(
         default=4 * GIB,

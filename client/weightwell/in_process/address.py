@@ -1,8 +1,9 @@
 """Addresses of engines in this process: ``local:``, ``local:cuda:0``, ``local:cpu?threads=4``."""
 
-import os
 import re
 from dataclasses import dataclass
+
+from weightwell_engine.processors import cpus
 
 _FORM = re.compile(r"local:(?P<device>|cpu|cuda|cuda:(0|[1-9]\d*))(\?threads=(?P<threads>[1-9]\d{0,3}))?", re.ASCII)
 
@@ -32,8 +33,3 @@ def url_of(device: object, threads: int | None) -> str:
     url = f"local:{device}" + (f"?threads={threads}" if threads else "")
     Address.of(url)
     return url
-
-
-def cpus() -> int:
-    """Return the number of CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -24,7 +24,8 @@ from tests.conftest import PATIENCE
 from weightwell import Client, doors
 from weightwell.__main__ import main
 from weightwell.in_process import drawing
-from weightwell.in_process.address import Address, cpus
+from weightwell.in_process.address import Address
+from weightwell_engine.processors import cpus
 from weightwell_engine.virtual_file import VirtualFile
 
 pytestmark = pytest.mark.filterwarnings("ignore::weightwell.RepeatedStreamWarning")
