@@ -79,6 +79,9 @@ def install(app: FastAPI) -> None:
 async def _known(_: Request, error: Exception) -> Response:
     status, kind, title = PROBLEMS[type(error)]  # type: ignore[index]
     headers = headers_of(error, status)
+    if isinstance(error, TooLarge | NotAllowed):
+        # The clients of the Hub show this field. Their file may be refused when it is sent, past the door of the Hub.
+        headers["x-error-message"] = str(error).encode("unicode_escape").decode("ascii")
     errors = [_field(each) for each in error.errors] if isinstance(error, InvalidSpec | InvalidSpecs) else []
     return problem(status, kind, title, str(error), headers, errors)
 
