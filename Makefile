@@ -118,7 +118,7 @@ $(SERVICE): pyproject.toml constraints.txt | $(VENV)/.torch
 
 $(INSTALLED): pyproject.toml constraints.txt | $(VENV)/.torch
 	@echo "Installing what the service and its tests need into $(VENV); the first time takes minutes."
-	@$(PIP) --editable '.[service,numpy,torch,plots]' --group dev
+	@$(PIP) --editable '.[service,telemetry,numpy,torch,plots]' --group dev
 	@$(COMPILED)
 	@touch $(SERVICE) $@
 

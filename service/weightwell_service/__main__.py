@@ -14,6 +14,7 @@ from weightwell_engine.exceptions import DeviceUnavailable
 from weightwell_service import __version__
 from weightwell_service.access.tokens import InvalidTokens
 from weightwell_service.app import check, create_app, make_engine
+from weightwell_service.observation.traces import InvalidTraces
 from weightwell_service.repositories.library import InvalidRepository
 from weightwell_service.server import make_server
 from weightwell_service.server.connections import allow_descriptors
@@ -49,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
             check(settings)  # each process makes its own application
         else:
             app = create_app(settings, engine)
-    except (InvalidRepository, InvalidTokens, InvalidTls) as error:
+    except (InvalidRepository, InvalidTokens, InvalidTls, InvalidTraces) as error:
         print(f"weightwell-service: {error}", file=sys.stderr)
         return 2
     print(f"weightwell-service: version {__version__} draws on {engine.device}", file=sys.stderr)

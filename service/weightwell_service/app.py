@@ -29,6 +29,7 @@ from weightwell_service.file_response import DrawingResources
 from weightwell_service.gauges import load, state
 from weightwell_service.observation.log import request_line
 from weightwell_service.observation.requests import Observed
+from weightwell_service.observation.traces import Traced, Traces, current_trace
 from weightwell_service.repositories.library import library
 from weightwell_service.repositories.shared_cache import SharedCache
 from weightwell_service.repositories.twin import Twins
@@ -48,6 +49,9 @@ _EXPOSED = [
     *("Accept-Ranges", "Content-Disposition", "Content-Range", "ETag", "Retry-After", "Weightwell-Generator"),
     *("Weightwell-Range-Cost", "Weightwell-Unused-Rules"),
 ]
+
+# FastAPI has telemetry of its own. With a global provider, it would send each span twice, with the signature.
+_NO_TELEMETRY = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 
 # The part of the memory budget in which files and headers of the upstream Hub are kept.
 _KEPT = 16
@@ -79,7 +83,8 @@ def create_app(settings: Settings, engine: Engine | None = None, *, shared: Path
     ``shared`` is the folder of what several processes of one server share; None for a server of one process.
 
     Raises ``DeviceUnavailable`` if the configured device is not there, ``InvalidRepository`` for a repository that
-    cannot be used, and ``InvalidTokens`` for a file of tokens that cannot.
+    cannot be used, ``InvalidTokens`` for a file of tokens that cannot, and ``InvalidTraces`` if traces are wanted and
+    cannot be sent.
     """
     costs = _costs(settings)
     gate = Gate(settings.tokens_file, _usage(shared), costs) if settings.tokens_file else None
@@ -87,11 +92,14 @@ def create_app(settings: Settings, engine: Engine | None = None, *, shared: Path
     engine = engine or make_engine(settings)
     for_bodies = max(settings.max_total_request_bytes, settings.max_request_bytes)
     budget = MemoryBudget(settings.max_resident_bytes, for_bodies=for_bodies, patience=settings.queue_timeout)
+    traces = Traces() if settings.traces else None
     resources = DrawingResources(budget, settings.threads, settings.drawing_timeout, settings.max_responses)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service: Service = app.state.service
+        if traces is not None:
+            traces.start()
         generators = engine.generators()
         await asyncio.get_running_loop().run_in_executor(service.health, next(generators).warm_up)
         service.health.submit(service.warm_up, generators)
@@ -108,6 +116,8 @@ def create_app(settings: Settings, engine: Engine | None = None, *, shared: Path
             await service.twins.close()
         for lane in resources.lanes.values():
             lane.shutdown()
+        if traces is not None:
+            await asyncio.get_running_loop().run_in_executor(None, traces.stop)
 
     # The service serves the assets of /docs itself, because clusters often have no access to a CDN.
     app = FastAPIOffline(
@@ -115,6 +125,7 @@ def create_app(settings: Settings, engine: Engine | None = None, *, shared: Path
         # To colour a long answer takes a browser seconds.
         swagger_ui_parameters={"defaultModelsExpandDepth": -1, "syntaxHighlight": False},
         redirect_slashes=False,
+        telemetry=_NO_TELEMETRY,
         title="Weightwell",
         version=__version__,
         summary="Initialized weight tensors. The same spec gives the same bytes on every machine.",
@@ -151,7 +162,10 @@ def create_app(settings: Settings, engine: Engine | None = None, *, shared: Path
             expose_headers=_EXPOSED,
             max_age=86400,
         )
-    app.add_middleware(Observed, measured=service.metrics, line=request_line if settings.access_log else None)
+    line, trace = request_line if settings.access_log else None, current_trace if traces else None
+    app.add_middleware(Observed, measured=service.metrics, line=line, trace=trace)
+    if traces is not None:
+        app.add_middleware(Traced, traces=traces)
     app.openapi = openapi.document(app)  # type: ignore[method-assign]
     return app
 
@@ -170,6 +184,8 @@ def check(settings: Settings) -> None:
     if settings.tokens_file:
         Tokens.read(settings.tokens_file)
     library(settings.repositories, settings.max_shard_bytes)
+    if settings.traces:
+        Traces()
 
 
 def _costs(settings: Settings) -> Costs:

@@ -137,4 +137,7 @@ class Settings(BaseSettings):
         default=2**25, le=100_000_000, description="largest header of a weight file of the upstream Hub, in bytes"
     )
     access_log: bool = Field(default=True, description="whether the log has a line for each request")
+    traces: bool = Field(
+        default=False, description="whether to send OpenTelemetry traces, as OTEL_* say (docs/metrics.md#traces)"
+    )
     log_format: Literal["text", "json"] = Field(default="text", description="format of the lines of the log")

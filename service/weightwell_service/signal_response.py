@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Generator
+from importlib.util import find_spec
 from threading import Event
 from typing import Any
 
@@ -9,7 +10,7 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from weightwell_engine.engine import Engine
-from weightwell_engine.exceptions import Busy, TooLarge
+from weightwell_engine.exceptions import Busy, TooLarge, UnsupportedSpec
 from weightwell_engine.stack import Stack
 from weightwell_service.access.clients import requester
 from weightwell_service.access.costs import Costs
@@ -35,8 +36,8 @@ class SignalResources:
     async def respond(self, request: Request, stack: Stack, costs: Costs | None = None) -> Response:
         """Measure a stack and answer it. Stops after the current layer when the client disconnects.
 
-        Raises ``InvalidSpec`` for tensors that cannot be drawn, ``TooLarge`` for a stack beyond the limits of the
-        server or of ``costs``, and ``Busy`` for one that gets no memory in time.
+        Raises ``UnsupportedSpec`` without torch, ``InvalidSpec`` for tensors that cannot be drawn, ``TooLarge`` for a
+        stack beyond the limits of the server or of ``costs``, and ``Busy`` for one that gets no memory in time.
         """
         self._check(stack)
         if costs is not None:
@@ -63,6 +64,14 @@ class SignalResources:
                 await asyncio.gather(*both, return_exceptions=True)
 
     def _check(self, stack: Stack) -> None:
+        if find_spec("torch") is None:
+            raise UnsupportedSpec(
+                "signal",
+                got="a stack to measure",
+                expected="a server with torch",
+                detail="this server cannot measure signals: torch is not installed; ask a server with torch, or use "
+                "weightwell.local() on a machine with it",
+            )
         if stack.operations > self._max_operations:
             raise TooLarge(
                 f"this signal needs about {stack.operations} operations, and this server allows {self._max_operations} "

@@ -19,6 +19,7 @@ from weightwell_engine.parsing import EQUAL_LAYERS, read_signal
 from weightwell_engine.parsing.signal import LayerFields
 from weightwell_engine.schemes import SCHEMES
 from weightwell_engine.signal import measurement
+from weightwell_service import signal_response
 from weightwell_service.app import create_app
 from weightwell_service.settings import Settings
 
@@ -137,6 +138,13 @@ def test_a_signal_beyond_the_budget_is_refused_with_both_numbers(http: httpx.Cli
     assert f"about {expected} operations" in response.json()["detail"]
     assert "200000000000" in response.json()["detail"]
     assert "WEIGHTWELL_MAX_SIGNAL_OPERATIONS" in response.json()["detail"]
+
+
+def test_a_signal_without_torch_is_refused_with_the_reason(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal_response, "find_spec", lambda _: None)
+    response = http.get("/signal?depth=2&width=16")
+    assert response.status_code == 422
+    assert "torch is not installed" in response.json()["detail"]
 
 
 def test_a_signal_that_needs_more_memory_than_the_budget_is_refused(serve: Serve) -> None:

@@ -258,5 +258,13 @@ except UnsupportedSpec as error:
     assert "torch, which is not installed" in str(error), error
 else:
     raise SystemExit("torch was found")
+from weightwell_engine.exceptions import DeviceUnavailable
+from weightwell_engine.generators.factory import find_device
+try:
+    find_device("cuda:0")
+except DeviceUnavailable as error:
+    assert "needs torch, which is not installed" in str(error), error
+else:
+    raise SystemExit("a GPU was found")
 """
     subprocess.run([sys.executable, "-c", script], check=True)

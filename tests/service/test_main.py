@@ -107,6 +107,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "upstream_max_file_bytes": ("5000", 5000),
     "upstream_max_header_bytes": ("6000", 6000),
     "access_log": ("false", False),
+    "traces": ("true", True),
     "log_format": ("json", "json"),
 }
 

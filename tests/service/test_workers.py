@@ -8,13 +8,16 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
 
 import weightwell
@@ -81,8 +84,42 @@ def running(*flags: str) -> Iterator[Running]:
         service.end()
 
 
+class Collector(ThreadingHTTPServer):
+    """A collector of traces, which keeps the processes whose spans it gets."""
+
+    def __init__(self) -> None:
+        self.spans: Counter[int] = Counter()
+        super().__init__(("127.0.0.1", 0), Collection)
+
+
+class Collection(BaseHTTPRequestHandler):
+    server: Collector
+
+    def do_POST(self) -> None:
+        assert self.path == "/v1/traces"
+        body = self.rfile.read(int(self.headers["content-length"]))
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+            (process,) = (each.value.int_value for each in resource.resource.attributes if each.key == "process.pid")
+            self.server.spans[process] += sum(len(scope.spans) for scope in resource.scope_spans)
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def collector() -> Iterator[Collector]:
+    with Collector() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def service(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     tokens = tmp_path_factory.mktemp("tokens") / "tokens.toml"
     limits = {"right": "", "narrow": "max_responses = 5", "daily": "bytes_per_day = 10_000"}
     tokens.write_text(
@@ -91,10 +128,14 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             for name, limit in limits.items()
         )
     )
-    flags = ["--workers", "2", "--threads", "2", "--tokens-file", str(tokens), "--open-metrics"]
-    with running(*flags, "--max-responses", "10", "--saturation", "0.5") as service:
-        service.wait_for("Application startup complete", 2)
-        yield service
+    flags = ["--workers", "2", "--threads", "2", "--tokens-file", str(tokens), "--open-metrics", "--traces"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{collector.server_port}")
+        patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")  # ms
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        with running(*flags, "--max-responses", "10", "--saturation", "0.5") as service:
+            service.wait_for("Application startup complete", 2)
+            yield service
 
 
 @pytest.fixture
@@ -148,6 +189,12 @@ def test_every_process_has_its_part_of_the_limits() -> None:
 def test_both_processes_answer_with_the_same_bytes(http: httpx.Client) -> None:
     digests = {sha256(http.get("/init?shape=1000,10&scheme=normal").content).hexdigest() for _ in range(20)}
     assert len(digests) == 1
+
+
+def test_each_process_sends_the_spans_of_its_requests(
+    service: Running, http: httpx.Client, collector: Collector
+) -> None:
+    eventually(lambda: http.get("/schemes").status_code == 200 and set(service.workers()) <= collector.spans.keys())
 
 
 def test_the_metrics_are_those_of_all_processes(http: httpx.Client) -> None:

@@ -1,6 +1,7 @@
 """The factory: creates devices and generators by name. It imports each when needed: some need torch or Triton."""
 
 import re
+from importlib.util import find_spec
 
 from weightwell_engine.exceptions import DeviceUnavailable
 from weightwell_engine.forks import loading
@@ -16,6 +17,8 @@ def find_device(name: str) -> Device:
         return Cpu()
     if not (match := _CUDA.fullmatch(name)):
         raise DeviceUnavailable(f"device must be cpu, cuda or cuda:<index>, got {name!r}")
+    if find_spec("torch") is None:
+        raise DeviceUnavailable(f"device {name} needs torch, which is not installed; use cpu, or install torch")
     with loading:
         from weightwell_engine.generators.gpu import find_gpu
 

@@ -12,8 +12,9 @@ from weightwell_service.observation.record import current
 # The most characters of a URL in a log line.
 _MAX_URL = 200
 
-# The signature of an address that was refused may be valid for another method.
-_SIGNATURE = re.compile(rb"signature=[^&]*")
+# The signature of an address that was refused may be valid for another method. In a presigned address of S3, the access
+# key is the token.
+_SECRET = re.compile(rb"(?i)((?:signature|x-amz-credential|awsaccesskeyid)=)[^&]*")
 
 # The time in every line: in local time, with the offset from UTC.
 _TIME = "%Y-%m-%dT%H:%M:%S%z"
@@ -26,6 +27,8 @@ class WithRequest(logging.Filter):
         """Return True: every line is written."""
         request = current()
         record.request_id = request.identifier if request else None
+        if request and request.trace:
+            record.trace_id = request.trace
         record.shown_id = f" [{request.identifier}]" if request else ""
         return True
 
@@ -104,8 +107,20 @@ def address(client: tuple[str, int] | None) -> str:
 
 def request_line(scope: Mapping[str, Any]) -> str:
     """Return the method and the URL of a request, shortened, without a signature, and in printable ASCII."""
-    query = _SIGNATURE.sub(b"signature=...", scope.get("query_string", b""))
+    query = _without_secrets(scope)
     url = scope.get("raw_path", b"") + (b"?" + query if query else b"")
-    text = f"{scope.get('method', '?')} {url.decode('latin-1')}"
+    return _shown(f"{scope.get('method', '?')} {url.decode('latin-1')}")
+
+
+def shown_query(scope: Mapping[str, Any]) -> str:
+    """Return the query of a request, shortened, without a signature, and in printable ASCII."""
+    return _shown(_without_secrets(scope).decode("latin-1"))
+
+
+def _without_secrets(scope: Mapping[str, Any]) -> bytes:
+    return _SECRET.sub(rb"\1...", scope.get("query_string", b""))
+
+
+def _shown(text: str) -> str:
     shown = text if len(text) <= _MAX_URL else text[:_MAX_URL] + "..."
     return shown.encode("unicode_escape").decode("ascii")

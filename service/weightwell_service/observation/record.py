@@ -11,10 +11,14 @@ _FORM = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 @dataclass(slots=True)
 class Record:
-    """One request. ``reason``: the type of the problem in its answer; None if it was not refused."""
+    """One request. ``reason``: the type of the problem in its answer; None if it was not refused.
+
+    ``trace``: the identifier of its trace; None if it has none.
+    """
 
     identifier: str
     reason: str | None = None
+    trace: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

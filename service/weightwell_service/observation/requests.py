@@ -41,18 +41,23 @@ class Measured(Protocol):
 
 
 class Observed:
-    """The middleware. ``line`` writes the request line of a scope; None logs no requests."""
+    """The middleware. ``line`` writes the request line of a scope; None logs no requests.
+
+    ``trace`` returns the identifier of the current trace; None without traces.
+    """
 
     def __init__(
         self,
         app: ASGIApp,
         measured: Measured,
         line: Callable[[Any], str] | None,
+        trace: Callable[[], str | None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ):
         self._app = app
         self._measured = measured
         self._line = line
+        self._trace = trace
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,6 +66,8 @@ class Observed:
             await self._app(scope, receive, send)
             return
         record, route, began = begin(scope["headers"]), route_of(scope["path"]), self._clock()
+        if self._trace is not None:
+            record.trace = self._trace()
         self._measured.begin(route)
         status, sent, first = 0, 0, 0.0
 

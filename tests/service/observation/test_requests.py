@@ -96,8 +96,12 @@ def test_a_request_is_one_line_with_all_that_is_known_and_no_secret(
 def test_the_log_has_no_signature_of_a_refused_request(http: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, LOGGER):
         http.post(INIT + "&signed_by=right&expires=9999999999&signature=" + "5" * 64)  # which may be valid for GET
+        http.get("/s3/acme/model.safetensors?X-Amz-Credential=right%2F20261128%2Fs3&X-Amz-Signature=" + "5" * 64)
+        http.get("/s3/acme/model.safetensors?AWSAccessKeyId=right&Signature=555")
         http.get("/health/live")
     assert "signed_by=right&expires=9999999999&signature=..." in caplog.text
+    assert "X-Amz-Credential=...&X-Amz-Signature=..." in caplog.text
+    assert "AWSAccessKeyId=...&Signature=..." in caplog.text
     assert "555" not in caplog.text
 
 
