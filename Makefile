@@ -73,11 +73,12 @@ bench: tool-curl tool-nginx $(INSTALLED)  ## speed, as ratios to torch and to ng
 	$(BIN)/python -m benchmarks.hub
 	$(BIN)/python -m benchmarks.models
 	$(BIN)/python -m benchmarks.proxies
+	$(BIN)/python -m benchmarks.workers
 
 bench-cuda: $(GPU_NEEDS)  ## speed on a GPU, as ratios to torch and to plain copies (minutes)
 	$(ON_GPU) -m benchmarks.cuda --gpu $(GPU)
 
-soak: tool-nginx $(INSTALLED)  ## what clients that misbehave cost, with goals (minutes)
+soak: tool-curl tool-nginx tool-haproxy $(INSTALLED)  ## what clients that misbehave and restarts cost, with goals (an hour)
 	$(BIN)/python -m benchmarks.soak
 
 verify: tool-dieharder $(INSTALLED)  ## the generator's exhaustive and statistical proof (an hour)

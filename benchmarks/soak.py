@@ -26,6 +26,8 @@ from pathlib import Path
 
 from benchmarks import soak_access as access
 from benchmarks import soak_drawing as drawing
+from benchmarks import soak_faults as faults
+from benchmarks import soak_restarts as restarts
 from benchmarks import soak_specs as specs
 from benchmarks.http import free_port, running
 from benchmarks.measure import table
@@ -337,10 +339,24 @@ LINES = [
     Line("500 abandoned uploads, log", "2,300 kB", "100 kB", uploads),
     Line("a client that leaves, with requests behind", "the whole work", "1 s", departure),
     Line("a client that closes its sending side", "nothing", "36 MB", half_closed),
-    Line("1,000 stalled readers, memory and small requests", "+9,900 MB", "+1 GiB, p99 50 ms", drawing.stalled),
+    Line("20 endless bodies, memory", "", "413, +256 MiB", faults.endless_bodies),
+    Line("bad chunking", "", "4xx", faults.bad_chunking),
+    Line("10,000 mutated requests", "", "no 5xx but 503, no hang, +64 MiB", faults.mutated),
+    Line("poor surroundings", "", "served, or one line", faults.surroundings),
+    Line("a worker killed every 3 s, files", "", "none lost", restarts.killed_workers, {"WORKERS": 2}),
+    Line("workers restarted by SIGHUP, files", "", "none lost", restarts.restarted_workers, {"WORKERS": 2}),
+    Line("a replica killed in turns behind HAProxy, files", "", "none lost", restarts.killed_replicas),
+    Line("a rolling restart behind HAProxy, files", "", "none lost", restarts.restarted_replicas),
+    Line("our client killed in mid-file, run again", "", "right", restarts.killed_client),
+    Line(
+        "1,000 stalled readers and 2,000 idle connections",
+        "+9,900 MB",
+        "+1 GiB, small requests p99 50 ms",
+        drawing.stalled,
+    ),
     Line("5 waves of 200 stalled readers, memory", "2,056 MB stay", "128 MiB stay", drawing.waves),
-    Line("64 busy readers, small requests", "p50 252 ms", "p99 100 ms", drawing.busy_64),
-    Line("256 busy readers, small requests", "p50 766 ms", "p99 300 ms", drawing.busy_256),
+    Line("64 busy readers, small requests", "p50 252 ms", "p99 100 ms, fastest < 3 slowest", drawing.busy_64),
+    Line("256 busy readers, small requests", "p50 766 ms", "p99 100 ms, fastest < 3 slowest", drawing.busy_256),
     Line("250 readers at 1 MB/s, memory", "container of 4 GiB dies", "+1 GiB", drawing.honest_250, _SLOW),
     Line("1,000 readers at 1 MB/s, memory", "container of 4 GiB dies", "+1 GiB", drawing.honest_1000, _SLOW),
     Line("slices of single elements, others", "p50 6,600 ms", "p99 100 ms", drawing.short_runs),

@@ -61,13 +61,13 @@ class Fleet:
     url: str
     replicas: list[Replica]
 
-    def kill_the_one_that_sends(self, folder: Path) -> None:
-        """Kill the replica that is sending a file, as soon as bytes of it are in a folder."""
+    def end_the_one_that_sends(self, folder: Path, number: int = signal.SIGKILL) -> None:
+        """Send a signal to the replica that is sending a file, as soon as bytes of it are in a folder."""
         deadline = time.monotonic() + PATIENCE
         while True:
             for replica in self.replicas:
                 if replica.responses and any(path.stat().st_size for path in folder.iterdir()):
-                    os.kill(replica.pid, signal.SIGKILL)
+                    os.kill(replica.pid, number)
                     self.replicas.remove(replica)
                     return
             assert time.monotonic() < deadline, "no replica sends"
@@ -128,7 +128,7 @@ def beside(run: Callable[[], Any], other: Callable[[], None]) -> Any:
 def test_curl_continues_a_file_from_another_replica(fleet: Fleet, right: str, tmp_path: Path) -> None:
     path = tmp_path / "file"
     command = ["curl", "-sf", "-C", "-", "-o", str(path), fleet.url + TARGET]
-    broken = beside(lambda: subprocess.run(command, check=False), lambda: fleet.kill_the_one_that_sends(tmp_path))
+    broken = beside(lambda: subprocess.run(command, check=False), lambda: fleet.end_the_one_that_sends(tmp_path))
     assert broken.returncode == 18  # a part of the file
     had = path.stat().st_size
     subprocess.run(command, check=True)
@@ -139,8 +139,21 @@ def test_curl_continues_a_file_from_another_replica(fleet: Fleet, right: str, tm
 def test_the_client_continues_a_file_from_another_replica(fleet: Fleet, right: str, tmp_path: Path) -> None:
     path = tmp_path / "file"
     with weightwell.Client(fleet.url, progress=False, connections=1) as client:
-        beside(lambda: client.save(path, SHAPE, "normal", seed=7), lambda: fleet.kill_the_one_that_sends(tmp_path))
+        beside(lambda: client.save(path, SHAPE, "normal", seed=7), lambda: fleet.end_the_one_that_sends(tmp_path))
     assert digest(path) == right
+
+
+def test_a_replica_that_is_stopped_ends_the_file_that_it_sends(fleet: Fleet, right: str, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    replica = fleet.replicas[-1]
+    command = ["curl", "-sf", "-o", str(path), fleet.url + TARGET]
+    whole = beside(
+        lambda: subprocess.run(command, check=False), lambda: fleet.end_the_one_that_sends(tmp_path, signal.SIGTERM)
+    )
+    assert whole.returncode == 0
+    assert digest(path) == right
+    with pytest.raises(httpx.ConnectError):  # it took no new connections
+        httpx.get(f"http://127.0.0.1:{replica.port}/health/live", trust_env=False)
 
 
 # The files ------------------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from weightwell_service.settings import Settings
 ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", "")
+BAKE = (ROOT / "docker-bake.hcl").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
@@ -157,7 +158,8 @@ def health_check() -> list[str]:
 
 def checked(port: int, **settings: str) -> int:
     """Run the health check against a port; a proxy that is not there must not matter."""
-    environment = os.environ | {"WEIGHTWELL_PORT": str(port), "http_proxy": "http://127.0.0.1:9"} | settings
+    image = {"WEIGHTWELL_HOST": "0.0.0.0", "WEIGHTWELL_PORT": str(port), "http_proxy": "http://127.0.0.1:9"}  # noqa: S104
+    environment = os.environ | image | settings
     return subprocess.run(health_check(), env=environment, check=False, capture_output=True).returncode
 
 
@@ -199,6 +201,12 @@ def test_the_health_check_speaks_tls_if_the_service_does(status: int, code: int)
         assert checked(port, WEIGHTWELL_TLS_CERTIFICATE="/tls/chain.pem") == code
 
 
+def test_the_health_check_asks_the_address_that_the_service_listens_on() -> None:
+    with answering(200) as port:
+        assert checked(port, WEIGHTWELL_HOST="127.0.0.1") == 0
+        assert checked(port, WEIGHTWELL_HOST="127.0.0.2") == 1
+
+
 def test_the_health_check_fails_when_nobody_listens() -> None:
     with answering(200) as port:
         pass
@@ -221,6 +229,17 @@ def test_the_image_has_a_description() -> None:
     labels = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]*)"', DOCKERFILE))
     assert labels["description"] == PYPROJECT["project"]["description"]
     assert labels["licenses"] == PYPROJECT["project"]["license"]
+    assert labels["version"] == "$VERSION"
+    assert f"\nARG VERSION={PYPROJECT['project']['version']}\n" in DOCKERFILE
+    assert f'variable "VERSION" {{ default = "{PYPROJECT["project"]["version"]}" }}' in BAKE
+
+
+def test_the_images_for_several_platforms_set_arguments_that_exist() -> None:
+    named = {name for group in re.findall(r"args = \{(.*?)\}", BAKE) for name in re.findall(r"(\w+) =", group)}
+    assert named == {"VERSION", "REVISION", "EXTRAS", "TORCH_INDEX"}
+    assert named <= set(re.findall(r"^ARG (\w+)=", DOCKERFILE, re.MULTILINE))
+    (extras,) = re.findall(r'EXTRAS = "(.*?)"', BAKE)
+    assert set(extras.split(",")) <= PYPROJECT["project"]["optional-dependencies"].keys()
 
 
 # The documents
@@ -269,6 +288,19 @@ def test_nginx_takes_the_block_of_the_deployment_page(tmp_path: Path) -> None:
     command = [nginx, "-t", "-e", "stderr", "-c", str(tmp_path / "nginx.conf")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_haproxy_takes_the_block_of_the_scaling_page(tmp_path: Path) -> None:
+    haproxy = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin")
+    if haproxy is None:
+        pytest.skip("haproxy is not installed")
+    (block,) = re.findall(
+        r"^```text\n(global\n.*?)^```", (ROOT / "docs/scaling.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    (tmp_path / "haproxy.cfg").write_text(block)
+    done = subprocess.run([haproxy, "-c", "-f", tmp_path / "haproxy.cfg"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr.upper()
 
 
 def test_make_help_names_every_target() -> None:

@@ -43,7 +43,7 @@ class Traces:
             ) from None
         self._exporter = exporter or _exporter()
         named = os.environ.get("OTEL_SERVICE_NAME") or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-        attributes = {"process.pid": os.getpid(), "service.version": __version__}
+        attributes: dict[str, Any] = {"process.pid": os.getpid(), "service.version": __version__}
         resource = Resource.create(attributes if named else {"service.name": "weightwell", **attributes})
         self.provider: Any = TracerProvider(resource=resource)
 
