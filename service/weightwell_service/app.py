@@ -30,6 +30,7 @@ from weightwell_service.gauges import load, state
 from weightwell_service.observation.log import request_line
 from weightwell_service.observation.requests import Observed
 from weightwell_service.observation.traces import Traced, Traces, current_trace
+from weightwell_service.page import is_static
 from weightwell_service.repositories.library import library
 from weightwell_service.repositories.shared_cache import SharedCache
 from weightwell_service.repositories.twin import Twins
@@ -202,14 +203,14 @@ def _addresses(settings: Settings, shared: Path | None, costs: Costs) -> Clients
     return Addresses(_usage(shared), max_responses=responses, bytes_per_day=nbytes, costs=costs)
 
 
-def _is_open(settings: Settings) -> Callable[[str], bool]:
-    """Return whether a path is for everybody, without limits, as a function of the path."""
+def _is_open(settings: Settings) -> Callable[[Scope], bool]:
+    """Return whether a request is for everybody, without limits, as a function of its scope."""
     tokens = settings.tokens_file is not None
     paths = {
         *(HEALTH if settings.open_health or not tokens else ()),
         *(["/metrics"] if settings.open_metrics or not tokens else ()),
     }
-    return lambda path: path in paths
+    return lambda scope: scope["path"] in paths or (settings.open_page and is_static(scope))
 
 
 def _refusal(scope: Scope, status: int, detail: str, headers: Mapping[str, str]) -> Response:

@@ -9,15 +9,16 @@ from importlib.resources import files
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
+from starlette.types import Scope
 
 from weightwell_engine.parsing.signal import DEFAULT_SCHEME, EQUAL_LAYERS
 from weightwell_service.openapi.requests import query_of_signal
 from weightwell_service.small_file import respond_small
 
-# Everything comes from this server, and nothing is inline.
+# Everything comes from this server, nothing is inline, and no text becomes HTML or a script.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'"
+    "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
 
 # A cache asks each time whether its copy is still right: the files change with the version of the service.
@@ -31,6 +32,16 @@ def wants_html(accept: str) -> bool:
     qualities = dict(map(_preference, accept.lower().split(",")))
     html = qualities.get(_HTML, 0.0)
     return html > 0.0 and html >= qualities.get("text/plain", 0.0)
+
+
+def is_static(scope: Scope) -> bool:
+    """Whether a request is for the page, its files or the guide, which are the same on every server."""
+    path: str = scope["path"]
+    if scope["method"] not in ("GET", "HEAD"):
+        return False
+    if path != "/":
+        return path == "/guide" or path.startswith(("/page/", "/guide/"))
+    return wants_html(", ".join(Headers(scope=scope).getlist("accept")))
 
 
 def _preference(item: str) -> tuple[str, float]:
@@ -51,7 +62,7 @@ def respond_page(method: str, headers: Headers) -> Response:
 
 def respond_file(method: str, headers: Headers, name: str) -> Response | None:
     """Return a file of the page; None if there is no such file."""
-    content = _files().get(name)
+    content = _fields_of_signals() if name == "signal.json" else _files().get(name)
     return None if content is None else respond_small(method, headers, content, name, HEADERS)
 
 
@@ -59,8 +70,12 @@ def respond_file(method: str, headers: Headers, name: str) -> Response | None:
 def _files() -> dict[str, bytes]:
     """Return the files of the page, by name."""
     folder = files("weightwell_service") / "static"
-    found = {each.name: each.read_bytes() for each in folder.iterdir()}
-    # The fields of a stack, so that the page has no second list of them.
+    return {each.name: each.read_bytes() for each in folder.iterdir()}
+
+
+@cache
+def _fields_of_signals() -> bytes:
+    """Return the fields of a stack as JSON, so that the page has no second list of them."""
     known = EQUAL_LAYERS[DEFAULT_SCHEME].model_fields.items()
     defaults = {name: field.default for name, field in known if not field.is_required()}
     fields = [
@@ -72,4 +87,4 @@ def _files() -> dict[str, bytes]:
         }
         for each in query_of_signal()
     ]
-    return found | {"signal.json": json.dumps(fields).encode()}
+    return json.dumps(fields).encode()

@@ -112,6 +112,10 @@ class Settings(BaseSettings):
     )
     open_health: bool = Field(default=True, description="whether /health needs no token, if other paths need one")
     open_metrics: bool = Field(default=False, description="whether /metrics needs no token, if other paths need one")
+    open_page: bool = Field(
+        default=True,
+        description="whether the page and /guide need no token, if other paths need one; the page asks for it",
+    )
     cors_origins: str = Field(
         default="",
         pattern=r"^(\*|https?://[^\s/,]+(,https?://[^\s/,]+)*)?$",

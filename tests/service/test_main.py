@@ -98,6 +98,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "tokens_file": (str(TOKENS), TOKENS),
     "open_health": ("false", False),
     "open_metrics": ("true", True),
+    "open_page": ("false", False),
     "cors_origins": ("https://a.example,http://b.example:8080", "https://a.example,http://b.example:8080"),
     "tls_certificate": ("chain.pem", Path("chain.pem")),
     "tls_key": ("key.pem", Path("key.pem")),

@@ -122,9 +122,9 @@ class Gate:
 
 
 class Guard:
-    """The middleware. ``is_open``: whether a path is for everybody, without limits; ``refusal`` makes an answer."""
+    """The middleware. ``is_open``: whether a request is for everybody, without limits; ``refusal`` makes an answer."""
 
-    def __init__(self, app: ASGIApp, clients: Clients, is_open: Callable[[str], bool], refusal: Refusal):
+    def __init__(self, app: ASGIApp, clients: Clients, is_open: Callable[[Scope], bool], refusal: Refusal):
         self._app = app
         self._clients = clients
         self._is_open = is_open
@@ -132,7 +132,7 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it."""
-        if scope["type"] != "http" or self._is_open(scope["path"]):
+        if scope["type"] != "http" or self._is_open(scope):
             await self._app(scope, receive, send)
             return
         try:

@@ -1,12 +1,13 @@
 // The commands that make what is on the screen.
 
-import { element } from "./plots.js";
+import { copy, element } from "./plots.js";
+import { hasToken } from "./service.js";
 
 const PYTHON = { true: "True", false: "False" };
 
 /** Return a value of a query as Python: a number, a boolean, a tuple of numbers, or a string. */
 function literal(value) {
-  if (value in PYTHON) return PYTHON[value];
+  if (Object.hasOwn(PYTHON, value)) return PYTHON[value];
   if (/^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$/.test(value)) return value.replace(/^\+?0+(?=\d)/, "");
   if (/^[-+\d.eE]+(,[-+\d.eE]+)+$/.test(value)) return `(${value.replaceAll(",", ", ")})`;
   return JSON.stringify(value);
@@ -23,25 +24,31 @@ function shape(text) {
   return sizes.length === 1 ? `(${sizes[0]},)` : `(${sizes.join(", ")})`;
 }
 
+// How code sends a token: from the environment. The client in Python reads it by itself.
+const curl = () => (hasToken() ? 'curl -fsS -H "Authorization: Bearer $WEIGHTWELL_TOKEN"' : "curl -fsS");
+const bearer = "Authorization: `Bearer ${process.env.WEIGHTWELL_TOKEN}`";
+const options = () => (hasToken() ? `, { headers: { ${bearer} } }` : "");
+const python = () => (hasToken() ? "import weightwell  # reads $WEIGHTWELL_TOKEN" : "import weightwell");
+
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
 /** Return the commands for one tensor: its file, and its statistics. */
 export function forTensor(host, query, fields) {
   const call = `${shape(fields.shape || "")}, ${JSON.stringify(fields.scheme)}${keywords(fields, ["shape", "scheme"])}`;
   return {
-    curl: `curl -fsS ${quoted(`${host}/init?${query}`)} -o weight.safetensors\ncurl -fsS ${quoted(`${host}/inspect?${query}`)} -o statistics.json`,
-    Python: `import weightwell
+    curl: `${curl()} ${quoted(`${host}/init?${query}`)} -o weight.safetensors\n${curl()} ${quoted(`${host}/inspect?${query}`)} -o statistics.json`,
+    Python: `${python()}
 
 with weightwell.Client(${JSON.stringify(host)}) as client:
     weight = client.init(${call})
     statistics = client.inspect(${call})
 print(weight.shape, statistics["moments"]["std"])`,
     JavaScript: `const query = ${JSON.stringify(query)};
-const file = await (await fetch(\`${host}/init?\${query}\`)).arrayBuffer();
+const file = await (await fetch(\`${host}/init?\${query}\`${options()})).arrayBuffer();
 const length = Number(new DataView(file).getBigUint64(0, true));
 const header = JSON.parse(new TextDecoder().decode(new Uint8Array(file, 8, length)));
 const data = file.slice(8 + length);
-const statistics = await (await fetch(\`${host}/inspect?\${query}\`)).json();
+const statistics = await (await fetch(\`${host}/inspect?\${query}\`${options()})).json();
 console.log(header, data.byteLength, statistics.moments.std);`,
   };
 }
@@ -50,8 +57,8 @@ console.log(header, data.byteLength, statistics.moments.std);`,
 export function forSignals(host, runs) {
   const dicts = runs.map(({ fields }) => `    client.signal(${keywords(fields, []).replace(/^, /, "")})`);
   return {
-    curl: runs.map(({ query }, at) => `curl -fsS ${quoted(`${host}/signal?${query}`)} -o signal-${at + 1}.json`).join("\n"),
-    Python: `import weightwell
+    curl: runs.map(({ query }, at) => `${curl()} ${quoted(`${host}/signal?${query}`)} -o signal-${at + 1}.json`).join("\n"),
+    Python: `${python()}
 
 client = weightwell.Client(${JSON.stringify(host)})
 signals = [
@@ -61,7 +68,7 @@ for signal in signals:
     print(signal)`,
     JavaScript: `const queries = ${JSON.stringify(runs.map(({ query }) => query), null, 2)};
 for (const query of queries) {
-  const signal = await (await fetch(\`${host}/signal?\${query}\`)).json();
+  const signal = await (await fetch(\`${host}/signal?\${query}\`${options()})).json();
   console.log(query, signal.layers.map((layer) => layer.forward.rms));
 }`,
   };
@@ -70,10 +77,10 @@ for (const query of queries) {
 /** Return the commands for the file of a manifest, a JSON text. */
 export function forManifest(host, text) {
   return {
-    curl: `curl -fsS ${quoted(`${host}/init`)} -H 'Content-Type: application/json' -o model.safetensors -d @- <<'END'\n${text}\nEND`,
+    curl: `${curl()} ${quoted(`${host}/init`)} -H 'Content-Type: application/json' -o model.safetensors -d @- <<'END'\n${text}\nEND`,
     Python: `import json
 
-import weightwell
+${python()}
 
 manifest = json.loads(r"""
 ${text}
@@ -84,7 +91,7 @@ with weightwell.Client(${JSON.stringify(host)}) as client:
     JavaScript: `const manifest = ${text};
 const response = await fetch(${JSON.stringify(`${host}/init`)}, {
   method: "POST",
-  headers: { "Content-Type": "application/json" },
+  headers: { "Content-Type": "application/json"${hasToken() ? `, ${bearer}` : ""} },
   body: JSON.stringify(manifest),
 });
 console.log((await response.arrayBuffer()).byteLength);`,
@@ -130,20 +137,4 @@ export function show(place, commands) {
     element("div", { class: "tabs" }, element("div", { role: "tablist", "aria-label": "Language" }, ...tabs), button("Copy code", () => commands[chosen]), link, said),
     element("pre", { id, role: "tabpanel", tabindex: "0", "aria-label": `Code: ${chosen}` }, text),
   );
-}
-
-/** Copy a text; return whether that worked. The clipboard's own interface exists only for https and localhost. */
-async function copy(text) {
-  try {
-    await navigator.clipboard.writeText(text);
-    return true;
-  } catch {
-    const area = element("textarea", { class: "quiet", "aria-hidden": "true" });
-    area.value = text;
-    document.body.append(area);
-    area.select();
-    const done = document.execCommand("copy");
-    area.remove();
-    return done;
-  }
 }

@@ -60,11 +60,50 @@ function numbers(_, values) {
   return values.map((value) => (value === null ? "" : digits(value, 3)));
 }
 
-function draw(place, { text, legend, options, data, height = 260 }) {
+function draw(place, { text, legend, options, data, points, height = 260 }) {
   const plot = element("div", { class: "plot", role: "img", "aria-label": text });
-  place.replaceChildren(element("p", { class: "sub" }, text), legendOf(legend), plot);
+  place.replaceChildren(element("p", { class: "sub" }, text), legendOf(legend), plot, pointsOf(place, points));
   const common = { width: Math.max(plot.clientWidth, 200), height, legend: { show: false }, cursor: { show: false }, padding: [10, 12, 0, 0] };
   new uPlot({ ...common, ...options }, data, plot);
+}
+
+/** Return a table of the points of a plot, to read and to copy. It is made when it is opened. */
+function pointsOf(place, { headings, rows }) {
+  const title = place.closest("figure").querySelector("figcaption").textContent;
+  const made = element("details", { class: "points" }, element("summary", {}, "Points as a table"));
+  const cell = (value) => (value === null || value === undefined ? "" : String(value));
+  const build = () => {
+    place.dataset.points = made.open ? "open" : "";
+    if (!made.open || made.querySelector("table")) return;
+    const table = element("table");
+    const every = rows().map((row) => row.map(cell));
+    fill(table, `Points: ${title}`, headings, every);
+    const button = element("button", { type: "button" }, "Copy points");
+    button.addEventListener("click", async () => {
+      const text = [headings, ...every].map((row) => row.join("\t")).join("\n");
+      button.textContent = (await copy(text)) ? "Points copied" : "Select and copy by hand";
+    });
+    made.append(button, element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Points: ${title}` }, table));
+  };
+  made.addEventListener("toggle", build);
+  if (place.dataset.points === "open") made.open = true;
+  return made;
+}
+
+/** Copy a text; return whether that worked. The clipboard's own interface exists only for https and localhost. */
+export async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    const area = element("textarea", { class: "quiet", "aria-hidden": "true" });
+    area.value = text;
+    document.body.append(area);
+    area.select();
+    const done = document.execCommand("copy");
+    area.remove();
+    return done;
+  }
 }
 
 function legendOf(entries) {
@@ -84,16 +123,20 @@ export function histogram(place, { edges, counts, expected }, text) {
       legend.push(["line c1", "expected by the law"]);
     }
     const scales = { x: { time: false, range: [edges[0], edges[edges.length - 1]] }, y: { range: (_, __, most) => [0, most * 1.05] } };
-    draw(place, { text, legend, data, options: { series, scales, axes: [axis("value", { size: 32, values: numbers }), axis("elements per bin", { size: 64, values: numbers })] } });
+    const points = {
+      headings: ["from", "to", "drawn", ...(expected ? ["expected"] : [])],
+      rows: () => counts.map((count, at) => [edges[at], edges[at + 1], count, ...(expected ? [expected[at]] : [])]),
+    };
+    draw(place, { text, legend, data, points, options: { series, scales, axes: [axis("value", { size: 32, values: numbers }), axis("elements per bin", { size: 64, values: numbers })] } });
   });
 }
 
 /** Lines over the same x. `lines`: name, values, colour (an index) and whether it is dashed. */
-export function curves(place, { x, lines, xLabel, yLabel, log = false, points = false, range }, text) {
+export function curves(place, { x, lines, xLabel, yLabel, log = false, points: dots = false, range }, text) {
   show(place, () => {
     const series = [{}, ...lines.map(({ colour: at, dash }) => ({
       stroke: colour(LINES[at]), width: dash ? 1.5 : 2, dash: dash ? [6, 5] : undefined, spanGaps: false,
-      points: { show: points && !dash, size: 4, fill: colour(LINES[at]) }, ...(points && !dash ? { paths: () => null } : {}),
+      points: { show: dots && !dash, size: 4, fill: colour(LINES[at]) }, ...(dots && !dash ? { paths: () => null } : {}),
     }))];
     const clean = (values) => values.map((value) => (log && !(value > 0) ? null : value));
     const data = [x, ...lines.map((line) => clean(line.values))];
@@ -109,7 +152,9 @@ export function curves(place, { x, lines, xLabel, yLabel, log = false, points = 
     };
     const vertical = log ? { splits: tens, filter: (_, splits) => splits, values: (_, splits) => splits.map(power) } : { values: numbers };
     const legend = lines.filter((line) => line.name).map((line) => [`line c${line.colour}`, line.name]);
-    draw(place, { text, legend, data, options: { series, scales: { x: { time: false }, y }, axes: [axis(xLabel, { size: 32 }), axis(yLabel, { size: 64, ...vertical })] } });
+    const named = lines.map((line, at) => line.name || `${lines[at - 1].name} (theory)`);
+    const points = { headings: [xLabel, ...named], rows: () => x.map((each, at) => [each, ...lines.map((line) => line.values[at])]) };
+    draw(place, { text, legend, data, points, options: { series, scales: { x: { time: false }, y }, axes: [axis(xLabel, { size: 32 }), axis(yLabel, { size: 64, ...vertical })] } });
   });
 }
 
@@ -134,12 +179,13 @@ export function plane(place, { real, imaginary, radius }, text) {
     const series = [{}, { stroke: colour("--one"), paths: () => null, points: { show: true, size: 3.5, fill: colour("--one") } }];
     const scales = { x: { time: false, range: [-reach, reach] }, y: { range: [-reach, reach] } };
     const legend = [["c0", "computed"], ...(radius ? [["line c1", "expected radius"]] : [])];
-    draw(place, { text, legend, data: [xs, ys], height: Math.min(place.clientWidth, 330), options: { series, scales, hooks: { draw: [circle] }, axes: [axis("real part", { size: 32, values: numbers }), axis("imaginary part", { size: 64, values: numbers })] } });
+    const points = { headings: ["real part", "imaginary part"], rows: () => real.map((each, at) => [each, imaginary[at]]) };
+    draw(place, { text, legend, data: [xs, ys], points, height: Math.min(place.clientWidth, 330), options: { series, scales, hooks: { draw: [circle] }, axes: [axis("real part", { size: 32, values: numbers }), axis("imaginary part", { size: 64, values: numbers })] } });
   });
 }
 
-/** A heat map of cells (rows of numbers), blue below zero and orange above. */
-export function heat(place, cells, text) {
+/** A heat map of cells (rows of numbers), blue below zero and orange above; a large one has the `few` in its table. */
+export function heat(place, cells, few, text) {
   show(place, () => {
     const most = cells.flat().reduce((largest, value) => Math.max(largest, Math.abs(value ?? 0)), 0) || 1;
     const shades = ["--one", "--back", "--two"].map((name) => rgb(colour(name)));
@@ -166,7 +212,9 @@ export function heat(place, cells, text) {
     scale.className = "scale";
     scale.setAttribute("aria-hidden", "true");
     const legend = element("ul", { class: "legend" }, element("li", {}, digits(-most, 3), scale, digits(most, 3)));
-    place.replaceChildren(element("p", { class: "sub" }, text), legend, canvas);
+    const shown = cells.length * cells[0].length > 1024 ? few : cells;
+    const points = { headings: ["row", ...shown[0].map((_, at) => `column ${at + 1}`)], rows: () => shown.map((row, at) => [at + 1, ...row]) };
+    place.replaceChildren(element("p", { class: "sub" }, text), legend, canvas, pointsOf(place, points));
   });
 }
 

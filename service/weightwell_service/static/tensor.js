@@ -10,7 +10,7 @@ import { HOST, ask, later, latest, queryOf, table } from "./service.js";
 // Files up to this many bytes are read; of larger ones, the service computes the statistics.
 const READ = 2 ** 16;
 
-const START = { shape: "128,64", scheme: "kaiming_normal", seed: "42", dtype: "float32" };
+const START = { shape: "96,64", scheme: "kaiming_normal", seed: "42", dtype: "float32" };
 
 const section = document.getElementById("tensor");
 const form = document.getElementById("tensor-form");
@@ -18,7 +18,8 @@ let catalogue;
 
 /** Show the tensor of some fields, as they are in the link of the page. */
 export async function open(fields) {
-  catalogue = catalogue || (await table("schemes"));
+  table("gain").catch(() => {}); // at the same time; most schemes need it
+  catalogue = await table("schemes");
   const wanted = Object.keys(fields).length ? fields : START;
   const choose = (name, names, value) => {
     form.elements[name].replaceChildren(...names.map((each) => element("option", { value: each }, each)));
@@ -125,7 +126,7 @@ function matrix(file, map) {
     cells = Array.from({ length: rows }, (_, row) => Array.from(file.values.subarray(row * cols, (row + 1) * cols)));
     each = "each cell is one element";
   } else if (cells.length === rows && cells[0].length === cols) each = "each cell is one element";
-  plots.heat(at("heat"), cells, `${rows} x ${cols}; ${each}`);
+  plots.heat(at("heat"), cells, map.cells, `${rows} x ${cols}; ${each}`);
 }
 
 function spectra({ singular_values: singular, eigenvalues: eigen, note }) {

@@ -18,6 +18,7 @@ import httpx
 import pytest
 import safetensors.numpy
 from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
 import weightwell
 from weightwell_service.access.clients import Client, address_of
@@ -94,6 +95,25 @@ def test_no_path_answers_without_a_token(http: httpx.Client, path: str, headers:
     assert problem["type"] == "urn:weightwell:problem:unauthorized"
     assert problem["detail"] == answer.headers["x-error-message"]
     assert "wrong" not in answer.text
+
+
+def test_the_page_and_the_guide_are_open_to_a_browser(http: httpx.Client) -> None:
+    browser = {"Accept": "text/html,*/*;q=0.8"}
+    for path in ("/", "/page/page.js", "/page/signal.json", "/guide/", "/guide/page"):
+        assert http.get(path, headers=browser).status_code == 200
+        assert http.post(path, headers=browser).status_code == 401
+    for path in ("/docs", "/init", "/page", "/pages/page.js", "/page/../schemes"):
+        assert http.get(path, headers=browser).status_code == 401
+
+
+def test_the_page_can_be_closed(app: FastAPI, tmp_path: Path) -> None:
+    file = tmp_path / "tokens.toml"
+    file.write_text(entry("right"))
+    closed = TestClient(
+        create_app(Settings(threads=2, tokens_file=file, open_page=False), engine=app.state.service.engine)
+    )
+    for path in ("/", "/page/page.js", "/guide/"):
+        assert closed.get(path, headers={"Accept": "text/html"}).status_code == 401
 
 
 def test_posts_are_refused_as_well_and_their_bodies_are_not_read(http: httpx.Client) -> None:
