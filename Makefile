@@ -81,8 +81,9 @@ bench-cuda: $(GPU_NEEDS)  ## speed on a GPU, as ratios to torch and to plain cop
 soak: tool-curl tool-nginx tool-haproxy $(INSTALLED)  ## what clients that misbehave and restarts cost, with goals (an hour)
 	$(BIN)/python -m benchmarks.soak
 
-verify: tool-dieharder $(INSTALLED)  ## the generator's exhaustive and statistical proof (an hour)
+verify: tool-dieharder $(INSTALLED)  ## the generator's exhaustive and statistical proof (an hour), and the theory's
 	$(BIN)/python -m benchmarks.verify
+	$(BIN)/python -m benchmarks.theory
 
 build: $(INSTALLED)  ## the wheel and the source distribution, into dist/
 	$(BIN)/python -m build --no-isolation

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.utils.checkpoint import checkpoint
 
 import weightwell
@@ -440,6 +442,38 @@ def test_checkpointing_of_transformers(gpt2: nn.Module) -> None:
     expected = weightwell.signals(model, {"input_ids": IDS, "use_cache": False}).rows
     model.activation_checkpointing_enable()
     assert weightwell.signals(model, {"input_ids": IDS, "use_cache": False}).rows == expected
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """The only rank of a job."""
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())  # type: ignore[attr-defined]
+    yield
+    dist.destroy_process_group()
+
+
+def sharded(model: nn.Sequential) -> nn.Module:
+    for part in (model[0], model):
+        fully_shard(part)
+    return model
+
+
+@pytest.mark.parametrize("wrapped", [nn.parallel.DistributedDataParallel, sharded])
+@pytest.mark.usefixtures("alone")
+def test_wrappers_of_distributed_training_change_nothing(wrapped: Callable[[nn.Sequential], nn.Module]) -> None:
+    def build() -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+
+    model, x = wrapped(build()), drawn(5, 4)
+    expected = weightwell.signals(build(), x)
+    found = {row["name"].removeprefix("module."): row for row in weightwell.signals(model, x).rows}
+    for row in expected.rows:
+        assert found[row["name"]]["forward.rms"] == row["forward.rms"]
+        assert found[row["name"]]["backward.rms"] == pytest.approx(row["backward.rms"])
+    assert all(each.requires_grad and each.grad is None for each in model.parameters())
+    model(x).sum().backward()
+    assert all(each.grad is not None for each in model.parameters())
 
 
 def test_autocast_of_the_caller_applies() -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from benchmarks.theory import NORMALIZATIONS, distances
 from weightwell_engine.engine import Engine
 from weightwell_engine.exceptions import InvalidSpec
 from weightwell_engine.generators.devices import Cpu
@@ -264,6 +265,15 @@ def test_theory_predicts_what_is_measured(engine: Engine, activation: str, norma
         if activation != "hardshrink":
             backward = theory.backward_rms or 0.0
             assert_close("backward", layer.backward.rms, spread.backward.rms, backward, backward)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_theory_is_within_3_standard_errors_at_width_4096(engine: Engine, activation: str, normalization: str) -> None:
+    """A part of what ``benchmarks.theory`` compares. The seeds are fixed, so the answer is the same each time."""
+    [found] = distances(engine, [(activation, normalization)], seeds=4).values()
+    assert len(found) == 9
+    assert max(found.values()) <= 3.0, found
 
 
 @pytest.mark.parametrize("residual", ["post-norm", "none"])
