@@ -136,12 +136,12 @@ async def _http(request: Request, error: Exception) -> Response:
 
 def refusal(status: int, detail: str, headers: Mapping[str, str]) -> Response:
     """Return the answer to a request that is refused because of its client: 401, or 429."""
-    kind, title = _REFUSALS[status]
+    kind, title = REFUSALS[status]
     # The clients of the Hub show this field.
     return problem(status, kind, title, detail, {"x-error-message": detail, **headers})
 
 
-_REFUSALS = {
+REFUSALS = {
     401: ("unauthorized", "A token is needed"),
     429: ("limit-of-client", "The client has reached a limit"),
 }

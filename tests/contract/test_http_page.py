@@ -20,7 +20,7 @@ from weightwell_engine.dtypes import DTYPES
 from weightwell_engine.schemes import SCHEMES
 from weightwell_engine.spec import GENERATORS
 from weightwell_service.file_response import IMMUTABLE, REVALIDATE
-from weightwell_service.problems import PROBLEMS
+from weightwell_service.problems import PROBLEMS, REFUSALS
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
@@ -158,7 +158,8 @@ def test_the_page_names_every_code_of_a_dtype() -> None:
 
 def test_the_table_of_errors_has_every_problem() -> None:
     said = {(status, kind.strip("`")) for status, kind, _ in rows("Errors") if kind}
-    assert said == {(str(status), kind) for status, kind, _ in PROBLEMS.values()}
+    refused = {(status, kind) for status, (kind, _) in REFUSALS.items()}
+    assert said == {(str(status), kind) for status, kind in refused | {each[:2] for each in PROBLEMS.values()}}
 
 
 def test_the_table_of_errors_has_every_status(http: httpx.Client) -> None:

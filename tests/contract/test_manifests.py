@@ -257,7 +257,7 @@ def test_readiness_is_answered_while_many_manifests_are_parsed(serve: Serve) -> 
     app = create_app(Settings(threads=1))
     begun, released = Event(), Event()
 
-    def describe(_: object) -> None:
+    def describe(*_: object) -> None:
         begun.set()
         released.wait(60)
         raise Busy("try again")

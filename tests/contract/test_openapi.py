@@ -28,7 +28,7 @@ from weightwell_engine.dtypes import DTYPES
 from weightwell_engine.parsing import SINGLES
 from weightwell_engine.schemes import ALIASES, SCHEMES, Scheme
 from weightwell_service.app import create_app
-from weightwell_service.problems import PROBLEMS
+from weightwell_service.problems import PROBLEMS, REFUSALS
 from weightwell_service.settings import Settings
 
 Serve = Callable[[FastAPI], AbstractContextManager[str]]
@@ -98,7 +98,7 @@ def test_a_property_of_many_models_is_described_once(http: httpx.Client, documen
 
 def test_every_status_of_the_problem_table_is_in_the_document(document: dict[str, Any]) -> None:
     told = {int(status) for operation in document["paths"]["/init"].values() for status in operation["responses"]}
-    assert {status for status, _, _ in PROBLEMS.values()} <= told
+    assert {status for status, _, _ in PROBLEMS.values()} | REFUSALS.keys() <= told
 
 
 @pytest.mark.parametrize(("name", "value"), [("seed", str(2**64 - 1)), ("shape", f"0,{2**63 - 1}"), ("slice", "0:9,:")])
