@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from weightwell_engine.exceptions import Busy, WeightwellError
 from weightwell_engine.virtual_file import UNIT, VirtualFile
-from weightwell_service.access.clients import requester
+from weightwell_service.access.clients import check_bytes, requester
 from weightwell_service.access.costs import Costs
 from weightwell_service.budget import MemoryBudget
 from weightwell_service.exceptions import PreconditionFailed
@@ -283,8 +283,12 @@ class FileResponse(Response):
 
     @asynccontextmanager
     async def _stream(self, scope: Scope) -> AsyncIterator[Stream]:
-        """Wait for the least memory of the stream, and open it; raise ``TooLarge`` if it needs too many CPU seconds."""
+        """Wait for the least memory of the stream, and open it.
+
+        Raises ``TooLarge`` if it needs too many CPU seconds, and ``Exceeded`` if the client may not have its bytes.
+        """
         resources, section, file = self._resources, self._section, self._section.file
+        check_bytes(scope, section.stop - section.start)  # before anything is drawn
         if self._costs is not None and self._costs.max_cpu_seconds is not None:
             # A file of thousands of tensors takes a moment to estimate, in which the event loop must not wait.
             await run_in_threadpool(check_seconds, self._costs, file, section.start, section.stop)

@@ -1,6 +1,6 @@
 """Clients: who sends a request. A client is a token, or an address on a server without tokens."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from typing import Any, Literal
@@ -49,6 +49,13 @@ def known_client(scope: Mapping[str, Any]) -> Client | None:
     """Return the client that the guard has found for a request; None if there is no guard."""
     client: Client | None = scope.get("state", {}).get("client")
     return client
+
+
+def check_bytes(scope: Mapping[str, Any], nbytes: int) -> None:
+    """Raise ``Exceeded`` if the client of a request may not have an answer of ``nbytes`` today."""
+    check: Callable[[int], None] | None = scope.get("state", {}).get("check_bytes")
+    if check is not None:
+        check(nbytes)
 
 
 def requester(scope: Mapping[str, Any], *, small: bool, costs: Costs | None = None) -> Requester:

@@ -7,6 +7,7 @@ the client is the address (``Addresses``).
 import logging
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -141,8 +142,8 @@ class Guard:
             headers = {"www-authenticate": 'Bearer realm="weightwell"'}
             await self._refusal(scope, 401, str(error), headers)(scope, receive, send)
             return
-        scope.setdefault("state", {})["client"] = client
         usage = self._clients.usage
+        scope.setdefault("state", {}).update(client=client, check_bytes=partial(usage.check, client))
         counted = _Counted(usage, client, send, is_head=scope["method"] == "HEAD", private=self._clients.private)
         try:
             usage.begin(client)
@@ -165,14 +166,14 @@ class _Counted:
         self._send = send
         self._is_head = is_head
         self._private = private
-        self._unsent = 0
+        self._unsent = self._day = 0
 
     async def send(self, message: Message) -> None:
         """Send one part of the answer; raise ``Exceeded`` before its first."""
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             length = 0 if self._is_head else int(headers.get("content-length", 0))
-            self._usage.take(self._client, length)
+            self._day = self._usage.take(self._client, length)
             self._unsent = length
             if self._private:
                 headers["cache-control"] = _private(headers.get("cache-control", ""))
@@ -184,7 +185,7 @@ class _Counted:
     def settle(self) -> None:
         """Give back what was not sent."""
         if self._unsent:
-            self._usage.give(self._client, self._unsent)
+            self._usage.give(self._client, self._unsent, self._day)
 
 
 def _private(cache_control: str) -> str:

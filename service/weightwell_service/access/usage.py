@@ -88,19 +88,30 @@ class Usage:
         with self._today(client) as used:
             used.responses -= 1
 
-    def take(self, client: Client, nbytes: int) -> None:
-        """Count the bytes of an answer before it is sent; raise ``Exceeded`` if the client may not have them today."""
-        with self._today(client) as used:
-            if client.bytes_per_day is not None and used.nbytes + nbytes > client.bytes_per_day:
-                rest = _DAY - int(self.clock()) % _DAY
-                raise Exceeded(
-                    f"{client} may have {client.bytes_per_day} bytes a day ({client.setting('bytes_per_day')}), has "
-                    f"had {used.nbytes}, and this answer has {nbytes}; try again after midnight, UTC, in {rest} s",
-                    retry_after=rest,
-                )
-            used.nbytes += nbytes
+    def check(self, client: Client, nbytes: int) -> None:
+        """Raise ``Exceeded`` if a client may not have an answer of ``nbytes`` today."""
+        if client.bytes_per_day is not None:
+            with self._today(client) as used:
+                self._check(client, used, nbytes)
 
-    def give(self, client: Client, nbytes: int) -> None:
-        """Give back bytes that were counted and not sent."""
+    def take(self, client: Client, nbytes: int) -> int:
+        """Count the bytes of an answer before it is sent, and return the day; raise as ``check``."""
         with self._today(client) as used:
-            used.nbytes = max(used.nbytes - nbytes, 0)
+            self._check(client, used, nbytes)
+            used.nbytes += nbytes
+            return used.day
+
+    def give(self, client: Client, nbytes: int, day: int) -> None:
+        """Give back bytes that were counted on a day and not sent. Those of an earlier day do not count any more."""
+        with self._today(client) as used:
+            if used.day == day:
+                used.nbytes = max(used.nbytes - nbytes, 0)
+
+    def _check(self, client: Client, used: Used, nbytes: int) -> None:
+        if client.bytes_per_day is not None and used.nbytes + nbytes > client.bytes_per_day:
+            rest = _DAY - int(self.clock()) % _DAY
+            raise Exceeded(
+                f"{client} may have {client.bytes_per_day} bytes a day ({client.setting('bytes_per_day')}), has "
+                f"had {used.nbytes}, and this answer has {nbytes}; try again after midnight, UTC, in {rest} s",
+                retry_after=rest,
+            )

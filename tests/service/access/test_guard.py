@@ -222,6 +222,16 @@ def test_a_token_has_a_number_of_bytes_a_day(http: httpx.Client, gate: Gate) -> 
     assert http.get(INIT, headers=bearing("daily")).status_code == 200
 
 
+def test_a_file_beyond_the_bytes_of_a_day_is_refused_before_it_is_drawn(
+    http: httpx.Client, app: FastAPI, gate: Gate
+) -> None:
+    gate.usage.clock = lambda: 86400 * 150.0
+    drawn = app.state.service.resources.totals.drawn
+    refused = http.get("/init?shape=1000,1000&scheme=normal", headers=bearing("daily"))
+    assert refused.status_code == 429
+    assert app.state.service.resources.totals.drawn == drawn
+
+
 def test_a_limit_of_s3_is_told_in_its_own_form(http: httpx.Client, gate: Gate) -> None:
     gate.usage.clock = lambda: 86400 * 200.0
     gate.usage.take(gate.tokens.named("daily"), 1000)  # type: ignore[arg-type]
@@ -321,12 +331,12 @@ def test_answers_at_once_and_bytes_a_day_are_limited_at_every_door(http: httpx.C
         assert "max_responses" in refused.text
     gate.usage.end(narrow)
     assert http.get(address).status_code == 200
-    gate.usage.take(daily, 1000 - gate.usage.of(daily).nbytes)
+    day = gate.usage.take(daily, 1000 - gate.usage.of(daily).nbytes)
     for headers in (bearing("daily"), {"Authorization": "AWS4-HMAC-SHA256 Credential=daily/1/r/s3/aws4_request"}):
         refused = http.get(path, headers=headers)
         assert (refused.status_code, refused.headers["retry-after"]) == (status, "86400")
         assert "bytes_per_day" in refused.text
-    gate.usage.give(daily, 1000)
+    gate.usage.give(daily, 1000, day)
 
 
 def eventually(condition: Callable[[], bool]) -> None:

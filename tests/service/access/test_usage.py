@@ -37,8 +37,8 @@ def test_a_token_has_a_number_of_bytes_a_day_which_begins_at_midnight() -> None:
 
 def test_bytes_that_are_not_sent_are_given_back() -> None:
     usage = Usage(lambda: 0)
-    usage.take(TOKEN, 100)
-    usage.give(TOKEN, 30)
+    day = usage.take(TOKEN, 100)
+    usage.give(TOKEN, 30, day)
     usage.take(TOKEN, 30)
     assert usage.of(TOKEN).nbytes == 100
 
@@ -46,10 +46,11 @@ def test_bytes_that_are_not_sent_are_given_back() -> None:
 def test_bytes_of_yesterday_are_not_given_back_today() -> None:
     now = 0.0
     usage = Usage(lambda: now)
-    usage.take(TOKEN, 100)
+    yesterday = usage.take(TOKEN, 100)
     now = 86400.0
-    usage.give(TOKEN, 100)
-    assert usage.of(TOKEN).nbytes == 0
+    usage.take(TOKEN, 70)
+    usage.give(TOKEN, 100, yesterday)
+    assert usage.of(TOKEN).nbytes == 70
 
 
 def test_a_token_without_limits_has_none_and_is_counted() -> None:
