@@ -59,7 +59,8 @@ class _Table:
     def __init__(self, data: bytes):
         self._days: dict[bytes, tuple[int, int]] = {}
         self._open: dict[bytes, dict[int, int]] = {}
-        for client, process, first, second in _ROW.iter_unpack(data):
+        whole = len(data) - len(data) % _ROW.size  # a full disk may have cut off the last row
+        for client, process, first, second in _ROW.iter_unpack(data[:whole]):
             if process:
                 self._open.setdefault(client, {})[process] = first
             else:
@@ -79,9 +80,10 @@ class _Table:
         counts[os.getpid()] = used.responses
         self._open[client] = {process: count for process, count in counts.items() if count}
         if len(self._days) > MOST_CLIENTS // _FILES:
-            idle = next((each for each in self._days if not self._open.get(each)), None)
+            idle = next((each for each in self._days if not any(map(is_alive, self._open.get(each, ())))), None)
             if idle is not None:
                 del self._days[idle]
+                self._open.pop(idle, None)
 
     def data(self) -> bytes:
         """Return the rows."""

@@ -118,3 +118,26 @@ def test_of_too_many_clients_one_without_an_answer_is_forgotten(
     assert usage.of(clients[0]).responses == 1
     assert usage.of(clients[4]).nbytes == 7
     assert (tmp_path / "0").stat().st_size == 4 * 40
+
+
+def test_the_answers_of_a_process_that_has_died_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_usage, "_FILES", 1)
+    monkeypatch.setattr(shared_usage, "MOST_CLIENTS", 3)
+    usage = SharedUsage(tmp_path, lambda: 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: 2**22 + 1)  # more than the largest number of a process
+        patch.setattr(shared_usage, "is_alive", lambda _: True)
+        for number in range(3):
+            usage.begin(Client("address", str(number)))
+    for number in range(10, 20):
+        usage.take(Client("address", str(number)), 7)
+    assert (tmp_path / "0").stat().st_size == 3 * 40
+
+
+def test_a_row_that_is_cut_off_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_usage, "_FILES", 1)
+    usage = SharedUsage(tmp_path, lambda: 0.0)
+    usage.take(TOKEN, 10)
+    usage.take(FREE, 10)
+    os.truncate(tmp_path / "0", 50)
+    assert [usage.of(each).nbytes for each in (TOKEN, FREE)] == [10, 0]
