@@ -62,15 +62,21 @@ class Saturation:
         if self._folder is not None and self._limit:
             load = self._load()
             data = _FORM.pack(load.responses, load.max_responses, load.waited, load.patience)
-            (self._folder / str(os.getpid())).write_bytes(data)
+            path = self._folder / str(os.getpid())
+            new = path.with_suffix(".new")
+            with suppress(OSError):  # a full disk must not end the server
+                new.write_bytes(data)
+                new.replace(path)  # so that no process reads a part
 
     def reason(self) -> str | None:
         """Return why the server is saturated; None if it is not."""
         if not self._limit:
             return None
-        load, least = self._of_all(), self._limit * (LOW if self._is_saturated() else 1.0)
-        self._set(saturated=load.part >= least)
-        if not self._is_saturated():
+        load, before = self._of_all(), self._is_saturated()
+        saturated = load.part >= self._limit * (LOW if before else 1.0)
+        if saturated != before:  # and otherwise this could undo a change of another process
+            self._set(saturated=saturated)
+        if not saturated:
             return None
         return f"saturated: {load}; ready again below {LOW * self._limit:.0%} of that (WEIGHTWELL_SATURATION)"
 
@@ -82,7 +88,7 @@ class Saturation:
             if not is_alive(int(path.name)):
                 path.unlink(missing_ok=True)
                 continue
-            with suppress(OSError, struct.error):  # it is being written
+            with suppress(OSError, struct.error):  # it has just been removed, or a full disk has cut it off
                 load += Load(*_FORM.unpack(path.read_bytes()))
         return load
 
@@ -95,7 +101,8 @@ class Saturation:
         self._saturated = saturated
         if self._folder is None:
             return
-        if saturated:
-            (self._folder / "saturated").touch()
-        else:
-            (self._folder / "saturated").unlink(missing_ok=True)
+        with suppress(OSError):  # on a full disk, the next question finds the state again
+            if saturated:
+                (self._folder / "saturated").touch()
+            else:
+                (self._folder / "saturated").unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """Saturation: when a server is not ready, when it is again, and that several processes say the same."""
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -93,6 +94,30 @@ def test_the_load_of_a_process_that_has_died_does_not_count(tmp_path: Path) -> N
     server.responses = 1
     assert saturation.reason() is None
     assert not dead.exists()
+
+
+def test_a_full_disk_does_not_end_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server()
+    saturation = Saturation(0.5, server.load, tmp_path)
+    saturation.publish()
+
+    def full(path: Path, data: bytes) -> None:
+        path.touch()
+        raise OSError(errno.ENOSPC, f"no place for {len(data)} bytes")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    saturation.publish()
+    assert (tmp_path / str(os.getpid())).stat().st_size == 32  # of before
+    assert saturation.reason() is None
+
+
+def test_a_process_does_not_undo_what_another_one_has_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server()
+    saturation = Saturation(0.5, server.load, tmp_path)
+    monkeypatch.setattr(saturation, "_is_saturated", lambda: False)
+    (tmp_path / "saturated").touch()  # by another process, since this one has looked
+    assert saturation.reason() is None
+    assert (tmp_path / "saturated").exists()
 
 
 @pytest.fixture(scope="module")
