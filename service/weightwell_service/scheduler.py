@@ -154,7 +154,8 @@ class Scheduler:
 def _give_way() -> None:
     """Lower the priority of this thread. Only on Linux does it belong to the thread and not to the process."""
     if sys.platform == "linux":
-        os.nice(_NICENESS)
+        with suppress(OSError):  # some sandboxes forbid it
+            os.nice(_NICENESS)
 
 
 class _Work:

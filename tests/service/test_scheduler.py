@@ -1,3 +1,4 @@
+import errno
 import os
 import sys
 import threading
@@ -260,3 +261,14 @@ def test_the_threads_give_way_to_the_event_loop(turns: Scheduler) -> None:
     before = os.getpriority(os.PRIO_PROCESS, 0)
     assert turns.submit(niceness(), Requester("client", small=True)).result(PATIENCE) == min(before + 5, 19)
     assert os.getpriority(os.PRIO_PROCESS, 0) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only on Linux has a thread a niceness of its own")
+def test_a_sandbox_that_forbids_a_lower_priority_stops_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(_: int) -> int:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "nice", forbidden)
+    turns = Scheduler(1, "draw")
+    assert turns.submit(job([], "a"), Requester("client", small=True)).result(PATIENCE) == "a"
+    turns.shutdown()
