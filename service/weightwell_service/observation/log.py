@@ -14,7 +14,7 @@ _MAX_URL = 200
 
 # The signature of an address that was refused may be valid for another method. In a presigned address of S3, the access
 # key is the token.
-_SECRET = re.compile(rb"(?i)((?:signature|x-amz-credential|awsaccesskeyid)=)[^&]*")
+_SECRET = re.compile(rb"(?i)((?:signature|x-amz-credential|x-amz-security-token|awsaccesskeyid)=)[^&]*")
 
 # The time in every line: in local time, with the offset from UTC.
 _TIME = "%Y-%m-%dT%H:%M:%S%z"

@@ -17,8 +17,8 @@ from weightwell_service.observation.requests import route_of
 # The key of the scope, in the scope that OpenTelemetry gets.
 _WHOLE = "weightwell.scope"
 
-# Header fields that no attribute of a span may have.
-_SECRET = {b"authorization", b"cookie", b"proxy-authorization"}
+# Header fields that no attribute of a span may have. A referer may be a signed address.
+_SECRET = {b"authorization", b"cookie", b"proxy-authorization", b"referer", b"x-amz-security-token"}
 
 # Routes that are asked all the time, and whose spans say nothing.
 _QUIET = {"/metrics", "/health", "/healthz", "/health/live", "/health/ready"}
@@ -54,7 +54,7 @@ class Traces:
         self.provider.add_span_processor(BatchSpanProcessor(self._exporter()))
 
     def stop(self) -> None:
-        """Export the last spans and end the thread. This takes at most OTEL_EXPORTER_OTLP_TIMEOUT, 10 s."""
+        """Export the last spans and end the thread. Without an answer of the collector, this takes up to 30 s."""
         self.provider.shutdown()
 
 

@@ -107,7 +107,7 @@ def test_no_attribute_has_a_secret(
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body"})
 
-    query = b"shape=3&signature=5ec4e7&X-Amz-Credential=5ec4e7%2F2026&X-Amz-Signature=5ec4e7&junk=\xff"
+    query = b"shape=3&signature=5ec4e7&X-Amz-Credential=5ec4e7%2F2026&X-Amz-Security-Token=5ec4e7&junk=\xff"
     scope: dict[str, Any] = {
         "type": "http",
         "method": "GET",
@@ -118,7 +118,10 @@ def test_no_attribute_has_a_secret(
         "scheme": "http",
         "server": ("127.0.0.1", 80),
         "client": ("127.0.0.1", 9),
-        "headers": [(b"host", b"a"), (b"authorization", b"Bearer 5ec4e7"), (b"cookie", b"5ec4e7"), (b"x-a", b"b")],
+        "headers": [
+            *((b"host", b"a"), (b"authorization", b"Bearer 5ec4e7"), (b"cookie", b"5ec4e7"), (b"x-a", b"b")),
+            *((b"referer", b"http://a/init?signature=5ec4e7"), (b"x-amz-security-token", b"5ec4e7")),
+        ],
     }
 
     async def receive() -> dict[str, Any]:
