@@ -42,17 +42,17 @@ class Settings(BaseSettings):
     max_signal_operations: PositiveInt = Field(
         default=2 * 10**11, description="largest estimated cost of a request to /signal, in operations"
     )
-    max_tensors: PositiveInt | None = Field(default=None, description="most tensors of a file; None for any number")
+    max_tensors: PositiveInt | None = Field(default=None, description="most tensors of a file; unset for any number")
     max_cpu_seconds: PositiveFloat | None = Field(
         default=None,
         allow_inf_nan=False,
-        description="most CPU seconds for drawing one answer, by estimate (docs/access.md); None for any number",
+        description="most CPU seconds for drawing one answer, by estimate (docs/access.md); unset for any number",
     )
     max_responses_per_address: PositiveInt | None = Field(
-        default=None, description="answers at once for an address, on a server without tokens; None for any number"
+        default=None, description="answers at once for an address, on a server without tokens; unset for any number"
     )
     bytes_per_day_per_address: PositiveInt | None = Field(
-        default=None, description="bytes a day for an address, on a server without tokens; None for any number"
+        default=None, description="bytes a day for an address, on a server without tokens; unset for any number"
     )
     saturation: float = Field(
         default=0.9,
