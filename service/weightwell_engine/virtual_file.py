@@ -68,10 +68,11 @@ class VirtualFile:
 
         ``start`` and ``stop`` count from the start of the file. The estimate includes numbers that must be drawn first.
         """
-        total = 0
+        total, first = 0, True
         for piece in self._pieces(start, stop):
-            total += self.generator.before(piece) if total == 0 else 0
-            total += self.generator.cost(piece)
+            total += self.generator.before(piece) if first else 0
+            total += self.generator.whole(piece) + self.generator.cost(piece)
+            first = False
             if total >= limit:
                 return limit
         return total

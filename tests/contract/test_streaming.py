@@ -82,6 +82,11 @@ class Probe:
         del piece
         return 0
 
+    def whole(self, piece: Piece) -> int:
+        """Draw no matrices."""
+        del piece
+        return 0
+
     def approach(self, drawing: Drawing, piece: Piece) -> Iterator[None]:
         """Draw nothing before a piece."""
         del drawing, piece

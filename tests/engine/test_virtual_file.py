@@ -182,6 +182,19 @@ def test_the_cost_of_a_range_of_torch_includes_the_numbers_before_it() -> None:
     assert file.cost(file.nbytes - 1000, file.nbytes, limit=UNIT) == UNIT
 
 
+@pytest.mark.parametrize("generator", ["philox", "torch"])
+def test_every_matrix_of_a_file_costs_whatever_is_before_it(generator: str) -> None:
+    def cost(*tensors: dict[str, object]) -> int:
+        manifest = {str(place): tensor for place, tensor in enumerate(tensors)}
+        file = planned(tensors=manifest, generator=generator)
+        return file.cost(0, file.nbytes, limit=10**15)
+
+    small: dict[str, object] = {"shape": [4], "scheme": "normal"}
+    matrix: dict[str, object] = {"shape": [640, 640], "scheme": "orthogonal"}
+    assert cost(small, matrix) > cost(matrix)
+    assert cost(matrix, small, matrix) > 2 * cost(matrix)
+
+
 def test_the_header_costs_nothing() -> None:
     assert FILE.cost(0, len(FILE.plan.header), limit=UNIT) == 0
 

@@ -72,7 +72,10 @@ class Generator(Protocol):
         """Estimate the time to draw a piece in one thread, in nanoseconds, after ``approach``."""
 
     def before(self, piece: Piece) -> int:
-        """Estimate the longest time to prepare a piece, in nanoseconds."""
+        """Estimate the longest time to draw the numbers before a piece that it needs, in nanoseconds."""
+
+    def whole(self, piece: Piece) -> int:
+        """Estimate the time to draw the whole matrices of a piece, in nanoseconds; 0 for independent elements."""
 
     def approach(self, drawing: Drawing, piece: Piece) -> Iterator[None]:
         """Prepare a piece, for example draw the numbers before it. Yields about every millisecond. This is optional."""

@@ -161,11 +161,14 @@ class TorchGenerator:
         return _PIECE + calls * _CALL + (piece.stop - piece.start) * _ELEMENT
 
     def before(self, piece: Piece) -> int:
-        """Estimate the time to draw the numbers before a piece, or a whole matrix, in nanoseconds."""
+        """Estimate the time to draw the numbers before a piece, in nanoseconds."""
+        return (piece.tensor.offset // piece.tensor.dtype.itemsize + piece.start) * _ELEMENT
+
+    def whole(self, piece: Piece) -> int:
+        """Estimate the time to draw a whole tensor, in nanoseconds; 0 for one that is drawn in pieces."""
         tensor = piece.tensor
-        earlier = tensor.offset // tensor.dtype.itemsize + piece.start
         if not self._resident(tensor):
-            return earlier * _ELEMENT
+            return 0
         match tensor.law:
             case TruncatedNormal() as law:
                 each = _SLOW * _passes(law, prod(tensor.region.shape))
@@ -173,7 +176,7 @@ class TorchGenerator:
                 each = min(rows, cols)
             case _:
                 each = _SLOW
-        return earlier * _ELEMENT + prod(tensor.region.shape) * each
+        return prod(tensor.region.shape) * each
 
     def approach(self, drawing: Drawing, piece: Piece) -> Iterator[None]:
         """Draw the numbers before a piece, block by block. A block takes a few milliseconds. A matrix is one block."""
