@@ -3,7 +3,6 @@
 import logging
 import os
 import socket
-import ssl
 import sys
 from contextlib import suppress
 
@@ -18,6 +17,7 @@ from weightwell_service.observation.traces import InvalidTraces
 from weightwell_service.repositories.library import InvalidRepository
 from weightwell_service.server import make_server
 from weightwell_service.server.connections import allow_descriptors
+from weightwell_service.server.options import InvalidTls, check_tls
 from weightwell_service.settings import Settings
 from weightwell_service.workers import serve
 
@@ -69,24 +69,6 @@ def check_address(host: str, port: int) -> None:
     with socket.socket(family, kind, protocol) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(address)
-
-
-class InvalidTls(ValueError):
-    """The certificate or its key cannot be used."""
-
-
-def check_tls(settings: Settings) -> None:
-    """Raise ``InvalidTls`` unless the certificate and its key can be used, or there are none."""
-    certificate, key = settings.tls_certificate, settings.tls_key
-    if (certificate is None) != (key is None):
-        raise InvalidTls("WEIGHTWELL_TLS_CERTIFICATE and WEIGHTWELL_TLS_KEY belong together, got one of them")
-    if certificate is None or key is None:
-        return
-    try:
-        # An empty password, so that nothing asks for one on the terminal.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
-    except (OSError, ssl.SSLError) as error:
-        raise InvalidTls(f"{certificate} and {key} cannot be used: {error.strerror or error}") from None
 
 
 def _warn_of_unknown_variables() -> None:

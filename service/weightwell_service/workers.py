@@ -16,8 +16,8 @@ from typing import Any
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
-from weightwell_service.app import create_app
-from weightwell_service.server.options import connections_of, options_of
+from weightwell_service.app import check, create_app
+from weightwell_service.server.options import check_tls, connections_of, options_of
 from weightwell_service.settings import Settings
 
 # The variable by which prometheus_client knows that several processes have metrics.
@@ -72,6 +72,24 @@ class Worker(uvicorn.Config):
         super().load()
 
 
+class Supervisor(Multiprocess):
+    """Replaces processes that die, and all of them on SIGHUP, unless a file of the settings is invalid."""
+
+    def __init__(self, settings: Settings, config: uvicorn.Config, listener: socket.socket):
+        super().__init__(config, [listener])
+        self._settings = settings
+
+    def handle_hup(self) -> None:
+        """Replace all processes one by one."""
+        try:
+            check_tls(self._settings)
+            check(self._settings)
+        except ValueError as error:
+            log.error("%s; the processes are not replaced", error)  # noqa: TRY400  # the operator needs no traceback
+        else:
+            super().handle_hup()
+
+
 def serve(settings: Settings) -> None:
     """Serve in several processes until stopped."""
     with TemporaryDirectory(prefix="weightwell-") as folder:
@@ -81,7 +99,7 @@ def serve(settings: Settings) -> None:
         config = Worker(settings, Path(folder))
         listener = _listener(settings)
         try:
-            Multiprocess(config, [listener]).run()
+            Supervisor(settings, config, listener).run()
         finally:
             listener.close()
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -119,8 +120,12 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture(scope="module")
-def service(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    tokens = tmp_path_factory.mktemp("tokens") / "tokens.toml"
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tokens") / "tokens.toml"
+
+
+@pytest.fixture(scope="module")
+def service(collector: Collector, tokens: Path) -> Iterator[Running]:
     limits = {"right": "", "narrow": "max_responses = 5", "daily": "bytes_per_day = 10_000"}
     tokens.write_text(
         "".join(
@@ -254,6 +259,19 @@ def test_sighup_replaces_the_processes_one_by_one_and_no_request_is_lost(service
     service.wait_for("Application startup complete", before + 2)
     answers += [http.get("/gain").status_code for _ in range(20)]
     assert set(answers) == {200}
+
+
+def test_sighup_with_an_invalid_file_is_one_line_and_replaces_nothing(
+    service: Running, http: httpx.Client, tokens: Path
+) -> None:
+    before, valid = len(service.workers()), tokens.read_text()
+    tokens.write_text("[[tokens]]")
+    service.send(signal.SIGHUP)
+    service.wait_for(r"tokens\.toml.*; the processes are not replaced\n")
+    tokens.write_text(valid)
+    assert http.get("/gain").status_code == 200
+    assert len(service.workers()) == before
+    assert "Traceback" not in "".join(service.lines)
 
 
 def test_while_draining_a_server_is_not_ready_and_answers() -> None:

@@ -1,5 +1,6 @@
 """Options: a deployment's settings as options of uvicorn."""
 
+import ssl
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -31,3 +32,21 @@ def connections_of(settings: Settings, clock: Callable[[], float]) -> dict[str, 
     """Return the options that are for one process."""
     shared = Connections(settings, clock)
     return {"http": partial(LimitedProtocol, shared=shared), "callback_notify": shared.sweep}
+
+
+class InvalidTls(ValueError):
+    """The certificate or its key cannot be used."""
+
+
+def check_tls(settings: Settings) -> None:
+    """Raise ``InvalidTls`` unless the certificate and its key can be used, or there are none."""
+    certificate, key = settings.tls_certificate, settings.tls_key
+    if (certificate is None) != (key is None):
+        raise InvalidTls("WEIGHTWELL_TLS_CERTIFICATE and WEIGHTWELL_TLS_KEY belong together, got one of them")
+    if certificate is None or key is None:
+        return
+    try:
+        # An empty password, so that nothing asks for one on the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except (OSError, ssl.SSLError) as error:
+        raise InvalidTls(f"{certificate} and {key} cannot be used: {error.strerror or error}") from None
