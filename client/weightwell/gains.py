@@ -11,7 +11,8 @@ class Gain(float):
 
     ``source="quadrature"`` says what the gain does in a deep stack of layers: ``slope``, ``stability``, ``chi_1`` and
     ``edge_of_chaos`` (docs/gains.md, "Deep stacks"). They are None for ``source="torch"``. The result of arithmetic is
-    a plain ``float``.
+    a plain ``float``, and so is ``float(gain)``, for formats that refuse other classes: ``yaml.safe_dump``, or a
+    checkpoint that ``torch.load`` reads with ``weights_only=True``.
     """
 
     __slots__ = ("answer",)
@@ -25,9 +26,9 @@ class Gain(float):
         made.answer = answer
         return made
 
-    def __getnewargs__(self) -> tuple[float, Mapping[str, Any]]:  # type: ignore[override]
-        """Return the arguments of a copy, and of an unpickled gain."""
-        return float(self), self.answer
+    def __reduce_ex__(self, _protocol: object) -> tuple[Any, ...]:
+        """Return the class and the arguments of a copy, and of an unpickled gain, for every protocol."""
+        return type(self), (float(self), self.answer)
 
     @property
     def slope(self) -> float | None:

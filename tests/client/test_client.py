@@ -109,12 +109,14 @@ def test_a_gain_keeps_the_other_fields_of_its_answer(fake: "Server", connect: Co
     fake.faults.append(fake.answer(200, json.dumps(row).encode()))
     gain = connect(fake.url).gain("gelu", source="quadrature", bias_variance=0.5)
     assert fake.requests[0].fields["bias_variance"] == "0.5"
-    for each in (gain, copy.deepcopy(gain), pickle.loads(pickle.dumps(gain))):  # noqa: S301 - our own bytes
+    copies = [pickle.loads(pickle.dumps(gain, protocol)) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)]  # noqa: S301
+    for each in (gain, copy.deepcopy(gain), *copies):
         assert isinstance(each, weightwell.Gain)
         assert (each, repr(each), each.answer) == (1.5, "1.5", row)
         assert (each.slope, each.stability, each.chi_1) == (1.125, "unstable", None)
         assert each.edge_of_chaos == {"weight_variance": 2.0}
     assert type(gain * 2) is float
+    assert json.dumps([gain, float(gain)]) == "[1.5, 1.5]"
     assert connect(fake.url).gain("relu").slope is None
 
 
