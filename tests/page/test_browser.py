@@ -402,6 +402,20 @@ def test_the_page_asks_for_a_token_and_shows_it_nowhere(browser: "Browser", guar
     page.close()
 
 
+def test_a_browser_without_storage_sends_a_token_too(browser: "Browser", guarded: str) -> None:
+    tab = Tab(browser, guarded)
+    tab.page.add_init_script(
+        "Object.defineProperty(window, 'sessionStorage', { get() { throw new DOMException('', 'SecurityError'); } })"
+    )
+    page = tab.open("#token=%E2%82%AC")  # no header can contain it
+    page.locator("#tensor [role=alert]", has_text="needs a token").wait_for()
+    page.fill("#token input", "right")
+    page.keyboard.press("Enter")
+    drawn(page)
+    assert tab.errors == []
+    page.close()
+
+
 def test_the_keyboard_reaches_everything(show: Open) -> None:
     page = show("#tensor?shape=8,8&scheme=normal")
     drawn(page)

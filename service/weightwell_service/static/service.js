@@ -7,14 +7,22 @@ const answers = new Map();
 
 // The token of this tab. Nothing but `ask` reads it.
 const KEPT = "weightwell-token";
-let token = sessionStorage.getItem(KEPT) || "";
+let token = stored((storage) => storage.getItem(KEPT)) || "";
 
-/** Use a token from now on, for this tab; "" forgets it. */
+/** Use a token from now on, for this tab; "" forgets it, and so does a text that no header can contain. */
 export function use(given) {
-  token = given;
+  token = /^[!-~]+$/.test(given) ? given : "";
   answers.clear();
-  if (given) sessionStorage.setItem(KEPT, given);
-  else sessionStorage.removeItem(KEPT);
+  stored((storage) => (token ? storage.setItem(KEPT, token) : storage.removeItem(KEPT)));
+}
+
+/** Call a function with the storage of the tab; return nothing if the browser allows no storage. */
+function stored(action) {
+  try {
+    return action(sessionStorage);
+  } catch {
+    return undefined;
+  }
 }
 
 /** Whether requests are sent with a token. */
