@@ -22,13 +22,21 @@ RUN case ",$EXTRAS," in *,service,*) torch=torch ;; esac \
         ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} numba $torch
 COPY . .
 RUN pip --python /opt/weightwell/bin/python install --constraint constraints.txt ".[$EXTRAS]"
-# The packages with their versions and licences (CycloneDX), and the texts of the licences.
+# The packages with their versions and licences (CycloneDX), and the texts of the licences. The build fails if an installed
+# package is in only one of them, or in none.
 RUN python -m venv /opt/tools \
     && /opt/tools/bin/pip install cyclonedx-bom==7.5.0 pip-licenses==5.5.5 \
     && mkdir -p /opt/weightwell/share/doc/weightwell && cd /opt/weightwell/share/doc/weightwell \
     && /opt/tools/bin/cyclonedx-py environment --output-reproducible -o sbom.cdx.json /opt/weightwell/bin/python \
     && /opt/tools/bin/pip-licenses --python /opt/weightwell/bin/python --format plain-vertical \
-        --with-license-file --with-notice-file --no-license-path --output-file LICENSES.txt
+        --with-system --with-license-file --with-notice-file --no-license-path --output-file LICENSES.txt \
+    && /opt/weightwell/bin/python -c "import importlib.metadata, json, sys; \
+installed = {(d.name, d.version) for d in importlib.metadata.distributions()}; \
+listed = {(c['name'], c.get('version')) for c in json.load(open('sbom.cdx.json'))['components']}; \
+texts = '\n' + open('LICENSES.txt').read(); \
+missing = [d for d in sorted(installed) if d not in listed or '\n%s\n%s\n' % d not in texts]; \
+print('installed:', len(installed), 'in the SBOM:', len(listed)); \
+sys.exit('not in sbom.cdx.json or not in LICENSES.txt: %s' % missing if missing else 0)"
 # What only those need who build on torch or test it, 200 MB, and symbols that only debuggers read. torch does not start
 # without torch_shm_manager.
 RUN cd /opt/weightwell/lib/python3.*/site-packages \
