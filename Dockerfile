@@ -79,13 +79,13 @@ RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /u
 # By number, so that an orchestrator can see that it is not root.
 USER 10001:10001
 EXPOSE 8000
-# http.client, because urllib would ask a proxy that the environment names. The certificate is for the name that clients
-# use, which is not localhost. 401: WEIGHTWELL_OPEN_HEALTH=false, and the service answers.
+# http.client, because urllib would ask a proxy that the environment names. Addresses, because localhost needs an /etc/hosts.
+# The certificate is for the name that clients use. 401: WEIGHTWELL_OPEN_HEALTH=false, and the service answers.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
     CMD ["python", "-c", "import http.client, os, ssl, sys; \
 port = int(os.environ['WEIGHTWELL_PORT']); \
 host = os.environ['WEIGHTWELL_HOST']; \
-host = 'localhost' if host in ('0.0.0.0', '::') else host; \
+host = {'0.0.0.0': '127.0.0.1', '::': '::1'}.get(host, host); \
 tls = os.environ.get('WEIGHTWELL_TLS_CERTIFICATE'); \
 context = ssl._create_unverified_context(); \
 service = http.client.HTTPSConnection(host, port, timeout=2, context=context) if tls \
