@@ -38,6 +38,7 @@ SLOW = (
     "service/test_pytest_plugin.py",
     "contract/test_recorded_models.py",
     "client/test_interruptions.py",
+    "contract/test_hub.py",
     "service/test_workers.py",
     "engine/generators/philox/cpu/test_simd.py",
     "engine/test_quadrature.py",
