@@ -11,7 +11,7 @@ from weightwell.calls import Call, Caller
 from weightwell.exceptions import TimedOut
 from weightwell.files.remote import OpenFile
 from weightwell.in_process.address import Address
-from weightwell.in_process.drawing import CHUNK, SMALL, Job, draw_at_once
+from weightwell.in_process.drawing import SMALL, SMALLEST_CHUNK, Job, chunk_of, draw_at_once
 from weightwell.in_process.engines import Engines
 from weightwell.in_process.plans import Plans
 from weightwell.in_process.refusals import refusal, refusals
@@ -104,11 +104,12 @@ class File:
     def read_into(self, start: int, buffer: memoryview) -> int:
         """Fill a buffer with the bytes from ``start`` on, up to the end of the file; return the number of bytes."""
         with refusals():
-            if len(buffer) < 2 * CHUNK or not self._engines.helpers:
+            if len(buffer) < 2 * SMALLEST_CHUNK or not self._engines.helpers:
                 return self._file.read_into(start, buffer)
-            parts = range(0, len(buffer), CHUNK)
+            chunk = chunk_of(len(buffer), self._engines.helpers)
+            parts = range(0, len(buffer), chunk)
             read = self._engines.executor().map(
-                lambda at: self._file.read_into(start + at, buffer[at : at + CHUNK]), parts
+                lambda at: self._file.read_into(start + at, buffer[at : at + chunk]), parts
             )
             return sum(read)
 

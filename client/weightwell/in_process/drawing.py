@@ -14,12 +14,18 @@ from weightwell_engine.generators import DrawingStopped
 from weightwell_engine.plan import Piece, Plan
 from weightwell_engine.virtual_file import VirtualFile
 
-# Bytes that a thread draws at once: so many that Python's work for them does not matter, and so few that threads get
-# equal shares and that Ctrl-C stops them soon. Drawing a chunk evicts Python's objects from the processor's cache.
-CHUNK = 1 << 22
+# Bounds of the bytes that a thread draws at once. Drawing a chunk evicts Python's objects from the processor's cache,
+# so small chunks take longer. Large chunks give threads unequal shares, and let Ctrl-C wait.
+SMALLEST_CHUNK, LARGEST_CHUNK = 1 << 20, 1 << 24
+
+# Chunks of a long file for each thread.
+CHUNKS = 8
 
 # Bytes that are drawn at once on a GPU.
 DEVICE_CHUNK = 1 << 26
+
+# Chunks begin at multiples of this number of bytes in a tensor, so that kernels draw whole vectors.
+PAGE = 1 << 12
 
 # Bytes of a file for each thread; for less, waking a thread takes longer than drawing.
 SHARE = 1 << 17
@@ -41,7 +47,7 @@ class Job:
         self._engines = engines
         self._until = until
         self._lock = Lock()
-        self._tasks = divided(plan, destination)
+        self._tasks = divided(plan, destination, engines.address.threads)
         self._files = Files(plan, engines)
         self._error: BaseException | None = None
 
@@ -120,19 +126,30 @@ def draw_at_once(plan: Plan, destination: Destination, engines: Engines) -> None
     """Draw the data of a small file in the calling thread, into a destination that has its head."""
     files = Files(plan, engines)
     try:
-        for task in divided(plan, destination):
+        for task in divided(plan, destination, 1):
             draw(*task, destination, files)
     finally:
         files.close()
 
 
-def divided(plan: Plan, destination: Destination) -> Iterator[Task]:
-    """Yield the tasks that draw the data of a file."""
+def chunk_of(nbytes: int, threads: int) -> int:
+    """Return the number of bytes that one of several threads draws at once, of a file or a buffer of ``nbytes``.
+
+    A thread gets several chunks of a long file, and one equal share of a short one.
+    """
+    share = -(-nbytes // threads)
+    chunk = min(max(share // CHUNKS, SMALLEST_CHUNK), LARGEST_CHUNK, max(share, SHARE))
+    return -(-chunk // PAGE) * PAGE
+
+
+def divided(plan: Plan, destination: Destination, threads: int) -> Iterator[Task]:
+    """Yield the tasks that draw the data of a file with some threads."""
+    chunk = chunk_of(plan.data_nbytes, threads)
     on_devices = plan.generator == "philox"
     for tensor in plan.tensors:
         size, offset, count = tensor.dtype.itemsize, tensor.offset, tensor.size
         is_there = on_devices and count > 0 and destination.on_device(offset, offset + size) is not None
-        step = (DEVICE_CHUNK if is_there else CHUNK) // size
+        step = (DEVICE_CHUNK if is_there else chunk) // size
         for first in range(0, count, step):
             yield Piece(tensor, first, min(first + step, count)), is_there
 

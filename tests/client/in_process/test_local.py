@@ -265,7 +265,7 @@ def test_a_cancelled_task_stops_the_drawing(monkeypatch: pytest.MonkeyPatch) -> 
         fill(file, *args)
 
     monkeypatch.setattr(VirtualFile, "fill", fill_slowly)
-    monkeypatch.setattr(drawing, "CHUNK", 2**16)
+    monkeypatch.setattr(drawing, "SMALLEST_CHUNK", 2**16)
 
     async def cancel() -> None:
         async with weightwell.AsyncClient("local:cpu?threads=2") as client:
@@ -278,6 +278,17 @@ def test_a_cancelled_task_stops_the_drawing(monkeypatch: pytest.MonkeyPatch) -> 
 
     asyncio.run(cancel())
     assert len(after) <= 2  # the pieces under way
+
+
+@pytest.mark.parametrize("nbytes", [2**18, 2**20, 2**22, 5 * 2**20, 2**23 - 1, 2**26, 2**30])
+@pytest.mark.parametrize("threads", [2, 3, 16])
+def test_threads_get_shares_that_differ_by_an_eighth_or_a_mebibyte(nbytes: int, threads: int) -> None:
+    chunk = drawing.chunk_of(nbytes, threads)
+    chunks = -(-nbytes // chunk)
+    assert chunk % drawing.PAGE == 0
+    assert chunks >= min(threads, nbytes // drawing.SHARE)
+    largest = -(-chunks // threads) * chunk
+    assert largest - nbytes / threads <= max(nbytes / threads / 8 + drawing.PAGE, drawing.SMALLEST_CHUNK)
 
 
 def test_asynchronous_calls_run_at_once() -> None:
