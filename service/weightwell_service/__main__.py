@@ -35,14 +35,14 @@ def main(arguments: list[str] | None = None) -> int:
             name = "_".join(str(part) for part in details["loc"]).upper()
             allowed = details["msg"].removeprefix("Input should be ")
             wrong = f"WEIGHTWELL_{name} must be {allowed}, got {details['input']!r}"
-            print(f"weightwell-service: {wrong}", file=sys.stderr)
+            _say(wrong)
         return 2
     except DeviceUnavailable as error:
-        print(f"weightwell-service: {error}", file=sys.stderr)
+        _say(str(error))
         return 2
     except OSError as error:
         where = f"{settings.host} port {settings.port}"
-        print(f"weightwell-service: cannot listen on {where}: {error.strerror}; see --host, --port", file=sys.stderr)
+        _say(f"cannot listen on {where}: {error.strerror}; see --host, --port")
         return 2
     try:
         check_tls(settings)
@@ -51,9 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             app = create_app(settings, engine)
     except (InvalidRepository, InvalidTokens, InvalidTls, InvalidTraces) as error:
-        print(f"weightwell-service: {error}", file=sys.stderr)
+        _say(str(error))
         return 2
-    print(f"weightwell-service: version {__version__} draws on {engine.device}", file=sys.stderr)
+    _say(f"version {__version__} draws on {engine.device}")
     allow_descriptors(settings.max_connections)
     with suppress(KeyboardInterrupt):  # uvicorn has finished the responses under way, and raises it again
         if settings.workers > 1:
@@ -71,13 +71,19 @@ def check_address(host: str, port: int) -> None:
         probe.bind(address)
 
 
+def _say(line: str) -> None:
+    """Write a line to standard error. If it cannot be written, such as to a full disk, the service goes on."""
+    with suppress(OSError):
+        print(f"weightwell-service: {line}", file=sys.stderr, flush=True)
+
+
 def _warn_of_unknown_variables() -> None:
     known = {f"WEIGHTWELL_{name.upper()}" for name in Settings.model_fields} | {
         "WEIGHTWELL_URL",
         "WEIGHTWELL_TOKEN",
     }  # the client's
     for name in sorted(name for name in os.environ if name.startswith("WEIGHTWELL_") and name not in known):
-        print(f"weightwell-service: {name} is not a setting and has no effect; see --help", file=sys.stderr)
+        _say(f"{name} is not a setting and has no effect; see --help")
 
 
 if __name__ == "__main__":

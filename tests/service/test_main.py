@@ -57,6 +57,17 @@ def test_without_flags_it_serves_this_machine_alone(served: Served) -> None:
     assert served["app"].state.service.settings.device == "cpu"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_for_the_log_stops_nothing(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = open("/dev/full", "w", buffering=1)  # noqa: SIM115, PTH123  # closed below, which fails
+    monkeypatch.setattr(sys, "stderr", full)
+    assert main([]) == 0
+    assert served["host"] == "127.0.0.1"
+    assert main(["--port", "none"]) == 2
+    with pytest.raises(OSError, match="No space left"):
+        full.close()
+
+
 @pytest.mark.usefixtures("served")
 def test_the_start_logs_the_device(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
