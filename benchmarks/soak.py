@@ -355,8 +355,8 @@ LINES = [
         drawing.stalled,
     ),
     Line("5 waves of 200 stalled readers, memory", "2,056 MB stay", "128 MiB stay", drawing.waves),
-    Line("64 busy readers, small requests", "p50 252 ms", "p99 100 ms, fastest < 3 slowest", drawing.busy_64),
-    Line("256 busy readers, small requests", "p50 766 ms", "p99 100 ms, fastest < 3 slowest", drawing.busy_256),
+    Line("64 busy readers, small requests", "p50 252 ms", "p99 100 ms, fastest < 3 times slowest", drawing.busy_64),
+    Line("256 busy readers, small requests", "p50 766 ms", "p99 100 ms, fastest < 3 times slowest", drawing.busy_256),
     Line("250 readers at 1 MB/s, memory", "container of 4 GiB dies", "+1 GiB", drawing.honest_250, _SLOW),
     Line("1,000 readers at 1 MB/s, memory", "container of 4 GiB dies", "+1 GiB", drawing.honest_1000, _SLOW),
     Line("slices of single elements, others", "p50 6,600 ms", "p99 100 ms", drawing.short_runs),
@@ -372,7 +372,7 @@ LINES = [
     Line(
         "the limits of a token, 8 processes", "-", "neither more nor less", access.shared, {"WORKERS": 8}, tokens=True
     ),
-    Line("a wrong token among 1,000, medians", "-", "two wrong ones within 5%", access.wrong, tokens=True),
+    Line("tokens among 1,000, medians", "-", "two wrong, two right ones within 5%", access.wrong, tokens=True),
     Line("our client and a torch file, CPU", "4 to 6 times a plain GET", "1.5 times", specs.torch_file),
     Line("our client and bad servers, memory", "2,700 MB, or a hang", "+64 MiB, 40 s", specs.bad_servers),
     Line("4 KiB of a .part overwritten, resumed", "saved as good", "found", specs.damaged_part),
