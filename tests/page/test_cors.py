@@ -65,20 +65,21 @@ def url(serve: Serve, pages: int) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture
-def allowed(browser: "Browser", pages: int) -> Iterator["Page"]:
+def opened(browser: "Browser", url: str) -> Iterator["Page"]:
     page = browser.new_page()
-    page.goto(f"http://localhost:{pages}/")
+    page.goto(url)
     yield page
     page.close()
+
+
+@pytest.fixture
+def allowed(browser: "Browser", pages: int) -> Iterator["Page"]:
+    yield from opened(browser, f"http://localhost:{pages}/")
 
 
 @pytest.fixture
 def other(browser: "Browser", pages: int) -> Iterator["Page"]:
-    page = browser.new_page()
-    page.goto(f"http://127.0.0.1:{pages}/")
-    yield page
-    page.close()
+    yield from opened(browser, f"http://127.0.0.1:{pages}/")
 
 
 def test_a_page_of_an_allowed_origin_reads_a_range_and_its_header(url: str, allowed: "Page") -> None:
